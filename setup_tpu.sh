@@ -58,11 +58,14 @@ requirements() {
 torch>=2.8,<2.14
 transformers>=5.0,<6
 pytorch-lightning>=2.6,<2.7
-numpy
-matplotlib
-pooch
-tensorboard
-papermill
+numpy>=1.26
+pandas>=2.0
+matplotlib>=3.8
+pooch>=1.8
+tensorboard>=2.15
+papermill>=2.6
+ipykernel>=6.29
+jupyterlab>=4.2
 END
 }
 
@@ -108,7 +111,7 @@ has_tpu() {
 }
 
 check_host() {
-    local host reason
+    local reason
     if [[ -n ${KAGGLE_KERNEL_RUN_TYPE-} || -d $root/kaggle ]]; then  # first: built on Colab's image
         host=Kaggle
         reason="this is Kaggle without a TPU: choose Settings > Accelerator > TPU v5e-8"
@@ -167,6 +170,8 @@ install_pair() {
 
 install_rest() {
     local wanted
+    # Colab and Kaggle have a server and kernel of their own, which newer ones may break.
+    [[ $host == "TPU VM" ]] || missing=$(sed '/^ipykernel/d; /^jupyterlab/d' <<<"$missing")
     if [[ -z $missing ]]; then say "all other requirements are met"; return; fi
     mapfile -t wanted <<<"$missing"
     pip_install "${wanted[@]}"

@@ -1,0 +1,57 @@
+# make train      install what is needed, then run 01 to 05 on text that Python itself carries
+# make test       every test but those of the TPU path (make check: its fast part)
+# make test-tpu   the TPU path on torch_xla's CPU backend, in an environment of its own
+# make benchmark  06_speed at the size of BERT-base: the ratios that the README quotes
+# make outputs    run the notebooks and store what they print in them
+#
+# PYTHON is the interpreter to build on; PIP_FLAGS goes to pip (the README says what for).
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+PRACTICE := $(CURDIR)/runs/practice
+SMALL := -p corpus pydoc -p model scratch:tiny -p workdir $(PRACTICE)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.PHONY: train check fix test test-tpu benchmark outputs
+
+.venv/made: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q $(PIP_FLAGS) -r requirements.txt
+	touch $@
+
+.venv/made-for-tests: tests/requirements.txt .venv/made
+	.venv/bin/python -m pip install -q $(PIP_FLAGS) -r tests/requirements.txt
+	touch $@
+
+.venv-tpu/made: requirements.txt tests/tpu/requirements.txt
+	tests/tpu/make_venv.sh .venv-tpu tests/tpu/requirements.txt python3.13 $(PYTHON)
+	touch $@
+
+.venv-kaggle/made: requirements.txt tests/tpu/requirements-kaggle.txt
+	tests/tpu/make_venv.sh .venv-kaggle tests/tpu/requirements-kaggle.txt python3.12 $(PYTHON)
+	touch $@
+
+train: .venv/made
+	mkdir -p $(PRACTICE)
+	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/01_setup.ipynb 01_setup.ipynb
+	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/02_corpus.ipynb 02_corpus.ipynb -p corpus pydoc -p workdir $(PRACTICE)
+	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/03_dataset.ipynb 03_dataset.ipynb $(SMALL)
+	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/04_train.ipynb 04_train.ipynb $(SMALL) -p epochs 10
+	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/05_predict.ipynb 05_predict.ipynb -p run_name run -p workdir $(PRACTICE)
+	.venv/bin/python tools/learned.py $(PRACTICE)
+
+check: .venv/made-for-tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/python tools/shared_cells.py check
+	.venv/bin/python tools/structure.py
+
+fix: .venv/made-for-tests
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+test: check
+	.venv/bin/python -m pytest tests --ignore tests/tpu
+
+test-tpu: .venv/made-for-tests .venv-tpu/made .venv-kaggle/made
+	.venv-tpu/bin/python -m pytest tests/tpu

@@ -1,0 +1,166 @@
+"""Definitions out of the notebooks by cell id, and the small inputs that the tests share."""
+
+import ast
+import contextlib
+import functools
+import linecache
+import random
+import sys
+import types
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+CHECK = ("shared-rules", "shared-check")
+CORPUS = ("shared-check", "shared-download", "shared-corpus", "shared-lines", "shared-split")
+TOKENS = ("shared-check", "shared-tokenizer", "shared-encode", "shared-dataset")
+BATCHES = (*TOKENS, "shared-masking", "shared-order", "shared-batches")
+TRAINING = (*BATCHES, "shared-model", "shared-optimizer", "shared-module", "shared-evaluate")
+
+
+@functools.cache
+def read_notebook(name):
+    """A notebook of the suite, by its name without the ending."""
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def is_definition(statement):
+    """Whether a statement only gives names: an import, a function, a class, CONSTANTS = ..."""
+    kinds = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    constants = [isinstance(target, ast.Name) and target.id.isupper() for target in targets]
+    return isinstance(statement, kinds) or (constants != [] and all(constants))
+
+
+@functools.cache
+def cells(notebook, *ids, whole=False):
+    """A module of what these cells of a notebook define, executed in this order.
+
+    Only definitions are executed (see `is_definition`): what a cell then does with them, prints or
+    installs, is left out. With `whole=True` the cells run as they are. The module is a real one,
+    so that its classes can be pickled, and made once a session.
+    """
+    sources = {cell.id: cell.source for cell in read_notebook(notebook).cells}
+    module = types.ModuleType(f"{notebook}:{'+'.join(ids)}{'+whole' * whole}")
+    sys.modules[module.__name__] = module
+    for id in ids:
+        source, place = sources[id], f"<{notebook}.ipynb cell {id}>"
+        linecache.cache[place] = (len(source), None, source.splitlines(True), place)
+        tree = ast.parse(source)
+        tree.body = [node for node in tree.body if whole or is_definition(node)]
+        exec(compile(tree, place, "exec"), vars(module))
+    return module
+
+
+@contextlib.contextmanager
+def refused(*words):
+    """The block must raise a NotebookError whose one line contains all these words.
+
+    As a context it gives a function that returns the line.
+    """
+    with pytest.raises(ValueError) as caught:
+        yield lambda: str(caught.value)
+    assert type(caught.value).__name__ == "NotebookError", repr(caught.value)
+    (line,) = str(caught.value).splitlines()
+    assert [word for word in words if word not in line] == [], line
+
+
+def sentences(count, seed=0):
+    """Lines of English words, of 1 to 40 words each, all different."""
+    words = [
+        "the",
+        "of",
+        "and",
+        "a",
+        "in",
+        "to",
+        "is",
+        "was",
+        "he",
+        "for",
+        "it",
+        "with",
+        "as",
+        "his",
+        "on",
+        "be",
+        "at",
+        "by",
+        "had",
+        "not",
+        "are",
+        "but",
+        "from",
+        "have",
+        "philosopher's",
+        "morality;",
+        "instinct,",
+        "truth?",
+        "spirit!",
+        "Apollo",
+        "will",
+        "to",
+        "power",
+        "nevertheless",
+        "beyond",
+        "good",
+        "evil",
+        "(genealogy)",
+        "human",
+        "too",
+        "naïve",
+        "Übermensch",
+        "1886",
+        "well-being",
+        "self-overcoming",
+    ]
+    chance = random.Random(seed)
+    drawn = (" ".join(chance.choices(words, k=chance.randint(1, 40))) for _ in range(count))
+    return [f"{number} {line}" for number, line in enumerate(drawn)]
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory):
+    """A corpus as load_corpus leaves it: 360 training lines, 40 held-out ones."""
+    folder = tmp_path_factory.mktemp("corpus")
+    text = folder / "text.txt"
+    text.write_text("\n\n".join(sentences(400)), encoding="utf-8")
+    return cells("04_train", *CORPUS).load_corpus(str(text), folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus_folder):
+    """A WordPiece tokenizer learned from the training lines."""
+    return cells("04_train", *TOKENS).learn_wordpiece(corpus_folder / "train.txt", vocab_size=300)
+
+
+@pytest.fixture(scope="session")
+def dataset(corpus_folder, tokenizer):
+    """The training lines as examples of at most 32 tokens, some of them truncated."""
+    return cells("04_train", *BATCHES).MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32)
+
+
+@pytest.fixture
+def bert(tokenizer):
+    """A BertForMaskedLM of two narrow layers without dropout."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,  # so that predictions differ clearly from token to token
+    )
+    torch.set_num_threads(1)  # tiny models only wait for more
+    torch.manual_seed(0)
+    return BertForMaskedLM._from_config(config, attn_implementation="sdpa")

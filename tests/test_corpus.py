@@ -1,0 +1,408 @@
+"""Text in: what is read, refused, downloaded and held out."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pooch.core
+import pytest
+from conftest import CORPUS, ROOT, cells, refused, sentences
+
+corpus = cells("04_train", *CORPUS)
+
+
+def write(path, text, encoding="utf-8"):
+    """A file of this text, or of these bytes."""
+    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    return path
+
+
+def save(folder, lines, name="a.txt"):
+    """The path of a file of these lines, as a parameter gives it."""
+    return str(write(folder / name, "\n".join(lines)))
+
+
+def read(folder):
+    """The lines of (train.txt, valid.txt)."""
+    parts = [(folder / name).read_bytes().decode() for name in ("train.txt", "valid.txt")]
+    return [part.removesuffix("\n").split("\n") for part in parts]
+
+
+def all_lines(folder):
+    """The lines of both parts, sorted."""
+    train, valid = read(folder)
+    return sorted(train + valid)
+
+
+def files(folder):
+    """All files below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# the split
+
+
+@pytest.mark.parametrize("count", [10, 11, 19, 99, 100, 499, 509, 1234])
+def test_split_loses_nothing_and_holds_out_runs(tmp_path, count):
+    lines = sentences(count)
+    train, valid = read(corpus.load_corpus(save(tmp_path, lines), tmp_path))
+    assert sorted([*train, *valid]) == sorted(lines)  # each line once, in one part
+    assert train == [line for line in lines if line in set(train)]  # in the order of the text
+    assert valid == [line for line in lines if line in set(valid)]
+    run = min(50, count // 10)
+    where = [lines.index(line) for line in valid]
+    starts = [i for i in where if i - 1 not in set(where)]
+    held_out = {i for start in starts for i in range(start, min(start + run, count))}
+    assert set(where) == held_out  # contiguous runs of `run` lines (the text's end cuts the last)
+    assert 0.05 < len(valid) / count < 0.12
+
+
+def test_split_is_a_function_of_the_content_only(tmp_path):
+    lines = sentences(321)
+    one = write(tmp_path / "one.txt", "\n".join(lines))
+    two = write(tmp_path / "other name.txt", "\r\n\r\n".join(["", *lines, " "]), "utf-8-sig")
+    os.utime(two, (1, 1))
+    first = corpus.load_corpus(str(one), tmp_path / "a")
+    second = corpus.load_corpus(str(two), tmp_path / "b")
+    assert read(first) == read(second)
+
+
+def test_split_is_the_same_in_another_process_and_locale(tmp_path):
+    text = save(tmp_path, sentences(200))
+    mine = read(corpus.load_corpus(text, tmp_path / "mine"))
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "from conftest import CORPUS, cells\n"
+        "print(cells('04_train', *CORPUS).load_corpus(sys.argv[1], sys.argv[2]))"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, text, tmp_path / "theirs"],
+        env=os.environ | ascii_only | {"PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read(Path(done.stdout.strip())) == mine
+
+
+def test_corpus_json_describes_the_text(tmp_path):
+    text = save(tmp_path, sentences(100))
+    folder = corpus.load_corpus(text, tmp_path)
+    about = json.loads((folder / "corpus.json").read_text())
+    content = Path(text).read_bytes()
+    assert (about["source"], about["sha256"]) == (text, hashlib.sha256(content).hexdigest())
+    assert (about["bytes"], about["lines"]) == (len(content), 100)
+    assert (about["split"]["train"], about["split"]["valid"]) == (90, 10)
+
+
+@pytest.mark.parametrize("older_text", [False, True], ids=["new", "changed"])
+@pytest.mark.parametrize("crash", [0, 1, 2])
+def test_split_that_was_cut_off_is_done_again(tmp_path, monkeypatch, crash, older_text):
+    """Whatever was in place when the process died, the next run has the split of its own text."""
+    old, new = sentences(50, seed=1), sentences(60, seed=2)
+    text = tmp_path / "a.txt"
+    monkeypatch.setattr(corpus, "fetch_corpus", lambda *_: ("a", text))
+    if older_text:
+        read(corpus.load_corpus(str(write(text, "\n".join(old))), tmp_path))
+    write(text, "\n".join(new))
+    replaced, replace = [], Path.replace
+
+    def dies(self, target):
+        if len(replaced) == crash:
+            raise KeyboardInterrupt
+        replaced.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            corpus.load_corpus(str(text), tmp_path)
+    for lines in (old, new) if older_text else (new,):
+        write(text, "\n".join(lines))
+        assert all_lines(corpus.load_corpus(str(text), tmp_path)) == sorted(lines)
+
+
+def test_split_is_made_once(tmp_path):
+    text = save(tmp_path, sentences(50))
+    folder = corpus.load_corpus(text, tmp_path)
+    before = [(folder / name).stat().st_mtime_ns for name in files(folder)]
+    assert corpus.load_corpus(text, tmp_path) == folder
+    assert [(folder / name).stat().st_mtime_ns for name in files(folder)] == before
+    assert files(folder) == ["corpus.json", "train.txt", "valid.txt"]  # no scratch files
+
+
+# what is read
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\n".join,
+        "\r\n".join,
+        "\r".join,
+        lambda lines: "\n\n \t\n".join(lines) + "\n\n",
+        lambda lines: "\ufeff" + "\n".join(lines) + "\n",
+        lambda lines: "\ufeff" + "\r\n".join(lines) + "\r\n",
+    ],
+    ids=["LF", "CRLF", "CR", "blank lines", "BOM", "BOM and CRLF"],
+)
+def test_lines_are_read_rightly(tmp_path, content):
+    lines = [*sentences(20), "  indented: Größe, ß, 語\u2028a separator, \x0b and \x0c"]
+    text = write(tmp_path / "a.txt", content(lines))
+    assert list(corpus.text_lines(text)) == lines
+    assert all_lines(corpus.load_corpus(str(text), tmp_path)) == sorted(lines)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", ["0 non-blank line(s)", "at least 10"]),
+        (b"\n \r\n\t\n" * 20, ["0 non-blank line(s)", "at least 10"]),
+        (b"\xef\xbb\xbf", ["0 non-blank line(s)", "at least 10"]),
+        (b"one line", ["1 non-blank line(s)", "a line of its own"]),
+        (b"word " * 1_000_000, ["1 non-blank line(s)", "a line of its own"]),
+        (b"line\n" * 9, ["9 non-blank line(s)", "at least 10"]),
+        ("Größe\n".encode("latin-1") * 20, ["not UTF-8", "0xf6", "iconv -f LATIN1"]),
+        (b"word\n" * 100_000 + b"\xff", ["not UTF-8", "0xff", "iconv"]),
+        ("line\n".encode("utf-16") * 20, ["not UTF-8", "iconv"]),
+        ("line\n".encode("utf-16-le") * 20, ["line 1 has a NUL byte", "not a text file"]),
+        (b"line\n" * 20 + b"a\0b\n", ["line 21 has a NUL byte", "not a text file"]),
+        (bytes(range(256)) * 100, ["not"]),
+    ],
+    ids=[
+        "empty",
+        "blank",
+        "BOM-only",
+        "1-line",
+        "5MB-line",
+        "9-lines",
+        "latin-1",
+        "late-bad-byte",
+        "utf-16",
+        "utf-16-le",
+        "NUL",
+        "binary",
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path, content, words):
+    text = write(tmp_path / "a.txt", content)
+    with refused(str(tmp_path / "a.txt"), *words):
+        corpus.load_corpus(str(text), tmp_path / "work")
+    assert files(tmp_path) == ["a.txt"]  # nothing half-made is left
+
+
+def test_ten_lines_are_enough(tmp_path):
+    folder = corpus.load_corpus(save(tmp_path, "abcdefghij"), tmp_path)
+    assert read(folder) == [list("abcdefghi"), ["j"]]
+
+
+def test_a_line_of_5_megabytes_is_kept_whole(tmp_path):
+    lines = sentences(20)
+    lines[7] = "word " * 1_000_000 + "end"
+    assert all_lines(corpus.load_corpus(save(tmp_path, lines), tmp_path)) == sorted(lines)
+
+
+# where it comes from
+
+
+def test_pydoc_needs_no_network(tmp_path, monkeypatch):
+    from pydoc_data.topics import topics
+
+    monkeypatch.setattr(corpus, "download", None)
+    train, valid = read(corpus.load_corpus("pydoc", tmp_path))
+    lines = [line for name in sorted(topics) for line in topics[name].splitlines()]
+    assert sorted([*train, *valid]) == sorted(line for line in lines if line.strip())
+    assert len(train) > 5000
+
+
+def test_a_path_may_be_relative_or_at_home(tmp_path, monkeypatch):
+    write(tmp_path / "a b.txt", "text")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "a b.txt"
+    given = (
+        "a b.txt",
+        "~/a b.txt",
+        str(path),
+        path.as_uri(),
+        f"file://localhost{path.parent}/a%20b.txt",
+    )
+    names = {corpus.fetch_corpus(name, tmp_path) for name in given}
+    assert len(names) == 1
+    assert names.pop()[1] == path
+
+
+def test_files_of_one_name_do_not_meet(tmp_path):
+    found = []
+    for name, content in (("x", sentences(30, seed=1)), ("y", sentences(30, seed=2))):
+        (tmp_path / name).mkdir()
+        found.append(corpus.load_corpus(save(tmp_path / name, content), tmp_path))
+        assert all_lines(found[-1]) == sorted(content)
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("given", ["{}", "file://{}", "gone"])
+def test_what_is_not_there_is_refused(tmp_path, given):
+    for path, word in ((tmp_path, "is a folder"), (tmp_path / "gone.txt", "does not exist")):
+        with refused(word, str(path), "pass a text file, a URL, 'nietzsche' or 'pydoc'"):
+            corpus.load_corpus(given.replace("gone", "{}").format(path), tmp_path / "work")
+    assert files(tmp_path) == []
+
+
+# downloads
+
+LINES = sentences(200)
+BODY = "\n".join(LINES).encode()
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+class Host(http.server.BaseHTTPRequestHandler):
+    """A host of texts on which much can go wrong, by path."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        action = self.path.strip("/").split("/")[0].split("?")[0]
+        if action == "never":  # an answer that does not come
+            self.server.over.wait(20)
+        elif action == "stalls":  # the first half, then nothing more
+            self.answer(200, BODY[: len(BODY) // 2], {"Content-Length": len(BODY)})
+            self.server.over.wait(20)
+        elif action == "cut":  # the first half, then the line is cut
+            self.answer(200, BODY[: len(BODY) // 2], {"Content-Length": len(BODY)})
+        elif action == "loop":
+            self.answer(302, b"", {"Location": self.path})
+        elif action == "moved":
+            self.answer(301, b"", {"Location": "/ok"})
+        elif action == "other":
+            self.answer(200, b"other bytes\n" * 100)
+        elif action.isdigit():
+            self.answer(int(action), b"no text here\n" * 100)
+        else:
+            self.answer(200, self.server.texts.get(self.path, BODY))
+
+    def answer(self, status, body, headers=None):
+        self.send_response(status)
+        for name, value in ({"Content-Length": len(body)} | (headers or {})).items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """The address of a Host on loopback, with `asked`, the paths it was asked for."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=lambda seconds: None))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
+    server.asked, server.over, server.texts = [], threading.Event(), {}
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    yield SimpleNamespace(url=url, asked=server.asked, texts=server.texts)
+    server.over.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def known(monkeypatch, *urls):
+    """Let "nietzsche" be LINES, to be had at these addresses."""
+    monkeypatch.setattr(corpus, "NIETZSCHE", {"urls": urls, "sha256": SHA256})
+
+
+def test_a_known_text_is_downloaded_once(tmp_path, monkeypatch, host):
+    known(monkeypatch, f"{host.url}/ok", f"{host.url}/mirror")
+    for _ in range(2):
+        assert all_lines(corpus.load_corpus("nietzsche", tmp_path)) == sorted(LINES)
+    assert host.asked == ["/ok"]
+    kept = ["corpus.json", "nietzsche.txt", "train.txt", "valid.txt"]
+    assert files(tmp_path / "corpus/nietzsche") == kept
+
+
+@pytest.mark.parametrize("fault", ["404", "500", "other", "cut", "loop"])
+def test_the_mirror_takes_over(tmp_path, monkeypatch, host, fault):
+    known(monkeypatch, f"{host.url}/{fault}", f"{host.url}/ok")
+    assert all_lines(corpus.load_corpus("nietzsche", tmp_path)) == sorted(LINES)
+    assert host.asked.count("/ok") == 1
+
+
+FAULTS = {
+    "404": "404",
+    "500": "500",
+    "other": "hash",
+    "cut": "IncompleteRead",
+    "never": "timed out",
+    "stalls": "timed out",
+    "loop": "redirects",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_download_that_fails_says_so_and_leaves_nothing(tmp_path, monkeypatch, host, fault):
+    urls = f"{host.url}/{fault}", f"{host.url}/{fault}/mirror"
+    path = tmp_path / "corpus" / "nietzsche" / "nietzsche.txt"
+    with refused("could not be downloaded", *urls, FAULTS[fault], 'corpus="pydoc"', "scratch:tiny"):
+        corpus.download(urls, SHA256, path, timeout=0.2)
+    assert files(tmp_path) == []
+    if fault != "loop":  # each address is tried twice
+        assert host.asked == [f"/{fault}"] * 2 + [f"/{fault}/mirror"] * 2
+    known(monkeypatch, f"{host.url}/ok")  # a later run has the text
+    assert corpus.fetch_corpus("nietzsche", tmp_path)[1].read_bytes() == BODY
+
+
+def test_nobody_there(tmp_path):
+    with refused("http://127.0.0.1:9/a.txt", "ConnectionError", 'corpus="pydoc"'):
+        corpus.download(["http://127.0.0.1:9/a.txt"], None, tmp_path / "a.txt", timeout=0.2)
+
+
+def test_half_a_file_is_not_taken_for_the_text(tmp_path, monkeypatch, host):
+    known(monkeypatch, f"{host.url}/ok")
+    path = tmp_path / "corpus" / "nietzsche" / "nietzsche.txt"
+    path.parent.mkdir(parents=True)
+    write(path, BODY[:1000])
+    assert corpus.fetch_corpus("nietzsche", tmp_path)[1].read_bytes() == BODY
+
+
+@pytest.mark.parametrize("fault", ["404", "500", "cut", "loop"])
+def test_a_url_that_fails_leaves_nothing(tmp_path, host, fault):
+    url = f"{host.url}/{fault}/text.txt"
+    with refused(url, FAULTS[fault], 'corpus="pydoc"'):
+        corpus.load_corpus(url, tmp_path)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["ok.txt", "moved", "a/b.txt?version=1&x=%20", "long/" + "x" * 500]
+)
+def test_a_url_is_downloaded_once_and_its_hash_recorded(tmp_path, host, path):
+    for _ in range(2):
+        folder = corpus.load_corpus(f"{host.url}/{path}", tmp_path)
+        assert all_lines(folder) == sorted(LINES)
+    assert host.asked.count(f"/{path}") == 1
+    about = json.loads((folder / "corpus.json").read_text())
+    assert (about["source"], about["sha256"]) == (f"{host.url}/{path}", SHA256)
+
+
+def test_urls_that_look_alike_do_not_meet(tmp_path, host):
+    for path in ("a.txt?b", "a/txt/b", "a-txt-b"):
+        lines = host.texts[f"/{path}"] = sentences(30, seed=path)
+        host.texts[f"/{path}"] = "\n".join(lines).encode()
+        folder = corpus.load_corpus(f"{host.url}/{path}", tmp_path)
+        assert all_lines(folder) == sorted(lines)
+
+
+def test_a_url_of_no_text_is_refused(tmp_path, host):
+    host.texts["/page"] = b"<html>\n" * 3
+    with refused(f"{host.url}/page", "3 non-blank line(s)"):
+        corpus.load_corpus(f"{host.url}/page", tmp_path)
+    assert not list(tmp_path.rglob("corpus.json"))

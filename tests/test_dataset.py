@@ -1,0 +1,314 @@
+"""Tokens and examples, held against the tokenizer itself."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TOKENS, cells, refused, sentences
+from transformers import AutoTokenizer, BertTokenizer
+
+tokens = cells("04_train", *TOKENS)
+LOAD = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom conftest import *\n"
+
+
+def start(program, *arguments, **environment):
+    """A Python process that has the names of conftest and runs this program."""
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD + program, *map(str, arguments)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(process):
+    """What such a process printed, as JSON."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture
+def text(tmp_path, corpus_folder):
+    """A copy of the training lines with odd ones among them."""
+    odd = [
+        "   spaces around   ",
+        "\u200b\u200b",  # not blank to Python, no token to BERT
+        "[MASK] and [SEP] in the text",
+        "Größe ÜBER 語語 🙂 \u00ad",
+        "word " * 500,
+        "x" * 300,  # longer than WordPiece reads a word: [UNK]
+        ".",
+    ]
+    path = tmp_path / "text.txt"
+    path.write_text((corpus_folder / "train.txt").read_text("utf-8") + "\n".join(odd), "utf-8")
+    return path
+
+
+@pytest.fixture
+def reference(tokenizer, tmp_path):
+    """The same tokenizer once more: asking it leaves no settings behind in the first."""
+    tokenizer.save_pretrained(tmp_path / "reference")
+    return AutoTokenizer.from_pretrained(tmp_path / "reference")
+
+
+# examples="line"
+
+
+@pytest.mark.parametrize("max_len", [8, 16, 128])
+def test_each_line_is_what_the_tokenizer_makes_of_it(text, tokenizer, reference, max_len):
+    dataset = tokens.MaskedLMDataset(text, tokenizer, max_len)
+    lines = text.read_text("utf-8").split("\n")
+    expected = [reference(line, truncation=True, max_length=max_len)["input_ids"] for line in lines]
+    expected = [ids for ids in expected if len(ids) > 2]  # [CLS] [SEP] alone asks nothing
+    assert [example.tolist() for example in dataset] == expected
+    assert len(dataset) == len(expected)
+    assert dataset.lengths.tolist() == [len(ids) - 2 for ids in expected]
+    whole = sum(len(reference(line, add_special_tokens=False)["input_ids"]) for line in lines)
+    assert dataset.truncated == whole - sum(dataset.lengths)
+    assert (dataset.truncated > 0) == (max_len < 600)
+
+
+def test_an_example_is_a_1d_int64_tensor(dataset):
+    example = dataset[3]
+    assert (example.dtype, example.ndim) == (torch.int64, 1)
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+
+
+def test_nothing_is_truncated_where_all_fits(corpus_folder, tokenizer):
+    assert tokens.MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 512).truncated == 0
+
+
+# examples="block"
+
+
+@pytest.mark.parametrize("max_len", [8, 33, 128])
+def test_blocks_are_all_tokens_in_a_row(text, tokenizer, reference, max_len):
+    dataset = tokens.MaskedLMDataset(text, tokenizer, max_len, "block")
+    lines = text.read_text("utf-8").split("\n")
+    expected = [i for line in lines for i in reference(line, add_special_tokens=False)["input_ids"]]
+    found = [example.tolist() for example in dataset]
+    assert [i for ids in found for i in ids[1:-1]] == expected
+    special = reference.cls_token_id, reference.sep_token_id
+    assert {(ids[0], ids[-1]) for ids in found} == {special}
+    assert {len(ids) for ids in found[:-1]} == {max_len}
+    assert 3 <= len(found[-1]) <= max_len
+    assert dataset.lengths.tolist() == [len(ids) - 2 for ids in found]
+    assert dataset.truncated == 0
+
+
+def test_blocks_that_fit_exactly(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("a\n" * 12)
+    dataset = tokens.MaskedLMDataset(tmp_path / "a.txt", tokenizer, 8, "block")
+    assert [len(example) for example in dataset] == [8, 8]
+
+
+# what a tokenizer.json may bring along
+
+
+@pytest.mark.parametrize("examples", ["line", "block"])
+def test_padding_and_truncation_baked_into_the_file_change_nothing(
+    tmp_path, text, tokenizer, examples
+):
+    expected = tokens.MaskedLMDataset(text, tokenizer, 64, examples)
+    tokenizer.save_pretrained(tmp_path / "baked")
+    path = tmp_path / "baked" / "tokenizer.json"
+    setup = json.loads(path.read_text("utf-8"))
+    setup["padding"] = {
+        "strategy": {"Fixed": 128},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    setup["truncation"] = {
+        "direction": "Right",
+        "max_length": 20,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    path.write_text(json.dumps(setup), "utf-8")
+    baked = tokens.load_tokenizer(str(tmp_path / "baked"), None)
+    shape = json.loads(baked.backend_tokenizer.to_str())
+    assert (shape["padding"]["strategy"], shape["truncation"]["max_length"]) == ({"Fixed": 128}, 20)
+    dataset = tokens.MaskedLMDataset(text, baked, 64, examples)
+    assert [e.tolist() for e in dataset] == [e.tolist() for e in expected]
+
+
+# the arrays on disk
+
+
+def test_arrays_are_mapped_and_made_once(text, tokenizer, monkeypatch):
+    ids, ends = tokens.encode_lines(text, tokenizer)
+    assert isinstance(ids, np.memmap) and isinstance(ends, np.memmap)
+    assert (ids.dtype, ends.dtype) == (np.int32, np.int64)
+    assert ends[-1] == len(ids) and (np.diff(ends) > 0).all()
+
+    def asked(*_, **__):
+        raise AssertionError("tokenized once more")
+
+    monkeypatch.setattr(type(tokenizer), "__call__", asked)
+    again, _ = tokens.encode_lines(text, tokenizer)
+    assert again.filename == ids.filename
+    text.write_text("a changed text\n")
+    with pytest.raises(AssertionError, match="once more"):
+        tokens.encode_lines(text, tokenizer)
+
+
+def test_another_vocabulary_makes_other_arrays(text, tokenizer):
+    other = tokens.learn_wordpiece(text, vocab_size=150)
+    mine, theirs = (tokens.encode_lines(text, t)[0] for t in (tokenizer, other))
+    assert mine.filename != theirs.filename
+    assert len(theirs) > len(mine)
+
+
+def test_tokenizing_that_was_cut_off_is_done_again(text, tokenizer, monkeypatch):
+    expected = [array.tolist() for array in tokens.encode_lines(text, tokenizer)]
+    for path in text.parent.glob("text-*"):
+        path.unlink()
+    real, calls = type(tokenizer).__call__, []
+
+    def dies(self, batch, **options):
+        calls.append(batch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, batch, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tokenizer), "__call__", dies)
+        patch.setattr(
+            tokens, "islice", lambda lines, _: [line for line, _ in zip(lines, range(50))]
+        )
+        with pytest.raises(KeyboardInterrupt):
+            tokens.encode_lines(text, tokenizer)
+    assert [array.tolist() for array in tokens.encode_lines(text, tokenizer)] == expected
+
+
+def test_batches_of_lines_leave_no_seam(text, tokenizer, monkeypatch):
+    """Lines are tokenized 10,000 at a time; the same comes out of 7 at a time."""
+    expected = [array.tolist() for array in tokens.encode_lines(text, tokenizer)]
+    for path in text.parent.glob("text-*"):
+        path.unlink()
+    real = tokens.islice
+    monkeypatch.setattr(tokens, "islice", lambda lines, count: real(lines, 7))
+    assert [array.tolist() for array in tokens.encode_lines(text, tokenizer)] == expected
+
+
+def test_a_text_without_tokens_is_refused(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("\u200b\n" * 20, "utf-8")
+    for _ in range(2):
+        with refused("a.txt", "finds no token", "really text?"):
+            tokens.MaskedLMDataset(tmp_path / "a.txt", tokenizer)
+
+
+# the vocabulary
+
+
+def test_a_learned_vocabulary_is_the_same_everywhere(corpus_folder):
+    program = (
+        "learned = cells('04_train', 'shared-tokenizer').learn_wordpiece(sys.argv[1])\n"
+        "import json; print(json.dumps(learned.get_vocab()))"
+    )
+    path = corpus_folder / "train.txt"
+    others = [
+        start(program, path, PYTHONHASHSEED=seed, RAYON_NUM_THREADS=threads)
+        for seed, threads in (("1", "1"), ("2", "4"))
+    ]
+    mine = tokens.learn_wordpiece(path).get_vocab()
+    assert [result(other) for other in others] == [mine, mine]
+
+
+def test_a_learned_vocabulary_covers_its_text(tokenizer, corpus_folder):
+    text = (corpus_folder / "train.txt").read_text("utf-8")
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids).replace(" ", "") == (
+        tokenizer.backend_tokenizer.normalizer.normalize_str(text)
+        .replace(" ", "")
+        .replace("\n", "")
+    )
+    assert [tokenizer.convert_ids_to_tokens(i) for i in range(5)] == (
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    )
+    assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
+
+
+def test_more_letters_than_the_vocabulary_has_room(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 400))), "utf-8")
+    learned = tokens.learn_wordpiece(tmp_path / "a.txt", vocab_size=100)
+    assert learned.unk_token_id not in learned("\u4e00 \u4e10 \u4f8f")["input_ids"]
+
+
+def test_scratch_learns_and_a_folder_is_loaded(corpus_folder, tokenizer, tmp_path):
+    learned = tokens.load_tokenizer("scratch:tiny", corpus_folder / "train.txt")
+    assert isinstance(learned, BertTokenizer)
+    assert learned.get_vocab() == tokens.learn_wordpiece(corpus_folder / "train.txt").get_vocab()
+    tokenizer.save_pretrained(tmp_path)
+    line = "Philosophers' morality, ÜBER alles"
+    loaded = tokens.load_tokenizer(str(tmp_path), None)
+    assert loaded(line)["input_ids"] == tokenizer(line)["input_ids"]
+
+
+@pytest.mark.parametrize("role", ["mask", "pad", "cls", "sep"])
+def test_a_tokenizer_that_cannot_mask_is_refused(tmp_path, tokenizer, role):
+    from transformers import PreTrainedTokenizerFast
+
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("mask", "pad", "cls", "sep")}
+    del special[f"{role}_token"]
+    lacks = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special)
+    lacks.save_pretrained(tmp_path)
+    with refused(f"model={str(tmp_path)!r}", f"has no {role} token", "bert-base-uncased"):
+        tokens.load_tokenizer(str(tmp_path), None)
+
+
+def test_no_tokenizer_there(tmp_path, tokenizer):
+    (tmp_path / "empty").mkdir()
+    tokenizer.save_pretrained(tmp_path / "damaged")
+    for path in (tmp_path / "damaged").glob("*.json"):
+        path.write_text(path.read_text()[:100])
+    for path in (tmp_path / "empty", tmp_path / "damaged", tmp_path / "gone"):
+        with refused(f"model={str(path)!r}", "no tokenizer found", '"scratch:tiny"'):
+            tokens.load_tokenizer(str(path), None)
+
+
+# size
+
+
+def test_time_is_linear_and_memory_small(tmp_path, corpus_folder, tokenizer):
+    """A text of 1.5 MB and one of 6 MB, encoded in a process of their own."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    lines, size = sentences(15_000), 0
+    for name, copies in (("small", 1), ("large", 4)):
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines * copies), "utf-8")
+    size = (tmp_path / "large.txt").stat().st_size
+    assert size > 6_000_000
+    program = """
+import json, resource, time
+from pathlib import Path
+tokens = cells("04_train", "shared-check", "shared-tokenizer", "shared-encode")
+folder = Path(sys.argv[1])
+tokenizer = tokens.load_tokenizer(str(folder / "tokenizer"), None)
+rows = []
+for name in ("small", "large"):
+    start = time.process_time()
+    ids, ends = tokens.encode_lines(folder / f"{name}.txt", tokenizer)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rows.append([time.process_time() - start, peak, len(ends), len(ids)])
+print(json.dumps(rows))
+"""
+    (t1, peak1, n1, ids1), (t4, peak4, n4, ids4) = result(start(program, tmp_path))
+    print(f"{t1:.1f} s and {t4:.1f} s, peak {peak1 / 1e6:.0f} and {peak4 / 1e6:.0f} MB, {ids4} ids")
+    assert (n4, ids4) == (4 * n1, 4 * ids1)
+    assert t4 < 8 * t1  # linear would be 4, quadratic 16
+    assert peak4 - peak1 < 60e6
+    used = [path.stat().st_size for path in tmp_path.glob("large-*")]
+    assert sum(used) == 4 * ids4 + 8 * n4
+    shutil.rmtree(tmp_path)  # these are the only large files of the tests

@@ -1,0 +1,375 @@
+"""Masks and batches: the laws of chance, and that nothing is lost or depends on what it should not."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import BATCHES, cells
+from torch.utils.data import DataLoader
+
+batches = cells("04_train", *BATCHES)
+P = 0.15
+SPECIAL = 5  # [PAD] [UNK] [CLS] [SEP] [MASK] are the first of the learned vocabulary
+
+
+# uniform
+
+
+def test_uniform_is_uniform():
+    drawn = batches.uniform(3, 1, np.arange(500)[:, None], np.arange(400), 2).ravel()
+    n, bins = len(drawn), 64
+    assert drawn.dtype == np.float64
+    assert drawn.min() >= 0 and drawn.max() < 1
+    assert len(np.unique(drawn)) == n
+    assert abs(drawn.mean() - 0.5) < 5 / np.sqrt(12 * n)
+    expected = n / bins
+    chi2 = ((np.histogram(drawn, bins, (0, 1))[0] - expected) ** 2).sum() / expected
+    assert abs(chi2 - (bins - 1)) < 5 * np.sqrt(2 * (bins - 1))
+
+
+@pytest.mark.parametrize("key", range(5), ids=["seed", "epoch", "example", "position", "purpose"])
+def test_neighbouring_keys_give_unrelated_numbers(key):
+    keys = np.indices((3, 4, 50, 60, 4)) + np.array([7, 2, 9, 1, 0]).reshape(5, 1, 1, 1, 1, 1)
+    moved = keys.copy()
+    moved[key] += keys[key].max() - keys[key].min() + 1
+    here, there = batches.uniform(*keys).ravel(), batches.uniform(*moved).ravel()
+    assert not np.isin(here, there).any()
+    for lag in (0, 1, 4, 240):
+        a, b = here[: len(here) - lag], there[lag:]
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(len(a))
+
+
+def test_uniform_depends_on_its_keys_alone():
+    examples = np.array([5, 0, 2**33, 17])
+    together = batches.uniform(2**32 - 1, 2**40, examples[:, None], np.arange(9), 1)
+    for row, example in enumerate(examples):
+        for position in range(9):
+            alone = batches.uniform(2**32 - 1, 2**40, int(example), position, 1)
+            assert alone == together[row, position]
+    assert together.shape == (4, 9)
+
+
+def test_uniform_is_splitmix64():
+    """The same numbers on every machine: a resumed run may be on another one."""
+    assert batches.uniform(0) == (0xE220A8397B1DCDAF >> 11) / 2**53  # its first output for seed 0
+    state = 0
+    for key in (2**32 - 1, 2**40, 3, 126, 1):
+        state = (state ^ key) + 0x9E3779B97F4A7C15 & 2**64 - 1
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & 2**64 - 1
+        state ^= state >> 31
+    assert batches.uniform(2**32 - 1, 2**40, 3, 126, 1) == (state >> 11) / 2**53
+
+
+# how many
+
+
+@pytest.mark.parametrize("p", [1e-9, 0.15, 0.3, 1 / 3, 0.999])
+def test_masked_counts_are_the_share_rounded_at_random(p):
+    examples = 100_000
+    for length in (1, 2, 6, 7, 20, 126):
+        lengths = np.full(examples, length)
+        counts = batches.masked_counts(lengths, 1, 2, np.arange(examples), p)
+        assert counts.dtype == np.int64
+        assert set(counts) <= {int(np.floor(p * length)), int(np.ceil(p * length))}
+        assert counts.max() <= length
+        spread = np.sqrt(0.25 / examples)
+        assert abs(counts.mean() - p * length) < 5 * spread
+
+
+# mask_tokens
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """The tokens of 30,000 examples before and after: (input_ids, masked, labels, is_token)."""
+    n, width, vocab = 30_000, 24, 1000
+    chance = np.random.default_rng(0)
+    lengths = chance.integers(1, width - 1, n)
+    position = np.arange(width)
+    is_token = (position >= 1) & (position <= lengths[:, None])
+    input_ids = np.where(is_token, chance.integers(SPECIAL, vocab, (n, width)), 0)
+    input_ids[:, 0] = 2
+    input_ids[np.arange(n), lengths + 1] = 3
+    before = input_ids.copy()
+    counts = batches.masked_counts(lengths, 4, 0, np.arange(n), P)
+    masked, labels = batches.mask_tokens(input_ids, lengths, counts, 4, 0, np.arange(n), 4, vocab)
+    assert (input_ids == before).all()  # not changed in place
+    assert ((labels != -100).sum(1) == counts).all()
+    return input_ids, masked, labels, is_token
+
+
+def test_15_percent_are_chosen_wherever_they_stand(drawn):
+    input_ids, _, labels, is_token = drawn
+    chosen = labels != -100
+    for part in (slice(None), *range(1, input_ids.shape[1] - 1)):
+        n = is_token[:, part].sum()
+        assert abs(chosen[:, part].sum() / n - P) < 5 * np.sqrt(P * (1 - P) / n)
+
+
+def test_of_these_80_10_10(drawn):
+    input_ids, masked, labels, _ = drawn
+    chosen = labels != -100
+    n = chosen.sum()
+    to_mask = (masked[chosen] == 4).mean()
+    kept = (masked[chosen] == input_ids[chosen]).mean()
+    other = 1 - to_mask - kept
+    # a random token may be [MASK] or the very same: 1 in 1000 of the 10%
+    for found, theory in ((to_mask, 0.8001), (kept, 0.1001), (other, 0.0998)):
+        assert abs(found - theory) < 5 * np.sqrt(theory * (1 - theory) / n)
+
+
+def test_random_tokens_are_of_the_whole_vocabulary(drawn):
+    input_ids, masked, labels, _ = drawn
+    found = masked[(labels != -100) & (masked != 4) & (masked != input_ids)]
+    assert found.min() < 20 and found.max() >= 980 and found.max() < 1000
+    assert abs(found.mean() - 499.5) < 5 * 1000 / np.sqrt(12 * len(found))
+
+
+def test_labels_are_the_tokens_that_were_there(drawn):
+    input_ids, masked, labels, is_token = drawn
+    chosen = labels != -100
+    assert (labels[chosen] == input_ids[chosen]).all()
+    assert (masked[~chosen] == input_ids[~chosen]).all()
+    assert not chosen[~is_token].any()  # neither special tokens nor padding
+    assert labels.dtype == masked.dtype == np.int64
+
+
+# batches
+
+
+def make(dataset, keys, batch_size=8, p=P, seed=0, **options):
+    """The batches of these keys, as a list."""
+    return list(batches.MaskedBatches(dataset, keys, batch_size, p, seed, **options))
+
+
+def order(dataset, batch_size=8, seed=0, start=0, stop=None):
+    """The keys of the steps start to stop; of one epoch where no stop is given."""
+    stop = -(-len(dataset) // batch_size) if stop is None else stop
+    return batches.TrainingOrder(dataset.lengths, batch_size, seed, start, stop)
+
+
+def examples_of(dataset, keys, made, rank=0, world=1):
+    """{(epoch, number of an example): its (input_ids, labels) without padding}, each seen once."""
+    seen = {}
+    for (epoch, indices), batch in zip(keys, made, strict=True):
+        for row, index in enumerate(indices[rank::world]):
+            width = dataset.lengths[index] + 2
+            ids, labels = (batch[name][row].tolist() for name in ("input_ids", "labels"))
+            assert set(ids[width:]) <= {0} and set(labels[width:]) <= {-100}
+            assert (epoch, int(index)) not in seen
+            seen[epoch, int(index)] = ids[:width], labels[:width]
+    return seen
+
+
+def originals(seen):
+    """{(epoch, number): the example before it was masked}."""
+    return {
+        key: [token if label == -100 else label for token, label in zip(ids, labels)]
+        for key, (ids, labels) in seen.items()
+    }
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 359, 360, 1000])
+def test_each_example_once_an_epoch(dataset, batch_size, static):
+    keys = list(order(dataset, batch_size))
+    seen = examples_of(dataset, keys, make(dataset, keys, batch_size, static=static))
+    assert len(dataset) == 360
+    assert originals(seen) == {(0, i): dataset[i].tolist() for i in range(360)}
+    assert sorted(len(indices) for _, indices in keys)[1:] == [batch_size] * (len(keys) - 1)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
+def test_what_a_batch_says_of_itself(dataset, static):
+    keys = list(order(dataset))
+    for (_, indices), batch in zip(keys, make(dataset, keys, static=static)):
+        shape = batch["input_ids"].shape
+        assert batch["labels"].shape == shape
+        for name in ("input_ids", "labels", "positions"):
+            assert batch[name].dtype == torch.int64
+        lengths = dataset.lengths[indices]
+        real = torch.arange(shape[1]) < torch.from_numpy(lengths + 2)[:, None]
+        if static or not real.all():
+            assert batch["attention_mask"].dtype == torch.int64
+            assert (batch["attention_mask"][: len(indices)].bool() == real).all()
+        else:
+            assert "attention_mask" not in batch
+        labels = batch["labels"].flatten()
+        found = labels[batch["positions"]]
+        assert (found[found != -100] == labels[labels != -100]).all()
+        assert static or (found != -100).all()
+        assert batch["masked"] == (labels != -100).sum()
+        assert batch["masked"].dtype == torch.float32
+        assert batch["tokens"] == lengths.sum()
+
+
+def test_the_mask_of_no_padding_is_left_out(corpus_folder, tokenizer):
+    data = batches.MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32, "block")
+    made = make(data, order(data, 8))
+    padded = [batch for batch in made if "attention_mask" in batch]
+    assert len(padded) <= 1  # the one with the last block
+    assert {batch["input_ids"].shape[1] for batch in made if batch not in padded} == {32}
+
+
+def test_same_example_same_masks_in_any_batch(dataset):
+    expected = None
+    for batch_size, options in ((1, {}), (8, {}), (50, {}), (8, {"static": True})):
+        keys = list(order(dataset, batch_size, stop=-(-360 // batch_size)))
+        seen = examples_of(dataset, keys, make(dataset, keys, batch_size, **options))
+        expected = expected or seen
+        assert seen == expected
+
+
+def test_seed_and_epoch_change_masks_and_order(dataset):
+    def run(seed, epoch):
+        keys = list(order(dataset, seed=seed, start=45 * epoch, stop=45 * (epoch + 1)))
+        assert {key for key, _ in keys} == {epoch}
+        seen = examples_of(dataset, keys, make(dataset, keys, seed=seed))
+        return [index for _, indices in keys for index in indices], [
+            [label != -100 for label in seen[epoch, i][1]] for i in range(360)
+        ]
+
+    (order1, masks1), (order2, masks2) = run(0, 0), run(0, 0)
+    assert (order1, masks1) == (order2, masks2)
+    for other in (run(0, 1), run(1, 0)):
+        assert sorted(other[0]) == sorted(order1) and other[0] != order1
+        both = sum(a and b for x, y in zip(masks1, other[1]) for a, b in zip(x, y))
+        n = int(dataset.lengths.sum())
+        assert both / n < 3 * P * P  # as many in common as chance has it
+        assert both > 0
+
+
+def test_batches_do_not_depend_on_what_was_drawn_before(dataset):
+    made = batches.MaskedBatches(dataset, list(order(dataset)), 8, P, 0)
+    first, second = list(made), list(made)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("start", [0, 1, 17, 44, 45, 46, 100, 134, 135])
+def test_a_resumed_order_is_the_tail_of_the_whole(dataset, start):
+    whole = list(order(dataset, stop=135))
+    assert [epoch for epoch, _ in whole] == [0] * 45 + [1] * 45 + [2] * 45
+    tail = list(order(dataset, start=start, stop=135))
+    assert len(tail) == 135 - start
+    for (epoch, indices), (other, expected) in zip(tail, whole[start:]):
+        assert epoch == other and (indices == expected).all()
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_shares_of_several_processes_are_the_batch_of_one(dataset, world, static):
+    """Each takes every world-th example of the batch that one process would see."""
+    keys = list(order(dataset, 3 * world))
+    whole = make(dataset, keys, 3 * world, static=static)
+    shares = [
+        make(dataset, keys, 3, rank=rank, world=world, static=static) for rank in range(world)
+    ]
+    seen = {}
+    for rank, share in enumerate(shares):
+        mine = examples_of(dataset, keys, share, rank, world)
+        assert not mine.keys() & seen.keys()
+        seen |= mine
+    assert seen == examples_of(dataset, keys, whole)
+    for step, batch in enumerate(whole):
+        theirs = [share[step] for share in shares]
+        assert {float(part["masked"]) for part in theirs} == {float(batch["masked"])}
+        assert {part["tokens"] for part in theirs} == {batch["tokens"]}
+        assert {part["input_ids"].shape[1] for part in theirs} == {batch["input_ids"].shape[1]}
+        assert sum((part["labels"] != -100).sum() for part in theirs) == batch["masked"]
+    assert len({len(share) for share in shares}) == 1  # as many steps each
+
+
+@pytest.mark.parametrize("p", [0.15, 0.5, 0.999])
+@pytest.mark.parametrize("world", [1, 2])
+def test_static_batches_have_one_shape_and_lose_no_mask(dataset, p, world):
+    keys = list(order(dataset, 7 * world))
+    assert min(len(indices) for _, indices in keys) < 7 * world  # one batch is not full
+    shapes = set()
+    for rank in range(world):
+        options = {"p": p, "rank": rank, "world": world}
+        dynamic = make(dataset, keys, 7, **options)
+        for batch, other in zip(make(dataset, keys, 7, static=True, **options), dynamic):
+            shapes.add(
+                tuple((name, *batch[name].shape) for name in sorted(batch) if name != "tokens")
+            )
+            labels = batch["labels"].flatten()
+            (where,) = torch.where(labels != -100)
+            positions = batch["positions"]
+            assert (positions[: len(where)] == where).all()
+            assert (labels[positions[len(where) :]] == -100).all()
+            assert len(where) == (other["labels"] != -100).sum()
+            empty = batch["attention_mask"].sum(1) == 1
+            assert (batch["labels"][empty] == -100).all()
+    assert len(shapes) == 1
+
+
+def test_a_process_without_an_example_has_an_empty_row(dataset):
+    keys = [(0, np.array([4, 9]))]
+    for static in (False, True):
+        (batch,) = make(dataset, keys, 2, rank=2, world=3, static=static)
+        assert (batch["labels"] == -100).all()
+        assert batch["masked"] > 0
+        assert (batch["attention_mask"].sum(1) == 1).all()
+        assert (batch["labels"].flatten()[batch["positions"]] == -100).all()
+
+
+def test_widths_are_few(dataset):
+    whole = batches.MaskedBatches(dataset, list(order(dataset, 4)), 4, P, 0)
+    assert 4 < len(whole.widths) <= 16
+    widths = {batch["input_ids"].shape[1] for batch in whole}
+    assert widths <= set(whole.widths)
+    assert max(widths) == dataset.lengths.max() + 2
+    for (_, indices), batch in zip(whole.keys, whole):
+        fits = whole.widths[whole.widths >= dataset.lengths[indices].max() + 2]
+        assert batch["input_ids"].shape[1] == fits.min()
+
+
+def test_lines_of_like_length_go_together(dataset):
+    """Little is padded, yet batches come in random order."""
+
+    def padding(grouped):
+        made = batches.epoch_batches(dataset.lengths, 8, 0, 0, grouped)
+        longest = [dataset.lengths[indices].max() for indices in made]
+        return 1 - dataset.lengths.sum() / sum(n * len(i) for n, i in zip(longest, made)), longest
+
+    (grouped, longest), (random, _) = padding(True), padding(False)
+    assert grouped < 0.1 < 0.2 < random
+    rising = np.mean(np.diff(longest) > 0)
+    assert 0.2 < rising < 0.8
+
+
+def test_held_out_masks_are_the_same_whatever_the_batches(corpus_folder, tokenizer):
+    data = batches.MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
+    expected = None
+    for batch_size, world, static in ((8, 1, False), (1, 1, True), (64, 1, True), (3, 4, False)):
+        keys = batches.held_out_keys(data.lengths, batch_size * world, seed=0)
+        seen = {}
+        for rank in range(world):
+            options = {"rank": rank, "world": world, "static": static}
+            made = make(data, keys, batch_size, **options)
+            seen |= examples_of(data, keys, made, rank, world)
+        expected = expected or seen
+        assert seen == expected
+    assert len(expected) == len(data) == 40
+    first = examples_of(data, keys := list(order(data, 8)), make(data, keys))
+    train_masks = [labels for _, (_, labels) in sorted(first.items())]
+    assert train_masks != [labels for _, (_, labels) in sorted(expected.items())]
+
+
+def test_a_loader_hands_batches_on_as_they_are(dataset):
+    keys = list(order(dataset))[:3]
+    whole = batches.MaskedBatches(dataset, keys, 8, P, 0)
+    for batch, loaded in zip(whole, DataLoader(whole, batch_size=None), strict=True):
+        assert all(np.array_equal(batch[name], loaded[name]) for name in batch)
+
+
+def test_no_batches_of_an_order_that_is_over(dataset):
+    assert make(dataset, order(dataset, start=45)) == []
+
+
+def test_an_epoch_smaller_than_a_batch(dataset):
+    keys = list(order(dataset, 1000, stop=3))
+    assert [(epoch, len(indices)) for epoch, indices in keys] == [(0, 360), (1, 360), (2, 360)]
+    assert [len(batch["input_ids"]) for batch in make(dataset, keys, 1000)] == [360] * 3

@@ -1,0 +1,511 @@
+"""What may be asked for, what is refused and with which words; what is needed; where it runs."""
+
+import ast
+import functools
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import CHECK, NOTEBOOKS, ROOT, cells, read_notebook, refused
+from papermill import inspect_notebook
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+NAMES = [path.stem for path in NOTEBOOKS]
+rules = cells("04_train", *CHECK).RULES
+
+# parameter: (values that are possible, values that are not, values of another type)
+VALUES = {
+    "corpus": (["nietzsche", "pydoc", "a.txt", "https://host/a.txt"], ["", "  "], [7, None]),
+    "model": (
+        ["bert-base-uncased", "./folder", "scratch:tiny", "scratch:base"],
+        ["", "scratch:", "scratch:huge", "scratch: tiny"],
+        [None, 7],
+    ),
+    "max_len": ([8, 128, 512], [7, 513, 0, -1], ["128", 128.0, None, True]),
+    "examples": (["line", "block"], ["lines", "", "Line"], [1, None]),
+    "batch_size": ([1, 32, 65536], [0, -1, 65537], ["32", 32.5, None]),
+    "epochs": ([1, 100], [0, -1, 10**6], [1.5, None, "1"]),
+    "max_steps": ([-1, 1, 10**6], [0, -2], [None, 1.0]),
+    "lr": ([None, 1e-5, 1, 1.0], [0.0, -1e-5, 1.1, float("nan"), float("inf")], ["1e-5"]),
+    "schedule": (["linear", "constant"], ["cosine", ""], [None]),
+    "weight_decay": ([0, 0.0, 0.5], [-0.1, 1.0, float("nan")], [None, "0"]),
+    "dropout": ([None, 0, 0.0, 0.9], [1.0, -0.1, float("nan")], ["0.1"]),
+    "mlm_probability": ([0.15, 0.999], [0, 0.0, 1, 1.0, -0.1, float("nan")], [None, "0.15"]),
+    "gpus": ([None, 0, 1, 8, -1], [-2], ["1", 1.0, [0], True]),
+    "tpu_cores": (
+        [None, 0, 1, 3, 8, -1, "8", "-1", "[0]", [0], [7], "[ 7 ]"],
+        [-2, "all", "", [0, 1], [], [-1], "[0", ["a"], [None]],
+        [1.0, True, (1,)],
+    ),
+    "cpu_processes": ([1, 2], [0, -1], [None, "2"]),
+    "num_nodes": ([1, 4], [0], [None]),
+    "strategy": (["auto", "ddp", "fsdp"], ["ddp_spawn", ""], [None]),
+    "precision": (["auto", "32", "bf16", "16", 32, 16], ["64", 64, "", "bf16-mixed"], [None, 32.0]),
+    "checkpoint_steps": ([1, 500], [0, -1], [None, 0.5]),
+    "checkpoint_minutes": ([0.1, 10, 10.0], [0, -1.0, float("nan")], [None, "10"]),
+    "seed": ([0, 2**32 - 1], [-1, 2**32], [None, 0.5, "0"]),
+    "workdir": (["bert-mlm", "/tmp/x", "~/x"], ["", " "], [None]),
+    "run_name": (
+        ["run", "run-2", "Läufe_3.b"],
+        ["", "a/b", "../run", ".hidden", "a b", "corpus", "run\n"],
+        [7],
+    ),
+    "resume": (["auto", "never"], ["always", ""], [None, True]),
+    "sentence": (["What is [MASK]?"], ["", "no mask"], [None]),
+    "top_k": ([1, 8], [0, 101], [None, "8"]),
+    "repeats": ([1, 3], [0, 101], [None, 1.5]),
+    "steps": ([2, 30], [1, 0, 10**6], [None]),
+}
+
+
+def cell_of(notebook, id):
+    (source,) = [cell.source for cell in read_notebook(notebook).cells if cell.id == id]
+    return source
+
+
+def parameters_of(notebook):
+    """{name: type as text} of a notebook's parameters."""
+    body = ast.parse(cell_of(notebook, "parameters")).body
+    return {n.target.id: ast.unparse(n.annotation) for n in body if isinstance(n, ast.AnnAssign)}
+
+
+@functools.cache
+def as_papermill_has_it(notebook):
+    return load_notebook_node(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
+
+
+def check(notebook, values=None, edit=lambda source: source):
+    """Run a notebook to its check cell, papermill having put in these values."""
+    now = parameterize_notebook(as_papermill_has_it(notebook), values or {})
+    checks = cells(notebook, *CHECK)
+    namespace = {"check_parameters": checks.check_parameters, "In": [""], "__name__": "__main__"}
+    for cell in now.cells:
+        if set(cell.metadata.get("tags", [])) & {"parameters", "injected-parameters"}:
+            source = edit(cell.source)
+            namespace["In"].append(source)
+            exec(source, namespace)
+    source = cell_of(notebook, "check")
+    namespace["In"].append(source)
+    exec(source, namespace)
+    return namespace["parameters"]
+
+
+# the parameters of every notebook
+
+
+@pytest.mark.parametrize("notebook", NAMES)
+def test_defaults_are_possible(notebook, capsys):
+    found = check(notebook)
+    assert list(found) != []
+    assert found.keys() == parameters_of(notebook).keys()  # each of them is checked
+    assert "all parameters are at their defaults" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("notebook", NAMES)
+def test_every_parameter_has_a_rule_and_is_documented(notebook):
+    assert parameters_of(notebook).keys() <= rules.keys()
+    known = inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
+    assert known.keys() == parameters_of(notebook).keys()
+    for name, entry in known.items():
+        assert entry["inferred_type_name"] not in ("", "None"), name
+        assert len(entry["help"]) > 5, name
+
+
+def test_every_rule_is_tried_below():
+    assert VALUES.keys() == rules.keys()
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_each_rule(name, capsys):
+    """Possible values pass; impossible ones and other types are refused, saying what is allowed."""
+    using = [notebook for notebook in NAMES if name in parameters_of(notebook)]
+    for notebook in using:
+        possible, impossible, wrong = VALUES[name]
+        for value in possible:
+            assert check(notebook, {name: value})[name] == value
+        for value in impossible:
+            with refused(f"{name}={value!r}", "is impossible: allowed is", rules[name][1]):
+                check(notebook, {name: value})
+        for value in wrong:
+            if value is None and "Optional" in parameters_of(notebook)[name]:
+                continue
+            if isinstance(value, tuple):  # papermill itself has no tuples
+                continue
+            with refused(f"{name}={value!r}: expected", f"not {type(value).__name__}"):
+                check(notebook, {name: value})
+
+
+@pytest.mark.parametrize("notebook", NAMES)
+def test_a_parameter_that_was_deleted(notebook):
+    for name in parameters_of(notebook):
+
+        def without(source, name=name):
+            return re.sub(rf"^{name}: .*\n?", "", source, flags=re.M)
+
+        with refused(f"parameter {name!r} is missing", "first code cell"):
+            check(notebook, edit=without)
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("batchsize", "batch_size"),
+        ("Epochs", "epochs"),
+        ("maxlen", "max_len"),
+        ("tpu_core", "tpu_cores"),
+        ("learning_rate", "lr"),
+        ("bs", "batch_size"),
+        ("gpu", "gpus"),
+        ("mlm_prob", "mlm_probability"),
+        ("random_seed", "seed"),
+        ("run", "run_name"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_suggested(given, meant):
+    with refused(f"unknown parameter {given!r}", "did you mean '") as caught:
+        check("04_train", {given: 3, "epochs": 2})
+    assert given in ("learning_rate", "bs", "run") or f"did you mean {meant!r}" in caught()
+
+
+def test_an_unknown_name_in_the_first_cell():
+    with refused("unknown parameter 'batchsize'", "did you mean 'batch_size'?"):
+        check("04_train", edit=lambda source: source + "\nbatchsize = 4")
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"gpus": 1, "tpu_cores": 1}, "gpus and tpu_cores contradict"),
+        ({"gpus": -1, "tpu_cores": [0]}, "gpus and tpu_cores contradict"),
+        ({"gpus": 2, "cpu_processes": 2}, "gpus and cpu_processes contradict"),
+        ({"tpu_cores": "8", "cpu_processes": 2}, "tpu_cores and cpu_processes contradict"),
+        ({"gpus": 1, "tpu_cores": 8, "cpu_processes": 2}, "gpus and tpu_cores and cpu_processes"),
+    ],
+)
+@pytest.mark.parametrize("notebook", ["01_setup", "04_train"])
+def test_contradictions(notebook, values, words):
+    with refused(words, "set only one"):
+        check(notebook, values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gpus": 0, "tpu_cores": 0},
+        {"gpus": 0, "tpu_cores": 8},
+        {"gpus": 2, "tpu_cores": 0},
+        {"gpus": 0, "tpu_cores": "0", "cpu_processes": 2},
+    ],
+)
+def test_no_contradictions(values):
+    assert check("04_train", values).items() >= values.items()
+
+
+def test_what_was_set_is_listed(capsys):
+    check("04_train", {"epochs": 3, "lr": 1e-4, "corpus": "nietzsche"})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "Set for this run: epochs = 3 (default 1); lr = 0.0001 (default None)"
+
+
+def test_a_value_may_be_an_expression(capsys):
+    """Whoever edits the first cell by hand may write more than a literal."""
+    found = check("04_train", edit=lambda s: s.replace("epochs: int = 1", "epochs: int = 2 * 5"))
+    assert found["epochs"] == 10
+
+
+def test_papermill_values_count_from_the_last_run_of_the_cell():
+    """In a kernel, the first cell was run with a misspelt name, mended and run again."""
+    seen = []
+
+    def edit(source):
+        seen.append(source)
+        return source
+
+    check("04_train", edit=edit)
+    checks = cells("04_train", *CHECK)
+    namespace = {"In": ["", seen[0] + "\nbatchsize = 4", seen[0]]}
+    exec(seen[0], namespace)
+    assert checks.check_parameters(namespace, "epochs lr") == {"epochs": 1, "lr": None}
+
+
+def test_an_error_is_one_line_in_the_notebook():
+    error = cells("04_train", *CHECK).NotebookError("what to do")
+    assert isinstance(error, ValueError)
+    assert error._render_traceback_() == ["NotebookError: what to do"]
+
+
+# what is needed
+
+
+def test_requirements_are_those_of_requirements_txt():
+    first, *_ = (ROOT / "requirements.txt").read_text().split("\n\n")
+    lines = [line.split("#")[0].strip() for line in first.splitlines()]
+    install = cells("04_train", "shared-install")
+    assert [line for line in lines if line] == install.REQUIREMENTS
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    """install_missing on a machine with these packages; `pip.asked` is what pip was run with."""
+    install = cells("04_train", "shared-install")
+    have, asked = {}, []
+
+    def version(name):
+        if name not in have:
+            raise install.PackageNotFoundError(name)
+        return have[name]
+
+    monkeypatch.setattr(install, "version", version)
+    run = SimpleNamespace(run=lambda command, check: asked.append(command))
+    monkeypatch.setattr(install, "subprocess", run)
+    return SimpleNamespace(have=have, asked=asked, install=install.install_missing)
+
+
+def test_nothing_is_installed_where_all_is_there(pip, capsys):
+    pip.have |= {"torch": "2.9.0+cpu", "transformers": "5.15.0"}
+    pip.install(["torch>=2.8,<2.14", "transformers>=5.0,<6"])
+    assert pip.asked == []
+    assert "nothing" in capsys.readouterr().out
+
+
+def test_only_what_is_missing_is_installed_and_torch_stays(pip, capsys):
+    pip.have |= {"torch": "2.9.0+cu128", "torch_xla": "2.9.0", "transformers": "4.57.0"}
+    pip.install(["torch>=2.8,<2.14", "transformers>=5.0,<6", "pooch>=1.8"])
+    command = [sys.executable, "-m", "pip", "install", "-q"]
+    needs = ["transformers>=5.0,<6", "pooch>=1.8", "torch==2.9.0+cu128", "torch_xla==2.9.0"]
+    assert pip.asked == [command + needs]
+    assert "transformers>=5.0,<6, pooch>=1.8" in capsys.readouterr().out
+
+
+# where it runs
+
+hardware = cells("04_train", "shared-check", "shared-hardware", "shared-trainer")
+bf16, f32, f16 = torch.bfloat16, torch.float32, torch.float16
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Make this machine one of so many GPUs and TPU cores, with torch_xla as a stand-in."""
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "TPU_PROCESS_ADDRESSES"):
+        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_xla"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def use_cuda(*_):
+        raise AssertionError("CUDA was initialised in the notebook's process")
+
+    for name in ("_lazy_init", "get_device_capability", "get_device_properties"):
+        monkeypatch.setattr(torch.cuda, name, use_cuda)
+
+    def make(
+        gpus=0, cores=None, fast16=True, xla=None, counts="return {cores}", chips=1, used=False
+    ):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: fast16)
+        monkeypatch.setattr(hardware, "gpu_has_bf16", lambda: fast16)
+        if cores is not None:
+            xla = xla or torch.__version__.partition("+")[0]
+            internal = tmp_path / "torch_xla" / "_internal"
+            internal.mkdir(parents=True)
+            state = "class _XLAC:\n    _xla_runtime_is_initialized = staticmethod(lambda: {})\n"
+            (tmp_path / "torch_xla" / "__init__.py").write_text(state.format(used))
+            (internal / "__init__.py").touch()
+            (internal / "tpu.py").write_text(
+                f"def num_available_devices():\n    {counts.format(cores=cores)}\n"
+                f"def num_available_chips():\n    return {chips}\n"
+            )
+            (tmp_path / f"torch_xla-{xla}.dist-info").mkdir()
+            metadata = tmp_path / f"torch_xla-{xla}.dist-info" / "METADATA"
+            metadata.write_text(f"Metadata-Version: 2.1\nName: torch_xla\nVersion: {xla}\n")
+            monkeypatch.syspath_prepend(tmp_path)
+
+    yield make
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_xla"]:
+        del sys.modules[name]
+
+
+def where(arguments, device):
+    """(accelerator, devices, strategy, Trainer's precision, dtype) as trainer_arguments has them."""
+    assert arguments.keys() == {"accelerator", "devices", "num_nodes", "strategy", "precision"}
+    assert device["kind"] == arguments["accelerator"]
+    assert device["compiles"] == (device["kind"] == "tpu")
+    devices = arguments["devices"]
+    assert device["processes"] == (devices if isinstance(devices, int) else len(devices))
+    return *(arguments[n] for n in ("accelerator", "devices", "strategy", "precision")), device[
+        "dtype"
+    ]
+
+
+NOTHING, ONE_GPU, TWO_GPUS = {}, {"gpus": 1}, {"gpus": 2}
+OLD_GPU, OLD_CPU = {"gpus": 1, "fast16": False}, {"fast16": False}
+ONE_CORE, EIGHT_CORES = {"cores": 1}, {"cores": 8}
+NO_CORES = {"cores": 0}  # torch_xla is there, a TPU is not
+
+
+@pytest.mark.parametrize(
+    "there, asked, expected",
+    [
+        # nothing asked for: the best there is
+        (NOTHING, {}, ("cpu", 1, "auto", "32-true", bf16)),
+        (OLD_CPU, {}, ("cpu", 1, "auto", "32-true", f32)),
+        (ONE_GPU, {}, ("gpu", 1, "auto", "32-true", bf16)),
+        (OLD_GPU, {}, ("gpu", 1, "auto", "32-true", f32)),
+        (TWO_GPUS, {}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
+        (ONE_CORE, {}, ("tpu", 1, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {}, ("tpu", 8, "auto", "32-true", bf16)),
+        (NO_CORES, {}, ("cpu", 1, "auto", "32-true", bf16)),
+        (ONE_GPU | NO_CORES, {}, ("gpu", 1, "auto", "32-true", bf16)),
+        # the CPU
+        (TWO_GPUS, {"gpus": 0}, ("cpu", 1, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": 0}, ("cpu", 1, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": "0"}, ("cpu", 1, "auto", "32-true", bf16)),
+        (NOTHING, {"cpu_processes": 2}, ("cpu", 2, "ddp_notebook", "32-true", bf16)),
+        (TWO_GPUS, {"cpu_processes": 2}, ("cpu", 2, "ddp_notebook", "32-true", bf16)),
+        (EIGHT_CORES, {"cpu_processes": 2}, ("cpu", 2, "ddp_notebook", "32-true", bf16)),
+        # GPUs
+        (TWO_GPUS, {"gpus": 1}, ("gpu", 1, "auto", "32-true", bf16)),
+        (TWO_GPUS, {"gpus": 2}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
+        (TWO_GPUS, {"gpus": -1}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
+        (TWO_GPUS | EIGHT_CORES, {"gpus": 2}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
+        (TWO_GPUS, {"gpus": 2, "strategy": "fsdp"}, ("gpu", 2, "fsdp", "32-true", bf16)),
+        # TPU cores
+        (ONE_CORE, {"tpu_cores": 1}, ("tpu", 1, "auto", "32-true", bf16)),
+        (ONE_CORE, {"tpu_cores": -1}, ("tpu", 1, "auto", "32-true", bf16)),
+        (ONE_CORE, {"tpu_cores": [0]}, ("tpu", [0], "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": 1}, ("tpu", 1, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": 8}, ("tpu", 8, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": "8"}, ("tpu", 8, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": -1}, ("tpu", 8, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": "-1"}, ("tpu", 8, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": [7]}, ("tpu", [7], "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": "[5]"}, ("tpu", [5], "auto", "32-true", bf16)),
+        (ONE_GPU | ONE_CORE, {"tpu_cores": 1}, ("tpu", 1, "auto", "32-true", bf16)),
+        # precision
+        (NOTHING, {"precision": "32"}, ("cpu", 1, "auto", "32-true", f32)),
+        (NOTHING, {"precision": 32}, ("cpu", 1, "auto", "32-true", f32)),
+        (OLD_CPU, {"precision": "bf16"}, ("cpu", 1, "auto", "32-true", bf16)),
+        (ONE_GPU, {"precision": "32"}, ("gpu", 1, "auto", "32-true", f32)),
+        (ONE_GPU, {"precision": "bf16"}, ("gpu", 1, "auto", "32-true", bf16)),
+        (OLD_GPU, {"precision": "16"}, ("gpu", 1, "auto", "16-mixed", f16)),
+        (OLD_GPU, {"precision": 16}, ("gpu", 1, "auto", "16-mixed", f16)),
+        (ONE_CORE, {"precision": "32"}, ("tpu", 1, "auto", "32-true", f32)),
+    ],
+)
+def test_trainer_arguments(machine, there, asked, expected):
+    machine(**there)
+    assert where(*hardware.trainer_arguments(**asked)) == expected
+
+
+@pytest.mark.parametrize(
+    "there, asked, words",
+    [
+        (NOTHING, {"gpus": 1}, ["gpus=1", "finds 0 GPUs", "pass gpus=0 (the CPU)", "GPU runtime"]),
+        (NOTHING, {"gpus": -1}, ["gpus=-1", "finds 0 GPUs", "pass gpus=0"]),
+        (TWO_GPUS, {"gpus": 3}, ["gpus=3", "finds 2 GPUs", "pass gpus=2 or fewer"]),
+        (NOTHING, {"tpu_cores": 1}, ["tpu_cores=1", "torch_xla is not installed", "tpu_cores=0"]),
+        (NOTHING, {"tpu_cores": [0]}, ["tpu_cores=[0]", "not installed", "setup_tpu.sh"]),
+        (NO_CORES, {"tpu_cores": -1}, ["tpu_cores=-1", "has 0 TPU cores; pass 0 (no TPU)"]),
+        (NO_CORES, {"tpu_cores": [0]}, ["tpu_cores=[0]", "has 0 TPU cores", "Colab", "Kaggle"]),
+        (ONE_CORE, {"tpu_cores": 8}, ["has 1 TPU cores", "(v5e-1) has 1", "(v5e-8) has 8"]),
+        (ONE_CORE, {"tpu_cores": [1]}, ["tpu_cores=[1]", "[k] with k below 1"]),
+        (
+            EIGHT_CORES,
+            {"tpu_cores": 3},
+            ["tpu_cores=3", "has 8 TPU cores; pass 0, 1, 8 (all) or [k]"],
+        ),
+        (EIGHT_CORES, {"tpu_cores": "[8]"}, ["tpu_cores=[8]", "k below 8"]),
+        (EIGHT_CORES, {"tpu_cores": 16}, ["tpu_cores=16", "has 8 TPU cores"]),
+        (NOTHING, {"precision": "16"}, ['precision="16" needs a GPU', "cpu", '"auto" or "32"']),
+        (ONE_CORE, {"precision": 16}, ['precision="16" needs a GPU', "tpu"]),
+        (OLD_GPU, {"precision": "bf16"}, ['precision="bf16"', "no bfloat16", '"16" or "32"']),
+        (NOTHING, {"num_nodes": 2}, ["num_nodes=2", "torchrun or SLURM", "README"]),
+    ],
+)
+def test_what_is_not_there_is_refused(machine, there, asked, words):
+    machine(**there)
+    with refused(*words):
+        hardware.trainer_arguments(**asked)
+
+
+@pytest.mark.parametrize("asked", [{}, {"tpu_cores": 1}, {"tpu_cores": -1}])
+def test_a_torch_xla_of_another_torch(machine, asked):
+    machine(cores=8, xla="2.7.1")
+    with refused(torch.__version__, "2.7.1", "do not belong together", "setup_tpu.sh", "restart"):
+        hardware.trainer_arguments(**asked)
+    found = hardware.trainer_arguments(tpu_cores=0)
+    assert found[1]["kind"] == "cpu"  # whoever asks for no TPU is not bothered
+
+
+def test_a_tpu_that_cannot_be_counted(machine):
+    machine(cores=8, counts="raise OSError('no metadata server')")
+    for cores in (None, 8):
+        with refused("cannot be counted (OSError)", "TPU_SKIP_MDS_QUERY=1", "pass tpu_cores=0"):
+            hardware.trainer_arguments(tpu_cores=cores)
+    assert hardware.trainer_arguments(tpu_cores=0)[1]["kind"] == "cpu"
+
+
+def test_a_machine_that_is_no_tpu_host_has_no_cores(machine):
+    machine(cores=8, counts="raise OSError('no metadata server')", chips=0)
+    assert hardware.trainer_arguments()[1]["kind"] == "cpu"
+    with refused("has 0 TPU cores"):
+        hardware.trainer_arguments(tpu_cores=1)
+
+
+def test_a_kernel_that_has_used_the_tpu(machine):
+    machine(cores=8, used=True)
+    for asked in (8, -1, None):
+        with refused("has used the TPU already", "restart the kernel"):
+            hardware.trainer_arguments(tpu_cores=asked)
+    for asked in (1, [3]):  # one core needs no other processes
+        assert hardware.trainer_arguments(tpu_cores=asked)[1]["kind"] == "tpu"
+
+
+def test_kaggles_setting_that_breaks_8_processes_goes(machine, monkeypatch):
+    monkeypatch.setenv("TPU_PROCESS_ADDRESSES", "local")
+    machine(cores=8)
+    hardware.trainer_arguments(tpu_cores=8)
+    assert "TPU_PROCESS_ADDRESSES" not in hardware.os.environ
+
+
+@pytest.mark.parametrize("launcher", ["TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"])
+def test_several_machines(machine, monkeypatch, launcher):
+    machine(gpus=2)
+    monkeypatch.setenv(launcher, "1")
+    arguments, device = hardware.trainer_arguments(num_nodes=3)
+    assert (arguments["num_nodes"], arguments["devices"]) == (3, 2)
+    assert arguments["strategy"] == "ddp"  # the launcher has started the processes
+    assert device["processes"] == 2
+
+
+def test_a_gpu_is_asked_about_bf16_in_another_process(monkeypatch):
+    """Counting and asking leave CUDA alone, or no process for each GPU could be started."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("_lazy_init", "get_device_capability", "get_device_properties"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("CUDA was initialised"))
+    asked, answers = [], ["True\n", "False\n", ""]
+
+    def run(command, **_):
+        asked.append(command)
+        return SimpleNamespace(stdout=answers[len(asked) - 1])
+
+    monkeypatch.setattr(hardware, "subprocess", SimpleNamespace(run=run))
+    for dtype in (bf16, f32, f32):
+        assert hardware.trainer_arguments(tpu_cores=0)[1]["dtype"] == dtype
+    (program,) = {command[2] for command in asked}
+    stand_in = "import torch; torch.cuda.get_device_capability = lambda: (8, 0)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", stand_in + program], capture_output=True, text=True
+    )
+    assert done.stdout == "True\n"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="asks an x86 about its instructions")
+def test_this_cpu_is_asked_about_bf16():
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert hardware.cpu_has_bf16() == ("avx512_bf16" in flags or "amx_tile" in flags)

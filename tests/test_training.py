@@ -1,0 +1,543 @@
+"""Loss, gradients, metrics and the optimizer, held against BertForMaskedLM and plain loops."""
+
+import copy
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TRAINING, cells, refused
+
+training = cells("04_train", *TRAINING, "baseline", "lr")
+OPTIMIZER = {
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "warmup_steps": 2,
+    "total_steps": 20,
+    "schedule": "linear",
+}
+
+
+def first_batch(dataset, indices, p=0.15, **options):
+    """The batch of these examples."""
+    keys = [(0, np.array(indices))]
+    options = {"batch_size": len(indices)} | options
+    return next(iter(training.MaskedBatches(dataset, keys, mlm_probability=p, seed=0, **options)))
+
+
+@pytest.fixture
+def blocks(corpus_folder, tokenizer):
+    return training.MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32, "block")
+
+
+@pytest.fixture
+def module(bert):
+    """A MaskedLM as Lightning has it while training with one process."""
+    module = training.MaskedLM(bert, OPTIMIZER)
+    module.trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0)
+    module.on_train_start()
+    return module
+
+
+def gradients(model):
+    """{name: gradient} of all weights; weights without one have zeros."""
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in model.named_parameters()
+    }
+
+
+def dense(bert, batch):
+    """Loss and gradients that BertForMaskedLM has for the very batch."""
+    bert = copy.deepcopy(bert)
+    mask = batch.get("attention_mask")
+    loss = bert(batch["input_ids"], attention_mask=mask, labels=batch["labels"]).loss
+    loss.backward()
+    return loss.item(), gradients(bert)
+
+
+def stepped(module, batch):
+    """Loss and gradients of the training step."""
+    module.zero_grad()
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    return loss.item(), gradients(module.bert)
+
+
+def close(found, expected, tolerance=2e-6):
+    """Whether gradients agree, relative to the largest of each weight."""
+    assert found.keys() == expected.keys()
+    for name, one in expected.items():
+        assert (found[name] - one).abs().max() <= tolerance + tolerance * one.abs().max(), name
+
+
+# the training step
+
+
+PADDED, EQUAL = [0, 5, 9, 77, 200, 359], [3]
+
+
+@pytest.mark.parametrize(
+    "indices, options",
+    [
+        (PADDED, {}),
+        (PADDED, {"static": True}),
+        (PADDED, {"static": True, "batch_size": 9}),
+        (PADDED, {"p": 0.6}),
+        (EQUAL, {"p": 0.999}),
+    ],
+    ids=["padded", "static", "static with empty rows", "60 %", "one example"],
+)
+def test_step_has_the_loss_and_gradients_of_bert(module, dataset, indices, options):
+    batch = first_batch(dataset, indices, **options)
+    assert ("attention_mask" in batch) == (len(indices) > 1)
+    loss, grads = stepped(module, batch)
+    expected, theirs = dense(module.bert, batch)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert loss > 1
+    close(grads, theirs)
+    assert grads["cls.predictions.bias"].abs().sum() > 0
+
+
+def test_step_without_padding(module, blocks):
+    batch = first_batch(blocks, [0, 1, 2, 3])
+    assert "attention_mask" not in batch
+    loss, grads = stepped(module, batch)
+    expected, theirs = dense(module.bert, batch)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    close(grads, theirs)
+
+
+def test_padding_changes_nothing(module, dataset):
+    """The same examples in batches of three widths have one loss."""
+    sums = [
+        module.masked_loss(first_batch(dataset, [4, 5, 6], static=static))[0].item()
+        for static in (False, True)
+    ]
+    alone = sum(module.masked_loss(first_batch(dataset, [i]))[0].item() for i in (4, 5, 6))
+    assert sums == pytest.approx([alone, alone], rel=1e-5)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
+def test_a_batch_with_nothing_masked_is_no_nan(module, dataset, static):
+    batch = first_batch(dataset, PADDED, p=1e-9, static=static)
+    assert batch["masked"] == 0
+    loss, grads = stepped(module, batch)
+    assert loss == 0
+    assert all((grad == 0).all() for grad in grads.values())
+    assert all(p.grad is not None for p in module.parameters())  # DDP waits for each of them
+
+
+def test_logits_are_those_of_the_masked_positions(module, dataset):
+    batch = first_batch(dataset, PADDED)
+    loss, logits, labels = module.masked_loss(batch)
+    with torch.no_grad():
+        whole = module.bert(batch["input_ids"], batch["attention_mask"]).logits
+    where = batch["labels"] != -100
+    assert logits.shape == (int(batch["masked"]), whole.shape[2])
+    torch.testing.assert_close(logits, whole[where], rtol=1e-5, atol=1e-5)
+    assert (labels == batch["labels"][where]).all()
+    expected = F.cross_entropy(whole[where], batch["labels"][where], reduction="sum")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_shares_of_several_processes_make_the_whole(module, dataset, world, static):
+    """What the processes compute, averaged as DDP does, is the loss and gradient of the batch."""
+    whole = first_batch(dataset, PADDED)
+    expected, theirs = stepped(module, whole)
+    module.trainer.world_size = world
+    parts = [
+        stepped(
+            module,
+            first_batch(dataset, PADDED, batch_size=3, rank=rank, world=world, static=static),
+        )
+        for rank in range(world)
+    ]
+    assert sum(loss for loss, _ in parts) / world == pytest.approx(expected, rel=1e-5)
+    mean = {name: sum(grads[name] for _, grads in parts) / world for name in theirs}
+    close(mean, theirs)
+
+
+def test_sums_are_what_was_seen_since_the_last_log_line(module, dataset):
+    made = [first_batch(dataset, indices) for indices in ([1, 2], [3, 4, 5])]
+    expected = [sum(module.masked_loss(batch)[0].item() for batch in made)]
+    expected.append(sum(int(batch["masked"]) for batch in made))
+    for batch in made:
+        module.training_step(batch, 0)
+    assert module.sums.tolist() == pytest.approx(expected, rel=1e-5)
+    assert not module.sums.requires_grad
+
+
+def test_bfloat16_is_near(bert, dataset):
+    module = training.MaskedLM(bert, OPTIMIZER, torch.bfloat16)
+    batch = first_batch(dataset, PADDED)
+    loss, logits, _ = module.masked_loss(batch)
+    module.matmul_dtype = torch.float32
+    exact = module.masked_loss(batch)[0].item()
+    assert logits.dtype == torch.float32  # the loss is taken in full precision
+    assert loss.item() == pytest.approx(exact, rel=0.02)
+    assert loss.item() != exact
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+def test_dropout_is_a_function_of_seed_step_and_process(bert, dataset):
+    for part in bert.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.5
+    batch = first_batch(dataset, PADDED)
+
+    def loss(seed, step, rank, drawn=0):
+        module = training.MaskedLM(bert, OPTIMIZER, seed=seed)
+        module.trainer = SimpleNamespace(world_size=8, global_step=step, global_rank=rank)
+        module.on_train_start()
+        torch.rand(drawn)
+        module.on_train_batch_start(batch, 0)
+        return module.train().training_step(batch, 0).item()
+
+    assert loss(0, 3, 1) == loss(0, 3, 1, drawn=99)
+    assert len({loss(0, 3, 1), loss(1, 3, 1), loss(0, 4, 1), loss(0, 3, 2)}) == 4
+
+
+# held-out loss
+
+
+def test_evaluate_equals_a_plain_loop(module, dataset):
+    keys = training.held_out_keys(dataset.lengths, 16, 0)
+    made = list(training.MaskedBatches(dataset, keys, 16, 0.15, 0))
+    loss = right = count = 0
+    with torch.no_grad():
+        for batch in made:
+            logits = module.bert(batch["input_ids"], batch.get("attention_mask")).logits
+            for row, label in zip(logits.flatten(0, 1).double(), batch["labels"].flatten()):
+                if label != -100:
+                    loss -= row.log_softmax(0)[label].item()
+                    right += int(row.argmax() == label)
+                    count += 1
+    assert count > 500 and right > 0
+    found = training.evaluate(module, made)
+    assert found["loss"] == pytest.approx(loss / count, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(loss / count), rel=1e-4)
+    assert found["perplexity"] == math.exp(found["loss"])  # its definition
+    assert found["accuracy"] == pytest.approx(right / count, abs=1e-6)
+
+
+def test_evaluate_is_the_same_for_any_batches_and_processes(module, dataset):
+    def figures(batch_size, rank=0, world=1, static=False, add_up=lambda sums: sums):
+        keys = training.held_out_keys(dataset.lengths, batch_size * world, 0)
+        made = training.MaskedBatches(dataset, keys, batch_size, 0.15, 0, rank, world, static)
+        return training.evaluate(module, made, add_up)
+
+    expected = figures(16)
+    for found in (figures(1), figures(500), figures(16, static=True)):
+        assert found == pytest.approx(expected, rel=1e-5)
+    sums = []
+    for rank in range(3):
+        figures(5, rank, 3, add_up=lambda part: sums.append(part) or part)
+    assert figures(5, 0, 3, add_up=lambda part: sum(sums)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluate_leaves_the_module_as_it_was(bert, dataset):
+    for part in bert.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.5
+    module = training.MaskedLM(bert, OPTIMIZER)
+    made = [first_batch(dataset, PADDED)]
+    for mode in (True, False):
+        module.train(mode)
+        assert training.evaluate(module, made) == training.evaluate(module, made)  # no dropout
+        assert module.training == module.bert.training == mode
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_evaluate_without_anything_to_predict(module, dataset):
+    expected = {"loss": 0, "perplexity": 1, "accuracy": 0}
+    assert training.evaluate(module, []) == expected
+    assert training.evaluate(module, [first_batch(dataset, [1], p=1e-9)]) == expected
+
+
+def test_evaluate_of_a_loss_beyond_all_bounds(module, dataset):
+    with torch.no_grad():
+        module.bert.cls.predictions.bias[:] = (
+            torch.arange(len(module.bert.cls.predictions.bias)) * 1e4
+        )
+    found = training.evaluate(module, [first_batch(dataset, PADDED)])
+    assert found["loss"] > 1000 and math.isfinite(found["perplexity"])
+    with torch.no_grad():
+        module.bert.cls.predictions.bias[:] = math.nan
+    assert math.isnan(training.evaluate(module, [first_batch(dataset, PADDED)])["loss"])
+
+
+# the unigram baseline
+
+
+def test_unigram_loss_by_hand():
+    train = SimpleNamespace(ids=np.array([0, 0, 0, 1, 3]), vocab_size=4)  # counts + 1: 4 2 1 2 of 9
+    labels = torch.tensor([[-100, 0, 1], [2, -100, 0]])
+    expected = -(2 * math.log(4 / 9) + math.log(2 / 9) + math.log(1 / 9)) / 4
+    held_out = [{"labels": labels[:1]}, {"labels": labels[1:]}]
+    assert training.unigram_loss(train, held_out) == pytest.approx(expected, rel=1e-12)
+
+
+def test_unigram_loss_of_the_corpus(dataset):
+    keys = training.held_out_keys(dataset.lengths, 16, 0)
+    made = list(training.MaskedBatches(dataset, keys, 16, 0.15, 0))
+    found = training.unigram_loss(dataset, made)
+    assert 1 < found < math.log(dataset.vocab_size)
+
+
+# learning rate and optimizer
+
+
+@pytest.mark.parametrize("warmup, total", [(0, 1), (0, 7), (1, 10), (10, 100), (99, 1000)])
+def test_lr_rises_to_its_peak_and_falls(warmup, total):
+    factors = [training.lr_factor(step, warmup, total, "linear") for step in range(total + 1)]
+    assert factors.index(max(factors)) == warmup
+    assert factors[warmup] == 1 and factors.count(1) == 1
+    rise, fall = np.diff(factors[: warmup + 1]), np.diff(factors[warmup:])
+    assert (rise > 0).all() and np.allclose(rise, 1 / (warmup + 1))
+    assert (fall < 0).all() and np.allclose(fall, -1 / (total - warmup + 1))
+    assert 0 < factors[-1] < 2 / (total - warmup + 1)  # never 0
+    assert min(factors) > 0
+
+
+def test_a_constant_lr():
+    assert {training.lr_factor(step, 0, 9, "constant") for step in range(20)} == {1.0}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_adamw_follows_the_schedule_from_its_first_step(module, schedule):
+    options = OPTIMIZER | {"schedule": schedule}
+    optimizer, scheduler = training.adamw(module, **options)
+    for step in range(20):
+        expected = 1e-3 * training.lr_factor(step, 2, 20, schedule)
+        assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([expected] * 2)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_biases_and_layernorm_do_not_decay(module):
+    options = OPTIMIZER | {"schedule": "constant", "lr": 0.1, "weight_decay": 0.5}
+    optimizer, _ = training.adamw(module, **options)
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    named = dict(module.named_parameters())
+    assert len(decays) == sum(len(g["params"]) for g in optimizer.param_groups) == len(named)
+    for name, weight in named.items():
+        vector = name.endswith("bias") or "LayerNorm" in name
+        assert decays[id(weight)] == (0 if vector else 0.5), name
+    before = {name: weight.detach().clone() for name, weight in named.items()}
+    for weight in named.values():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()  # without a gradient only the decay moves a weight
+    for name, weight in named.items():
+        factor = 1 if decays[id(weight)] == 0 else 1 - 0.1 * 0.5
+        torch.testing.assert_close(weight.detach(), before[name] * factor)
+
+
+def test_adamw_is_that_of_torch(module, dataset):
+    """Five steps of the fused optimizer against torch's plain one."""
+    other = copy.deepcopy(module.bert)
+    optimizer, scheduler = training.adamw(module, **OPTIMIZER)
+    assert optimizer.defaults["fused"]
+    plain = torch.optim.AdamW(
+        [
+            {"params": [p for p in other.parameters() if p.ndim > 1], "weight_decay": 0.01},
+            {"params": [p for p in other.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        ],
+        foreach=False,
+        fused=False,
+    )
+    for step in range(5):
+        batch = first_batch(dataset, [step, step + 50, step + 99])
+        stepped(module, batch)
+        optimizer.step()
+        scheduler.step()
+        for group in plain.param_groups:
+            group["lr"] = 1e-3 * training.lr_factor(step, 2, 20, "linear")
+        plain.zero_grad()
+        other(
+            batch["input_ids"], batch.get("attention_mask"), labels=batch["labels"]
+        ).loss.backward()
+        plain.step()
+    for (name, mine), theirs in zip(module.bert.named_parameters(), other.parameters()):
+        if "key.bias" not in name:  # a softmax does not see it: its gradient is rounding alone
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_lightning_steps_the_schedule_each_step(module):
+    found = module.configure_optimizers()
+    assert found["lr_scheduler"]["interval"] == "step"
+    assert found["lr_scheduler"]["scheduler"].optimizer is found["optimizer"]
+
+
+@pytest.mark.parametrize(
+    "asked, schedule, model, hidden, batch, expected",
+    [
+        (3e-4, "linear", "bert", 768, 32, 3e-4),
+        (3e-4, "constant", "scratch:tiny", 128, 4, 3e-4),
+        (None, "constant", "bert", 768, 4, 1e-5),
+        (None, "constant", "scratch:tiny", 128, 4, 1e-5),
+        (None, "linear", "bert", 768, 32, 1e-4),
+        (None, "linear", "bert", 768, 128, 2e-4),
+        (None, "linear", "scratch:tiny", 128, 32, 2e-3),
+        (None, "linear", "scratch:tiny", 128, 8, 1e-3),
+        (None, "linear", "scratch:base", 768, 32, 2e-3 / 6),
+    ],
+)
+def test_the_learning_rate_and_its_reason(asked, schedule, model, hidden, batch, expected):
+    lr, why = training.choose_lr(asked, schedule, model, hidden, batch)
+    assert lr == pytest.approx(expected)
+    reasons = ("as asked", "the tutorial's", "from scratch", "fine-tuning")
+    kinds = (asked is not None, schedule == "constant", model.startswith("scratch"), True)
+    assert why.startswith(reasons[kinds.index(True)])
+
+
+# the model
+
+
+@pytest.fixture
+def folder(tmp_path, bert, tokenizer):
+    """A model and its tokenizer as save_pretrained leaves them."""
+    bert.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def set_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_folder_is_loaded_as_it_was_saved(folder, bert, tokenizer):
+    loaded = training.load_bert(str(folder), tokenizer, 64)
+    assert loaded.state_dict().keys() == bert.state_dict().keys()
+    for name, weight in bert.state_dict().items():
+        assert (loaded.state_dict()[name] == weight).all(), name
+    assert loaded.dtype == torch.float32
+    assert loaded.config._attn_implementation == "sdpa"
+
+
+def test_half_precision_weights_are_loaded_in_full(folder, bert, tokenizer):
+    bert.to(torch.bfloat16).save_pretrained(folder)
+    loaded = training.load_bert(str(folder), tokenizer, 64)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("size, hidden, layers", [("tiny", 128, 2), ("mini", 256, 4)])
+def test_scratch_is_bert_of_that_size(tokenizer, size, hidden, layers):
+    made = training.load_bert(f"scratch:{size}", tokenizer)
+    config = made.config
+    assert (config.hidden_size, config.num_hidden_layers) == (hidden, layers)
+    assert config.num_attention_heads * 64 == hidden
+    assert config.intermediate_size == 4 * hidden
+    assert config.vocab_size == len(tokenizer)
+    assert config.pad_token_id == tokenizer.pad_token_id
+    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.1
+
+
+def test_scratch_weights_come_from_the_seed(tokenizer):
+    def weights(seed):
+        torch.rand(3)
+        return training.load_bert("scratch:tiny", tokenizer, seed=seed).state_dict()
+
+    first, again, other = weights(0), weights(0), weights(1)
+    assert all((first[name] == again[name]).all() for name in first)
+    word = "bert.embeddings.word_embeddings.weight"
+    assert (first[word] != other[word]).any()
+
+
+def test_a_fresh_head_comes_from_the_seed(folder, bert, tokenizer):
+    """A folder may hold an encoder alone, as sentence models do."""
+    bert.bert.save_pretrained(folder)
+    set_config(folder, architectures=["BertModel"])
+    first, again, other = (
+        training.load_bert(str(folder), tokenizer, 64, seed=seed).cls.predictions
+        for seed in (0, 0, 1)
+    )
+    name = "transform.dense.weight"
+    assert (first.state_dict()[name] == again.state_dict()[name]).all()
+    assert (first.state_dict()[name] != other.state_dict()[name]).any()
+
+
+@pytest.mark.parametrize("where", ["scratch", "folder", "folder untied"])
+def test_decoder_and_embedding_are_one_tensor(where, folder, tokenizer):
+    if where == "folder untied":
+        set_config(folder, tie_word_embeddings=False)
+    model = "scratch:tiny" if where == "scratch" else str(folder)
+    made = training.load_bert(model, tokenizer, 64)
+    assert made.cls.predictions.decoder.weight is made.bert.embeddings.word_embeddings.weight
+    assert made.cls.predictions.decoder.bias is made.cls.predictions.bias
+    made.cls.predictions.decoder.weight.data[7] = 1.5
+    assert (made.bert.embeddings.word_embeddings.weight[7] == 1.5).all()
+
+
+@pytest.mark.parametrize("model", ["scratch:tiny", "folder"])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_dropout_is_set_everywhere(model, dropout, folder, tokenizer):
+    model = str(folder) if model == "folder" else model
+    made = training.load_bert(model, tokenizer, 64, dropout)
+    found = {part.p for part in made.modules() if isinstance(part, torch.nn.Dropout)}
+    assert found == {dropout}
+    assert made.config.attention_probs_dropout_prob == dropout
+
+
+def test_a_model_of_fewer_words_than_its_tokenizer(folder, tokenizer):
+    set_config(folder, vocab_size=50)
+    with refused(f"knows 50 tokens, its tokenizer makes {len(tokenizer)}", "one model"):
+        training.load_bert(str(folder), tokenizer, 64)
+
+
+def test_max_len_above_the_models_positions(folder, tokenizer):
+    with refused("max_len=65", "64 positions", "at or below"):
+        training.load_bert(str(folder), tokenizer, 65)
+    with refused("max_len=513", "512 positions"):
+        training.load_bert("scratch:tiny", tokenizer, 513)
+
+
+def test_a_model_that_is_no_bert(folder, tokenizer):
+    set_config(folder, model_type="gpt2")
+    with refused(f"model={str(folder)!r}", "'gpt2'", "pass a BERT"):
+        training.load_bert(str(folder), tokenizer, 64)
+
+
+@pytest.mark.parametrize(
+    "fault", ["no folder", "no config", "damaged config", "no weights", "cut weights"]
+)
+def test_a_folder_that_is_not_whole(folder, tokenizer, fault):
+    weights = folder / "model.safetensors"
+    if fault == "no folder":
+        folder = folder / "gone"
+    elif fault == "no config":
+        (folder / "config.json").unlink()
+    elif fault == "damaged config":
+        (folder / "config.json").write_text('{"model_type": ')
+    elif fault == "no weights":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:5000])
+    with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
+        training.load_bert(str(folder), tokenizer, 64)
+
+
+def test_weights_of_another_shape(folder, tokenizer):
+    set_config(folder, hidden_size=64)
+    with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
+        training.load_bert(str(folder), tokenizer, 64)
+
+
+def test_no_pickled_weights_are_executed(folder, tokenizer, tmp_path):
+    """Weights as a pickle that runs code when it is read: it must not run."""
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"bert.embeddings.word_embeddings.weight": Bomb()}, folder / "pytorch_model.bin")
+    with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
+        training.load_bert(str(folder), tokenizer, 64)
+    assert not (tmp_path / "executed").exists()
