@@ -18,7 +18,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHECK = ("shared-rules", "shared-check")
 CORPUS = ("shared-check", "shared-download", "shared-corpus", "shared-lines", "shared-split")
 TOKENS = ("shared-check", "shared-tokenizer", "shared-encode", "shared-dataset")
-BATCHES = (*TOKENS, "shared-masking", "shared-order", "shared-batches")
+BATCHES = (*TOKENS, "shared-masking", "shared-order", "shared-pack", "shared-batches")
 TRAINING = (*BATCHES, "shared-model", "shared-optimizer", "shared-module", "shared-evaluate")
 
 

@@ -217,9 +217,13 @@ def test_pydoc_needs_no_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(corpus, "download", None)
     train, valid = read(corpus.load_corpus("pydoc", tmp_path))
-    lines = [line for name in sorted(topics) for line in topics[name].splitlines()]
-    assert sorted([*train, *valid]) == sorted(line for line in lines if line.strip())
-    assert len(train) > 5000
+    lines = {line for topic in topics.values() for line in topic.splitlines() if line.strip()}
+    assert {*train, *valid} == lines
+    assert len(train) + len(valid) > 5000
+    text = (tmp_path / "corpus" / "pydoc" / "pydoc.txt").read_text("utf-8")
+    assert len(text) < sum(
+        map(len, topics.values())
+    )  # what topics quote of each other is there once
 
 
 def test_a_path_may_be_relative_or_at_home(tmp_path, monkeypatch):
@@ -254,6 +258,21 @@ def test_what_is_not_there_is_refused(tmp_path, given):
         with refused(word, str(path), "pass a text file, a URL, 'nietzsche' or 'pydoc'"):
             corpus.load_corpus(given.replace("gone", "{}").format(path), tmp_path / "work")
     assert files(tmp_path) == []
+
+
+def test_a_workdir_is_made_and_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert corpus.make_workdir("~/a/b") == tmp_path / "a" / "b"
+    assert corpus.make_workdir(tmp_path / "a" / "b").is_dir()
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("workdir", ["a.txt", "a.txt/below", "/proc/work", "/dev/null"])
+def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, monkeypatch, workdir):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.txt", "text")
+    with refused(f"workdir={workdir!r} cannot be written", "pass another folder"):
+        corpus.make_workdir(workdir)
 
 
 # downloads

@@ -1,5 +1,7 @@
 """Masks and batches: the laws of chance, and that nothing is lost or depends on what it should not."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,13 @@ def test_masked_counts_are_the_share_rounded_at_random(p):
         assert abs(counts.mean() - p * length) < 5 * spread
 
 
+def test_masked_counts_are_drawn_for_each_epoch_and_seed():
+    epochs = np.arange(10_000)
+    for seed, epoch in ((1, epochs), (epochs, 1)):
+        counts = batches.masked_counts(7, seed, epoch, 3, P)
+        assert abs(counts.mean() - P * 7) < 5 * 0.5 / np.sqrt(len(epochs))
+
+
 # mask_tokens
 
 
@@ -148,72 +157,116 @@ def order(dataset, batch_size=8, seed=0, start=0, stop=None):
     return batches.TrainingOrder(dataset.lengths, batch_size, seed, start, stop)
 
 
+def parts_of(batch):
+    """[(input_ids, labels)] of the examples of a batch, taken out of their rows."""
+    ids, labels = batch["input_ids"], batch["labels"]
+    owner = batch.get("attention_mask", torch.ones_like(ids))
+    place = batch.get("position_ids", torch.arange(ids.shape[1]).expand_as(ids))
+    assert (ids[owner == 0] == 0).all() and (labels[owner == 0] == -100).all()  # padding
+    found = []
+    for row in range(len(ids)):
+        for number in range(1, int(owner[row].max()) + 1):
+            (where,) = torch.where(owner[row] == number)
+            assert where.tolist() == list(range(int(where[0]), int(where[0]) + len(where)))
+            assert place[row][where].tolist() == list(range(len(where)))
+            found.append((ids[row][where].tolist(), labels[row][where].tolist()))
+    return found
+
+
+@functools.cache
+def numbers(dataset):
+    """{an example as a tuple: its number}."""
+    found = {tuple(dataset[i].tolist()): i for i in range(len(dataset))}
+    assert len(found) == len(dataset)
+    return found
+
+
+def unmasked(ids, labels):
+    """An example before it was masked."""
+    return [token if label == -100 else label for token, label in zip(ids, labels)]
+
+
 def examples_of(dataset, keys, made, rank=0, world=1):
-    """{(epoch, number of an example): its (input_ids, labels) without padding}, each seen once."""
+    """{(epoch, number of an example): its (input_ids, labels)}, each seen once, in its batch."""
     seen = {}
     for (epoch, indices), batch in zip(keys, made, strict=True):
-        for row, index in enumerate(indices[rank::world]):
-            width = dataset.lengths[index] + 2
-            ids, labels = (batch[name][row].tolist() for name in ("input_ids", "labels"))
-            assert set(ids[width:]) <= {0} and set(labels[width:]) <= {-100}
-            assert (epoch, int(index)) not in seen
-            seen[epoch, int(index)] = ids[:width], labels[:width]
+        found = {numbers(dataset)[tuple(unmasked(*part))]: part for part in parts_of(batch)}
+        assert found.keys() == set(indices[rank::world])
+        assert not {(epoch, number) for number in found} & seen.keys()
+        seen |= {(epoch, number): part for number, part in found.items()}
     return seen
 
 
-def originals(seen):
-    """{(epoch, number): the example before it was masked}."""
-    return {
-        key: [token if label == -100 else label for token, label in zip(ids, labels)]
-        for key, (ids, labels) in seen.items()
-    }
+# a row for each example, shared rows, one shape
+HOW = {"rows": {"packed": False}, "packed": {"packed": True}, "static": {"static": True}}
+how = pytest.mark.parametrize("how", HOW.values(), ids=HOW.keys())
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
+@how
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 359, 360, 1000])
-def test_each_example_once_an_epoch(dataset, batch_size, static):
+def test_each_example_once_an_epoch(dataset, batch_size, how):
     keys = list(order(dataset, batch_size))
-    seen = examples_of(dataset, keys, make(dataset, keys, batch_size, static=static))
+    seen = examples_of(dataset, keys, make(dataset, keys, batch_size, **how))
+    assert seen.keys() == {(0, i) for i in range(360)}
     assert len(dataset) == 360
-    assert originals(seen) == {(0, i): dataset[i].tolist() for i in range(360)}
     assert sorted(len(indices) for _, indices in keys)[1:] == [batch_size] * (len(keys) - 1)
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
-def test_what_a_batch_says_of_itself(dataset, static):
+@how
+def test_what_a_batch_says_of_itself(dataset, how):
     keys = list(order(dataset))
-    for (_, indices), batch in zip(keys, make(dataset, keys, static=static)):
+    for (_, indices), batch in zip(keys, make(dataset, keys, **how)):
         shape = batch["input_ids"].shape
-        assert batch["labels"].shape == shape
-        for name in ("input_ids", "labels", "positions"):
-            assert batch[name].dtype == torch.int64
-        lengths = dataset.lengths[indices]
-        real = torch.arange(shape[1]) < torch.from_numpy(lengths + 2)[:, None]
-        if static or not real.all():
-            assert batch["attention_mask"].dtype == torch.int64
-            assert (batch["attention_mask"][: len(indices)].bool() == real).all()
-        else:
-            assert "attention_mask" not in batch
+        for name in batch.keys() & {"input_ids", "labels", "attention_mask", "position_ids"}:
+            assert (batch[name].shape, batch[name].dtype) == (shape, torch.int64)
         labels = batch["labels"].flatten()
         found = labels[batch["positions"]]
+        assert batch["positions"].dtype == torch.int64
         assert (found[found != -100] == labels[labels != -100]).all()
-        assert static or (found != -100).all()
+        assert "static" in how or (found != -100).all()
         assert batch["masked"] == (labels != -100).sum()
         assert batch["masked"].dtype == torch.float32
-        assert batch["tokens"] == lengths.sum()
+        assert batch["tokens"] == dataset.lengths[indices].sum()
+        assert batch["examples"] == len(indices)
 
 
-def test_the_mask_of_no_padding_is_left_out(corpus_folder, tokenizer):
-    data = batches.MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32, "block")
-    made = make(data, order(data, 8))
-    padded = [batch for batch in made if "attention_mask" in batch]
-    assert len(padded) <= 1  # the one with the last block
-    assert {batch["input_ids"].shape[1] for batch in made if batch not in padded} == {32}
+def test_masks_are_left_out_where_nothing_is_padded_or_shared(corpus_folder, tokenizer):
+    for width, packed in ((32, False), (128, True)):  # a block of 128 fills its row
+        path = corpus_folder / "train.txt"
+        data = batches.MaskedLMDataset(path, tokenizer, width, "block")
+        made = make(data, order(data, 8), packed=packed)
+        masked = [batch for batch in made if "attention_mask" in batch]
+        assert len(made) > 3 and len(masked) <= 1  # the one with the last block
+        assert all("position_ids" in batch for batch in masked)
+        whole = {batch["input_ids"].shape for batch in made if "attention_mask" not in batch}
+        assert whole <= {(n, width) for n in range(1, 9)}
+
+
+@pytest.mark.parametrize("sizes", [[5], [130, 3, 3], [128] * 4, range(3, 33), [30] * 100, [2] * 7])
+def test_pack_puts_each_example_in_one_row(sizes):
+    sizes = np.array(sizes)
+    rows = batches.pack(sizes, 128)
+    assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
+    assert len(rows) == -(-sizes.sum() // max(128, sizes.max()))  # no more rows than it takes
+    loads = [sizes[row].sum() for row in rows]
+    assert max(loads) - min(loads) <= sizes.max()
+    assert [list(row) for row in batches.pack(sizes, 128)] == rows
+
+
+def test_packed_batches_are_hardly_padded(dataset):
+    def padding(**how):
+        made = make(dataset, keys, 32, **how)
+        room = sum(batch["input_ids"].numel() for batch in made)
+        return 1 - (dataset.lengths + 2).sum() / room
+
+    keys = list(order(dataset, 32))
+    assert padding() < 0.05 < 0.2 < padding(packed=False) < padding(static=True)
 
 
 def test_same_example_same_masks_in_any_batch(dataset):
     expected = None
-    for batch_size, options in ((1, {}), (8, {}), (50, {}), (8, {"static": True})):
+    every = [(1, {}), (8, {}), (50, {}), *((8, options) for options in HOW.values())]
+    for batch_size, options in every:
         keys = list(order(dataset, batch_size, stop=-(-360 // batch_size)))
         seen = examples_of(dataset, keys, make(dataset, keys, batch_size, **options))
         expected = expected or seen
@@ -225,14 +278,15 @@ def test_seed_and_epoch_change_masks_and_order(dataset):
         keys = list(order(dataset, seed=seed, start=45 * epoch, stop=45 * (epoch + 1)))
         assert {key for key, _ in keys} == {epoch}
         seen = examples_of(dataset, keys, make(dataset, keys, seed=seed))
-        return [index for _, indices in keys for index in indices], [
+        return [tuple(indices) for _, indices in keys], [
             [label != -100 for label in seen[epoch, i][1]] for i in range(360)
         ]
 
     (order1, masks1), (order2, masks2) = run(0, 0), run(0, 0)
     assert (order1, masks1) == (order2, masks2)
     for other in (run(0, 1), run(1, 0)):
-        assert sorted(other[0]) == sorted(order1) and other[0] != order1
+        together = [set(map(frozenset, batches)) for batches in (order1, other[0])]
+        assert len(together[0] & together[1]) < 5  # other examples meet, in another order
         both = sum(a and b for x, y in zip(masks1, other[1]) for a, b in zip(x, y))
         n = int(dataset.lengths.sum())
         assert both / n < 3 * P * P  # as many in common as chance has it
@@ -257,15 +311,13 @@ def test_a_resumed_order_is_the_tail_of_the_whole(dataset, start):
         assert epoch == other and (indices == expected).all()
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
+@how
 @pytest.mark.parametrize("world", [2, 3, 8])
-def test_shares_of_several_processes_are_the_batch_of_one(dataset, world, static):
+def test_shares_of_several_processes_are_the_batch_of_one(dataset, world, how):
     """Each takes every world-th example of the batch that one process would see."""
     keys = list(order(dataset, 3 * world))
-    whole = make(dataset, keys, 3 * world, static=static)
-    shares = [
-        make(dataset, keys, 3, rank=rank, world=world, static=static) for rank in range(world)
-    ]
+    whole = make(dataset, keys, 3 * world)
+    shares = [make(dataset, keys, 3, rank=rank, world=world, **how) for rank in range(world)]
     seen = {}
     for rank, share in enumerate(shares):
         mine = examples_of(dataset, keys, share, rank, world)
@@ -275,8 +327,8 @@ def test_shares_of_several_processes_are_the_batch_of_one(dataset, world, static
     for step, batch in enumerate(whole):
         theirs = [share[step] for share in shares]
         assert {float(part["masked"]) for part in theirs} == {float(batch["masked"])}
-        assert {part["tokens"] for part in theirs} == {batch["tokens"]}
-        assert {part["input_ids"].shape[1] for part in theirs} == {batch["input_ids"].shape[1]}
+        for name in ("tokens", "examples"):  # of all of them
+            assert {part[name] for part in theirs} == {batch[name]}
         assert sum((part["labels"] != -100).sum() for part in theirs) == batch["masked"]
     assert len({len(share) for share in shares}) == 1  # as many steps each
 
@@ -291,17 +343,14 @@ def test_static_batches_have_one_shape_and_lose_no_mask(dataset, p, world):
         options = {"p": p, "rank": rank, "world": world}
         dynamic = make(dataset, keys, 7, **options)
         for batch, other in zip(make(dataset, keys, 7, static=True, **options), dynamic):
-            shapes.add(
-                tuple((name, *batch[name].shape) for name in sorted(batch) if name != "tokens")
-            )
+            tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
+            shapes.add(tuple((name, *value.shape) for name, value in sorted(tensors.items())))
             labels = batch["labels"].flatten()
             (where,) = torch.where(labels != -100)
             positions = batch["positions"]
             assert (positions[: len(where)] == where).all()
             assert (labels[positions[len(where) :]] == -100).all()
             assert len(where) == (other["labels"] != -100).sum()
-            empty = batch["attention_mask"].sum(1) == 1
-            assert (batch["labels"][empty] == -100).all()
     assert len(shapes) == 1
 
 
@@ -311,19 +360,16 @@ def test_a_process_without_an_example_has_an_empty_row(dataset):
         (batch,) = make(dataset, keys, 2, rank=2, world=3, static=static)
         assert (batch["labels"] == -100).all()
         assert batch["masked"] > 0
-        assert (batch["attention_mask"].sum(1) == 1).all()
+        assert (batch["attention_mask"] == 0).all()
         assert (batch["labels"].flatten()[batch["positions"]] == -100).all()
 
 
-def test_widths_are_few(dataset):
-    whole = batches.MaskedBatches(dataset, list(order(dataset, 4)), 4, P, 0)
-    assert 4 < len(whole.widths) <= 16
-    widths = {batch["input_ids"].shape[1] for batch in whole}
-    assert widths <= set(whole.widths)
-    assert max(widths) == dataset.lengths.max() + 2
-    for (_, indices), batch in zip(whole.keys, whole):
-        fits = whole.widths[whole.widths >= dataset.lengths[indices].max() + 2]
-        assert batch["input_ids"].shape[1] == fits.min()
+def test_rows_are_as_wide_as_their_longest_example(dataset):
+    keys = list(order(dataset, 4))
+    for (_, indices), batch in zip(keys, make(dataset, keys, 4, packed=False)):
+        assert batch["input_ids"].shape == (len(indices), dataset.lengths[indices].max() + 2)
+    shapes = {batch["input_ids"].shape for batch in make(dataset, keys, 4, static=True)}
+    assert shapes == {(4, dataset.lengths.max() + 2)}
 
 
 def test_lines_of_like_length_go_together(dataset):
@@ -336,8 +382,7 @@ def test_lines_of_like_length_go_together(dataset):
 
     (grouped, longest), (random, _) = padding(True), padding(False)
     assert grouped < 0.1 < 0.2 < random
-    rising = np.mean(np.diff(longest) > 0)
-    assert 0.2 < rising < 0.8
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.5
 
 
 def test_held_out_masks_are_the_same_whatever_the_batches(corpus_folder, tokenizer):
@@ -372,4 +417,4 @@ def test_no_batches_of_an_order_that_is_over(dataset):
 def test_an_epoch_smaller_than_a_batch(dataset):
     keys = list(order(dataset, 1000, stop=3))
     assert [(epoch, len(indices)) for epoch, indices in keys] == [(0, 360), (1, 360), (2, 360)]
-    assert [len(batch["input_ids"]) for batch in make(dataset, keys, 1000)] == [360] * 3
+    assert [batch["examples"] for batch in make(dataset, keys, 1000)] == [360] * 3

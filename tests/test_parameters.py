@@ -285,7 +285,8 @@ def test_only_what_is_missing_is_installed_and_torch_stays(pip, capsys):
 
 # where it runs
 
-hardware = cells("04_train", "shared-check", "shared-hardware", "shared-trainer")
+HARDWARE = ("shared-check", "shared-hardware", "shared-cores", "shared-trainer")
+hardware = cells("04_train", *HARDWARE)
 bf16, f32, f16 = torch.bfloat16, torch.float32, torch.float16
 
 
@@ -309,6 +310,7 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: fast16)
         monkeypatch.setattr(hardware, "gpu_has_bf16", lambda: fast16)
+        monkeypatch.setattr(hardware, "TpuCores", lambda: "TpuCores()")  # needs a real torch_xla
         if cores is not None:
             xla = xla or torch.__version__.partition("+")[0]
             internal = tmp_path / "torch_xla" / "_internal"
@@ -358,7 +360,7 @@ NO_CORES = {"cores": 0}  # torch_xla is there, a TPU is not
         (OLD_GPU, {}, ("gpu", 1, "auto", "32-true", f32)),
         (TWO_GPUS, {}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         (ONE_CORE, {}, ("tpu", 1, "auto", "32-true", bf16)),
-        (EIGHT_CORES, {}, ("tpu", 8, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {}, ("tpu", 8, "TpuCores()", "32-true", bf16)),
         (NO_CORES, {}, ("cpu", 1, "auto", "32-true", bf16)),
         (ONE_GPU | NO_CORES, {}, ("gpu", 1, "auto", "32-true", bf16)),
         # the CPU
@@ -379,10 +381,10 @@ NO_CORES = {"cores": 0}  # torch_xla is there, a TPU is not
         (ONE_CORE, {"tpu_cores": -1}, ("tpu", 1, "auto", "32-true", bf16)),
         (ONE_CORE, {"tpu_cores": [0]}, ("tpu", [0], "auto", "32-true", bf16)),
         (EIGHT_CORES, {"tpu_cores": 1}, ("tpu", 1, "auto", "32-true", bf16)),
-        (EIGHT_CORES, {"tpu_cores": 8}, ("tpu", 8, "auto", "32-true", bf16)),
-        (EIGHT_CORES, {"tpu_cores": "8"}, ("tpu", 8, "auto", "32-true", bf16)),
-        (EIGHT_CORES, {"tpu_cores": -1}, ("tpu", 8, "auto", "32-true", bf16)),
-        (EIGHT_CORES, {"tpu_cores": "-1"}, ("tpu", 8, "auto", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": 8}, ("tpu", 8, "TpuCores()", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": "8"}, ("tpu", 8, "TpuCores()", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": -1}, ("tpu", 8, "TpuCores()", "32-true", bf16)),
+        (EIGHT_CORES, {"tpu_cores": "-1"}, ("tpu", 8, "TpuCores()", "32-true", bf16)),
         (EIGHT_CORES, {"tpu_cores": [7]}, ("tpu", [7], "auto", "32-true", bf16)),
         (EIGHT_CORES, {"tpu_cores": "[5]"}, ("tpu", [5], "auto", "32-true", bf16)),
         (ONE_GPU | ONE_CORE, {"tpu_cores": 1}, ("tpu", 1, "auto", "32-true", bf16)),

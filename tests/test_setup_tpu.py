@@ -488,6 +488,7 @@ def test_the_cpu_is_no_tpu(ready):
     status, output, _ = ready.setup(PJRT_DEVICE="CPU")
     assert status == 1 and "sees no TPU and took the CPU" in the_error(output)
     assert "unset PJRT_DEVICE" in the_error(output)
+    assert ready.setup(PJRT_DEVICE="CPU", SETUP_TPU_KIND="CPU")[0] == 0
 
 
 def test_devices_that_lightning_does_not_count(ready):
@@ -559,7 +560,7 @@ needs_torch_xla = pytest.mark.skipif(
 )
 
 
-def with_real_torch_xla(**environment):
+def with_real_torch_xla(folder, **environment):
     """Run the script with this very Python; pip, which has no index, cannot change it."""
     basic = {
         "PYTHON": sys.executable,
@@ -570,24 +571,26 @@ def with_real_torch_xla(**environment):
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     }
-    return run(SCRIPT, **{**os.environ, **basic, **environment})
+    script = shutil.copy(SCRIPT, folder)
+    (folder / "requirements.txt").write_text(REQUIREMENTS)
+    return run(script, **{**os.environ, **basic, **environment})
 
 
 @needs_torch_xla
-def test_real_torch_xla_without_a_chip():
-    status, output = with_real_torch_xla(SETUP_TPU_KIND="TPU")
+def test_real_torch_xla_without_a_chip(tmp_path):
+    status, output = with_real_torch_xla(tmp_path, SETUP_TPU_KIND="TPU")
     assert status == 1 and "torch_xla sees no TPU and took the CPU" in the_error(output)
-    status, output = with_real_torch_xla()
+    status, output = with_real_torch_xla(tmp_path)
     assert status == 1 and "1 answer, but Lightning" in the_error(output)
 
 
 @needs_torch_xla
-def test_real_torch_xla_with_pretended_chips():
+def test_real_torch_xla_with_pretended_chips(tmp_path):
     pretender = next(HERE.rglob("sitecustomize.py"), None)
     if pretender is None:
         pytest.skip("no sitecustomize.py under tests/ that lets the CPU pass for a TPU")
     status, output = with_real_torch_xla(
-        PYTHONPATH=str(pretender.parent), FAKE_TPU="2", CPU_NUM_DEVICES="2"
+        tmp_path, PYTHONPATH=str(pretender.parent), FAKE_TPU="2", CPU_NUM_DEVICES="2"
     )
     assert status == 0, output
     assert "2 CPU device(s), each with the right matrix product: xla:0 xla:1" in output

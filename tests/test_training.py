@@ -22,7 +22,7 @@ OPTIMIZER = {
 
 
 def first_batch(dataset, indices, p=0.15, **options):
-    """The batch of these examples."""
+    """The batch of these examples, in shared rows where nothing else is said."""
     keys = [(0, np.array(indices))]
     options = {"batch_size": len(indices)} | options
     return next(iter(training.MaskedBatches(dataset, keys, mlm_probability=p, seed=0, **options)))
@@ -50,9 +50,9 @@ def gradients(model):
     }
 
 
-def dense(bert, batch):
-    """Loss and gradients that BertForMaskedLM has for the very batch."""
-    bert = copy.deepcopy(bert)
+def dense(bert, dataset, indices, p=0.15):
+    """Loss and gradients that BertForMaskedLM has for these examples, a row for each."""
+    bert, batch = copy.deepcopy(bert), first_batch(dataset, indices, p, packed=False)
     mask = batch.get("attention_mask")
     loss = bert(batch["input_ids"], attention_mask=mask, labels=batch["labels"]).loss
     loss.backward()
@@ -77,48 +77,51 @@ def close(found, expected, tolerance=2e-6):
 # the training step
 
 
-PADDED, EQUAL = [0, 5, 9, 77, 200, 359], [3]
+PADDED, MANY, ONE = [0, 5, 9, 77, 200, 359], list(range(100, 140)), [3]
 
 
 @pytest.mark.parametrize(
     "indices, options",
     [
-        (PADDED, {}),
+        (PADDED, {"packed": False}),
+        (PADDED, {"packed": True}),
+        (MANY, {"packed": True}),
         (PADDED, {"static": True}),
         (PADDED, {"static": True, "batch_size": 9}),
         (PADDED, {"p": 0.6}),
-        (EQUAL, {"p": 0.999}),
+        (ONE, {"p": 0.999}),
     ],
-    ids=["padded", "static", "static with empty rows", "60 %", "one example"],
+    ids=["rows", "one shared row", "shared rows", "static", "empty rows", "60 %", "one example"],
 )
 def test_step_has_the_loss_and_gradients_of_bert(module, dataset, indices, options):
     batch = first_batch(dataset, indices, **options)
     assert ("attention_mask" in batch) == (len(indices) > 1)
     loss, grads = stepped(module, batch)
-    expected, theirs = dense(module.bert, batch)
+    expected, theirs = dense(module.bert, dataset, indices, options.get("p", 0.15))
     assert loss == pytest.approx(expected, rel=1e-6)
     assert loss > 1
     close(grads, theirs)
     assert grads["cls.predictions.bias"].abs().sum() > 0
 
 
-def test_step_without_padding(module, blocks):
-    batch = first_batch(blocks, [0, 1, 2, 3])
-    assert "attention_mask" not in batch
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "shared rows"])
+def test_step_on_blocks(module, blocks, packed):
+    batch = first_batch(blocks, [0, 1, 2, 3], packed=packed)
+    assert ("attention_mask" in batch) == packed
     loss, grads = stepped(module, batch)
-    expected, theirs = dense(module.bert, batch)
+    expected, theirs = dense(module.bert, blocks, [0, 1, 2, 3])
     assert loss == pytest.approx(expected, rel=1e-6)
     close(grads, theirs)
 
 
 def test_padding_changes_nothing(module, dataset):
-    """The same examples in batches of three widths have one loss."""
+    """The same examples in batches of several shapes have one loss."""
     sums = [
-        module.masked_loss(first_batch(dataset, [4, 5, 6], static=static))[0].item()
-        for static in (False, True)
+        module.masked_loss(first_batch(dataset, [4, 5, 6], **how))[0].item()
+        for how in ({"packed": True}, {"packed": False}, {"static": True})
     ]
     alone = sum(module.masked_loss(first_batch(dataset, [i]))[0].item() for i in (4, 5, 6))
-    assert sums == pytest.approx([alone, alone], rel=1e-5)
+    assert sums == pytest.approx([alone] * 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["", "static"])
@@ -132,7 +135,7 @@ def test_a_batch_with_nothing_masked_is_no_nan(module, dataset, static):
 
 
 def test_logits_are_those_of_the_masked_positions(module, dataset):
-    batch = first_batch(dataset, PADDED)
+    batch = first_batch(dataset, PADDED, packed=False)
     loss, logits, labels = module.masked_loss(batch)
     with torch.no_grad():
         whole = module.bert(batch["input_ids"], batch["attention_mask"]).logits
@@ -208,7 +211,7 @@ def test_dropout_is_a_function_of_seed_step_and_process(bert, dataset):
 
 def test_evaluate_equals_a_plain_loop(module, dataset):
     keys = training.held_out_keys(dataset.lengths, 16, 0)
-    made = list(training.MaskedBatches(dataset, keys, 16, 0.15, 0))
+    made = list(training.MaskedBatches(dataset, keys, 16, 0.15, 0, packed=False))
     loss = right = count = 0
     with torch.no_grad():
         for batch in made:
@@ -227,13 +230,13 @@ def test_evaluate_equals_a_plain_loop(module, dataset):
 
 
 def test_evaluate_is_the_same_for_any_batches_and_processes(module, dataset):
-    def figures(batch_size, rank=0, world=1, static=False, add_up=lambda sums: sums):
+    def figures(batch_size, rank=0, world=1, add_up=lambda sums: sums, **how):
         keys = training.held_out_keys(dataset.lengths, batch_size * world, 0)
-        made = training.MaskedBatches(dataset, keys, batch_size, 0.15, 0, rank, world, static)
+        made = training.MaskedBatches(dataset, keys, batch_size, 0.15, 0, rank, world, **how)
         return training.evaluate(module, made, add_up)
 
     expected = figures(16)
-    for found in (figures(1), figures(500), figures(16, static=True)):
+    for found in (figures(1), figures(500), figures(16, static=True), figures(16, packed=False)):
         assert found == pytest.approx(expected, rel=1e-5)
     sums = []
     for rank in range(3):
@@ -251,6 +254,7 @@ def test_evaluate_leaves_the_module_as_it_was(bert, dataset):
         module.train(mode)
         assert training.evaluate(module, made) == training.evaluate(module, made)  # no dropout
         assert module.training == module.bert.training == mode
+    training.evaluate(module, made, lambda sums: sums if not sums.requires_grad else None)
     assert all(p.grad is None for p in module.parameters())
 
 
@@ -352,7 +356,7 @@ def test_adamw_is_that_of_torch(module, dataset):
         fused=False,
     )
     for step in range(5):
-        batch = first_batch(dataset, [step, step + 50, step + 99])
+        batch = first_batch(dataset, [step, step + 50, step + 99], packed=False)
         stepped(module, batch)
         optimizer.step()
         scheduler.step()

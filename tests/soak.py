@@ -1,0 +1,99 @@
+"""Kill a training run at random moments, go on each time, and compare with one that was left alone.
+
+    python tests/soak.py [--cuts 100] [--folder DIR]
+
+Prints how many cuts were survived; exit 1 if weights or history differ in one bit. The kills (SIGKILL)
+fall anywhere after the first step of a process, so while checkpoints are written too: one is
+written after every other step.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = [sys.executable, str(ROOT / "tests/run_notebook.py"), str(ROOT / "notebooks/04_train.ipynb")]
+
+
+def english(folder):
+    """A small English text in `folder`; its path."""
+    from pydoc_data.topics import topics
+
+    lines = [line for name in sorted(topics) for line in topics[name].splitlines() if line.strip()]
+    path = folder / "text.txt"
+    path.write_text("\n".join(lines[:300]) + "\n")
+    return path
+
+
+def start(folder, **parameters):
+    """04_train in a process of its own, in `folder`, with one thread; a Popen with its output as text."""
+    folder.mkdir(exist_ok=True)
+    values = [str(part) for name in parameters for part in ("-p", name, parameters[name])]
+    return subprocess.Popen(
+        [*RUN, *values], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )  # fmt: skip
+
+
+def result(folder):
+    """What a finished run left: (weights, history without speeds)."""
+    place = folder / "bert-mlm/run"
+    keeper = torch.load(place / "checkpoints/last.ckpt")["callbacks"]["Keeper"]
+    history = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in keeper["history"]]
+    return torch.load(place / "saved.bin"), history
+
+
+def cut_often(folder, cuts, seed=0, **parameters):
+    """Kill the run `cuts` times while it trains, then let it end; (cuts made, steps done at each start)."""
+    chance, done_at, made = random.Random(seed), [], 0
+    while True:
+        process = start(folder, **parameters)
+        for line in process.stdout:
+            if "steps are done" in line:
+                done_at.append(int(line.split(": ")[1].split()[0].replace(",", "")))
+            if made < cuts and line.startswith("step ") and "train_loss" in line:
+                time.sleep(chance.uniform(0, 0.3))
+                process.send_signal(signal.SIGKILL)
+                break
+        rest = process.communicate()[0]
+        if process.returncode == 0:
+            return made, done_at
+        if process.returncode != -signal.SIGKILL:
+            raise RuntimeError(rest[-3000:])
+        made += 1
+
+
+def same(one, other):
+    """Whether two results agree in every bit."""
+    weights = one[0].keys() == other[0].keys() and all(torch.equal(one[0][k], other[0][k]) for k in one[0])
+    return weights and one[1] == other[1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cuts", type=int, default=100)
+    parser.add_argument("--folder", type=Path, default=None)
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp())
+    # more steps than cuts, or the run ends before it was cut so often
+    parameters = dict(
+        corpus=english(folder), model="scratch:tiny", batch_size=4, epochs=1000,
+        max_steps=6 * arguments.cuts, checkpoint_steps=2,
+    )  # fmt: skip
+    output = start(folder / "whole", **parameters).communicate()[0]
+    made, done_at = cut_often(folder / "cut", arguments.cuts, **parameters)
+    agree = same(result(folder / "whole"), result(folder / "cut"))
+    print(output[-200:] if not agree else "", f"{made} cuts survived, bit-identical: {agree}; starts at {done_at}")
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
