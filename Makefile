@@ -1,7 +1,7 @@
 # make train      install what is needed, then run 01 to 05 on text that Python itself carries
 # make test       every test but those of the TPU path (make check: its fast part)
 # make test-tpu   the TPU path on torch_xla's CPU backend, in an environment of its own
-# make benchmark  06_speed at the size of BERT-base: the ratios that the README quotes
+# make benchmark  06_speed with BERT-base's shapes: half an hour on an idle machine
 # make outputs    run the notebooks and store what they print in them
 #
 # PYTHON is the interpreter to build on; PIP_FLAGS goes to pip (the README says what for).
@@ -10,7 +10,8 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 PRACTICE := $(CURDIR)/runs/practice
 SMALL := -p corpus pydoc -p model scratch:tiny -p workdir $(PRACTICE)
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+SENTENCE := "If the [MASK] is not found, an [MASK] is raised."
+STORE := .venv/bin/python tools/store_outputs.py --workdir runs/outputs
 
 .PHONY: train check fix test test-tpu benchmark outputs
 
@@ -24,11 +25,11 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 	touch $@
 
 .venv-tpu/made: requirements.txt tests/tpu/requirements.txt
-	tests/tpu/make_venv.sh .venv-tpu tests/tpu/requirements.txt python3.13 $(PYTHON)
+	tests/tpu/make_venv.sh .venv-tpu tests/tpu/requirements.txt python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) $(PYTHON)
 	touch $@
 
 .venv-kaggle/made: requirements.txt tests/tpu/requirements-kaggle.txt
-	tests/tpu/make_venv.sh .venv-kaggle tests/tpu/requirements-kaggle.txt python3.12 $(PYTHON)
+	tests/tpu/make_venv.sh .venv-kaggle tests/tpu/requirements-kaggle.txt python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python) $(PYTHON)
 	touch $@
 
 train: .venv/made
@@ -37,7 +38,8 @@ train: .venv/made
 	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/02_corpus.ipynb 02_corpus.ipynb -p corpus pydoc -p workdir $(PRACTICE)
 	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/03_dataset.ipynb 03_dataset.ipynb $(SMALL)
 	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/04_train.ipynb 04_train.ipynb $(SMALL) -p epochs 10
-	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/05_predict.ipynb 05_predict.ipynb -p run_name run -p workdir $(PRACTICE)
+	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/05_predict.ipynb 05_predict.ipynb -p run_name run -p workdir $(PRACTICE) \
+		-p sentence $(SENTENCE)
 	.venv/bin/python tools/learned.py $(PRACTICE)
 
 check: .venv/made-for-tests
@@ -55,3 +57,16 @@ test: check
 
 test-tpu: .venv/made-for-tests .venv-tpu/made .venv-kaggle/made
 	.venv-tpu/bin/python -m pytest tests/tpu
+
+benchmark: .venv/made-for-tests
+	mkdir -p runs/benchmark
+	cd runs/benchmark && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/06_speed.ipynb 06_speed.ipynb -p corpus pydoc -p model scratch:base -p steps 10
+
+outputs: .venv/made-for-tests
+	rm -rf runs/outputs && mkdir -p runs/outputs
+	$(STORE) notebooks/01_setup.ipynb
+	$(STORE) notebooks/02_corpus.ipynb -p corpus pydoc
+	$(STORE) notebooks/03_dataset.ipynb -p corpus pydoc -p model scratch:tiny
+	$(STORE) notebooks/04_train.ipynb -p corpus pydoc -p model scratch:tiny -p epochs 10
+	$(STORE) notebooks/05_predict.ipynb -p run_name run -p sentence $(SENTENCE)
+	$(STORE) notebooks/06_speed.ipynb -p corpus pydoc -p model scratch:tiny

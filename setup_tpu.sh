@@ -66,6 +66,7 @@ tensorboard>=2.15
 papermill>=2.6
 ipykernel>=6.29
 jupyterlab>=4.2
+accelerate>=1.1
 END
 }
 

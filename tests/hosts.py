@@ -42,7 +42,9 @@ def hub(name, folder):
     def answer(path):
         path = path.split("?")[0]
         if path.startswith(f"/api/models/{name}/tree/"):
-            tree = [{"type": "file", "path": n, "size": len(b), "oid": "0"} for n, b in files.items()]
+            tree = [
+                {"type": "file", "path": n, "size": len(b), "oid": "0"} for n, b in files.items()
+            ]
             return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
         if path.startswith(f"/api/models/{name}"):
             about = {"id": name, "sha": commit, "siblings": [{"rfilename": n} for n in files]}

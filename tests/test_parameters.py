@@ -293,7 +293,7 @@ bf16, f32, f16 = torch.bfloat16, torch.float32, torch.float16
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Make this machine one of so many GPUs and TPU cores, with torch_xla as a stand-in."""
-    for name in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "TPU_PROCESS_ADDRESSES"):
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "TPU_PROCESS_ADDRESSES"):
         monkeypatch.delenv(name, raising=False)
     for name in [name for name in sys.modules if name.partition(".")[0] == "torch_xla"]:
         monkeypatch.delitem(sys.modules, name)
@@ -475,10 +475,10 @@ def test_kaggles_setting_that_breaks_8_processes_goes(machine, monkeypatch):
     assert "TPU_PROCESS_ADDRESSES" not in hardware.os.environ
 
 
-@pytest.mark.parametrize("launcher", ["TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"])
+@pytest.mark.parametrize("launcher", ["TORCHELASTIC_RUN_ID", "SLURM_NTASKS"])
 def test_several_machines(machine, monkeypatch, launcher):
     machine(gpus=2)
-    monkeypatch.setenv(launcher, "1")
+    monkeypatch.setenv(launcher, "6")
     arguments, device = hardware.trainer_arguments(num_nodes=3)
     assert (arguments["num_nodes"], arguments["devices"]) == (3, 2)
     assert arguments["strategy"] == "ddp"  # the launcher has started the processes

@@ -61,7 +61,9 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, text, whole, number):
             break
     line = refusal(finish(process, 1))
     assert re.search(r"stopped at step \d+ of 24, saved: run this again to go on", line)
-    assert ": 0 of 24" not in finish(start(tmp_path, corpus=text, **{**SMALL, "checkpoint_steps": 1000}))
+    assert ": 0 of 24" not in finish(
+        start(tmp_path, corpus=text, **{**SMALL, "checkpoint_steps": 1000})
+    )
     assert same(result(whole), result(tmp_path))
 
 
@@ -74,15 +76,20 @@ def test_interrupting_the_kernel_leaves_the_notebook_usable(tmp_path, text, whol
     try:
         for cell in notebook.cells:
             if cell.cell_type == "code" and cell.id != "go":
-                reply = client.execute_interactive(cell.source, output_hook=lambda m: None, timeout=120)
+                reply = client.execute_interactive(
+                    cell.source, output_hook=lambda m: None, timeout=120
+                )
             elif cell.id == "go":
+
                 def stop(message):
                     if "step      5" in str(message["content"]):
                         manager.interrupt_kernel()
 
                 reply = client.execute_interactive(cell.source, output_hook=stop, timeout=120)
                 assert "run this again to go on" in reply["content"]["evalue"]
-                reply = client.execute_interactive(cell.source, output_hook=lambda m: None, timeout=120)
+                reply = client.execute_interactive(
+                    cell.source, output_hook=lambda m: None, timeout=120
+                )
             assert reply["content"]["status"] == "ok", reply["content"]
     finally:
         client.stop_channels()
@@ -107,7 +114,9 @@ def test_finished_other_and_new_runs(tmp_path, text, whole):
     line = refusal(finish(start(folder, corpus=text, **SMALL, lr=1e-4), 1))
     assert "lr was" in line and "is 0.0001" in line and "resume='never'" in line
     finish(start(folder, corpus=text, **SMALL, lr=1e-4, resume="never"))
-    assert (run / "saved.bin").read_bytes() == saved and (run.with_name("run-2") / "run.json").exists()
+    assert (run / "saved.bin").read_bytes() == saved and (
+        run.with_name("run-2") / "run.json"
+    ).exists()
 
 
 def damage(path):
@@ -127,7 +136,18 @@ def test_damaged_files_fall_back_to_the_last_good_checkpoint(tmp_path, text, who
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path, text):
-    output = finish(start(tmp_path, corpus=text, **SMALL, lr=1.0, schedule="constant", weight_decay=0.0, precision=32), 0)
+    output = finish(
+        start(
+            tmp_path,
+            corpus=text,
+            **SMALL,
+            lr=1.0,
+            schedule="constant",
+            weight_decay=0.0,
+            precision=32,
+        ),
+        0,
+    )
     assert "nan" not in output  # Adam bounds each step: even lr=1 is finite, so it must be provoked
     source = jupyter_notebook("04_train")
     (cell,) = [cell for cell in source.cells if cell.id == "shared-module"]
@@ -138,7 +158,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path
     )
     nbformat.write(source, tmp_path / "edited.ipynb")
     command = [*RUN[:2], "edited.ipynb"]
-    values = [str(p) for n, v in {**SMALL, "corpus": text, "run_name": "nan"}.items() for p in ("-p", n, v)]
+    values = [
+        str(p)
+        for n, v in {**SMALL, "corpus": text, "run_name": "nan"}.items()
+        for p in ("-p", n, v)
+    ]
     done = subprocess.run([*command, *values], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "step 10" in refusal(done.stdout) and "try a lower lr" in refusal(done.stdout)
@@ -190,7 +214,12 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, text):
     assert losses(tmp_path / "fork") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
     assert losses(tmp_path / "torchrun") == pytest.approx(losses(tmp_path / "fork"), abs=1e-6)
     for folder in ("fork", "torchrun"):
-        assert json.loads((tmp_path / folder / "bert-mlm/run/run.json").read_text())["hardware"]["processes"] == 2
+        assert (
+            json.loads((tmp_path / folder / "bert-mlm/run/run.json").read_text())["hardware"][
+                "processes"
+            ]
+            == 2
+        )
 
 
 def test_a_failing_process_ends_all_with_its_error(tmp_path, text):

@@ -220,7 +220,7 @@ def test_copy_writes_nothing_when_nothing_differs(suite):
 # structure
 
 PARAMETERS = 'epochs: int = 1  # times through the corpus\nname: str = "run"  # its folder'
-CHECK = "def check_parameters(given):\n    pass\n\ncheck_parameters(globals())"
+CHECK = "def check_parameters(given, names):\n    pass"
 
 
 def write_lawful(*extra):
@@ -228,7 +228,9 @@ def write_lawful(*extra):
     cells = [
         new_markdown_cell("# Title", id="title"),
         code(PARAMETERS, "parameters", "parameters"),
+        code("RULES = {}", "shared-rules"),
         code(CHECK, "shared-check"),
+        code('check_parameters(globals(), "epochs name")', "check"),
         *extra,
     ]
     for number, cell in enumerate((c for c in cells if c.cell_type == "code"), 1):
@@ -248,7 +250,7 @@ def test_structure_passes_a_lawful_notebook(suite, capsys):
     "cell, problem",
     [
         (code("  ", "x"), "is empty"),
-        (code("pass\n" * 45, "x"), "has 45 lines"),
+        (code("pass\n" * 90, "x"), "has 90 lines"),
         (code("open('/tmp/x')", "x"), "path of one machine: /tmp/x"),
         (code("", "x", outputs=[new_output("stream", text="in /root/y\n")]), "machine: /root/y"),
         (code("1 / 0", "x", outputs=[new_output("error", ename="E", evalue="")]), "an error"),
@@ -284,9 +286,13 @@ def test_structure_finds_what_is_wrong_with_a_notebook(suite):
     notebook = shared_cells.read(write_lawful())
     notebook.metadata.papermill = {}
     shared_cells.write(notebook, "lawful.ipynb")
-    change("lawful.ipynb", title="Title", shared_check="x = 1")
+    change("lawful.ipynb", title="Title", check="x = 1")
     found = "\n".join(structure.problems("lawful.ipynb"))
-    for problem in ["metadata ['papermill']", "begin with a title", "comes shared-check"]:
+    for problem in [
+        "metadata ['papermill']",
+        "begin with a title",
+        "come shared-rules, shared-check",
+    ]:
         assert problem in found
     notebook.metadata = {}
     shared_cells.write(notebook, "lawful.ipynb")

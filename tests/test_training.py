@@ -387,9 +387,9 @@ def test_lightning_steps_the_schedule_each_step(module):
         (None, "constant", "scratch:tiny", 128, 4, 1e-5),
         (None, "linear", "bert", 768, 32, 1e-4),
         (None, "linear", "bert", 768, 128, 2e-4),
-        (None, "linear", "scratch:tiny", 128, 32, 2e-3),
-        (None, "linear", "scratch:tiny", 128, 8, 1e-3),
-        (None, "linear", "scratch:base", 768, 32, 2e-3 / 6),
+        (None, "linear", "scratch:tiny", 128, 32, 1e-3),
+        (None, "linear", "scratch:tiny", 128, 8, 5e-4),
+        (None, "linear", "scratch:base", 768, 32, 1e-3 / 6),
     ],
 )
 def test_the_learning_rate_and_its_reason(asked, schedule, model, hidden, batch, expected):

@@ -1,6 +1,6 @@
 """Say what a practice run has learned; exit 1 if that is nothing.
 
-    python tools/learned.py WORKDIR [RUN_NAME]
+python tools/learned.py WORKDIR [RUN_NAME]
 """
 
 import json

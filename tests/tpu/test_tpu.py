@@ -68,12 +68,22 @@ def test_cut_and_resumed_is_bit_identical(tmp_path, text_file):
     """Dropout on; the first run is told to stop (SIGTERM, as a preempted machine is) on its way."""
     parameters = {**SMALL, "corpus": text_file, "dropout": 0.1, "checkpoint_steps": 3}
     values = [str(part) for name in parameters for part in ("-p", name, parameters[name])]
-    command = [sys.executable, str(HERE.parent / "run_notebook.py"), str(ROOT / "notebooks/04_train.ipynb")]
+    command = [
+        sys.executable,
+        str(HERE.parent / "run_notebook.py"),
+        str(ROOT / "notebooks/04_train.ipynb"),
+    ]
     weights = []
     for name, cut in (("whole", False), ("cut", True)):
         folder = tmp_path / name
         folder.mkdir()
-        run = dict(cwd=folder, env=environment(1), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        run = dict(
+            cwd=folder,
+            env=environment(1),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         if cut:
             with subprocess.Popen([*command, *values], **run) as first:
                 for line in first.stdout:
@@ -84,7 +94,7 @@ def test_cut_and_resumed_is_bit_identical(tmp_path, text_file):
             assert first.returncode == 1 and "run this again to go on" in rest
         again = subprocess.run([*command, *values], **run)
         assert again.returncode == 0, again.stdout[-3000:]
-        assert ("0 of 30 steps are done" in again.stdout) != cut
+        assert ("run: 0 of 30 steps are done" in again.stdout) != cut
         weights.append(torch.load(folder / "bert-mlm/run/saved.bin"))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
@@ -120,9 +130,13 @@ def test_setup_and_prediction_notebooks(train, tmp_path):
 
 def test_what_a_tpu_saved_loads_without_torch_xla(train, tmp_path):
     plain = ROOT / ".venv/bin/python"
-    assert plain.exists() and "torch_xla" not in os.listdir(next((ROOT / ".venv/lib").iterdir()) / "site-packages")
+    assert plain.exists() and "torch_xla" not in os.listdir(
+        next((ROOT / ".venv/lib").iterdir()) / "site-packages"
+    )
     workdir = train(2, batch_size=4).folder.parent
-    done, out = papermill("05_predict", tmp_path, python=str(plain), workdir=workdir, run_name="run")
+    done, out = papermill(
+        "05_predict", tmp_path, python=str(plain), workdir=workdir, run_name="run"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "identical: True" in out.read_text()
 
@@ -147,7 +161,9 @@ ASKED = [  # devices there, what is asked for, environment, what the error says
 @pytest.mark.parametrize("here, asked, env, texts", ASKED)
 def test_asking_for_what_is_not_there(tmp_path, here, asked, env, texts):
     """Before anything is downloaded: an unreachable corpus is never asked for."""
-    done, _ = papermill("04_train", tmp_path, here, tpu_cores=asked, corpus="http://127.0.0.1:9/none.txt")
+    done, _ = papermill(
+        "04_train", tmp_path, here, tpu_cores=asked, corpus="http://127.0.0.1:9/none.txt"
+    )
     message = [line for line in done.stderr.splitlines() if line.startswith("NotebookError")]
     assert done.returncode != 0 and len(message) == 1
     assert all(text in message[0] for text in texts)
