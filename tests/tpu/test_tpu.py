@@ -120,9 +120,13 @@ def test_a_failing_worker_fails_the_notebook(tmp_path, text_file):
     assert "bad example 7" in (tmp_path / "out.ipynb").read_text()
 
 
-def test_setup_and_prediction_notebooks(train, tmp_path):
-    done, _ = papermill("01_setup", tmp_path, 1, tpu_cores=1)
+@pytest.mark.parametrize("here, asked", [(1, 1), (1, "[0]"), (2, 2), (8, 8)])
+def test_setup_notebook(tmp_path, here, asked):
+    done, _ = papermill("01_setup", tmp_path, here, tpu_cores=asked)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_prediction_notebook(train, tmp_path):
     workdir = train(1).folder.parent
     done, _ = papermill("05_predict", tmp_path, 1, workdir=workdir, run_name="run")
     assert done.returncode == 0, done.stderr[-3000:]
