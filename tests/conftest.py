@@ -6,6 +6,7 @@ import functools
 import linecache
 import random
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -56,14 +57,20 @@ def cells(notebook, *ids, whole=False):
     return module
 
 
+REFUSALS = []  # (seconds that it took, the line)
+
+
 @contextlib.contextmanager
 def refused(*words):
-    """The block must raise a NotebookError whose one line contains all these words.
+    """The block must raise a NotebookError, within seconds, whose one line contains all these words.
 
     As a context it gives a function that returns the line.
     """
+    began = time.monotonic()
     with pytest.raises(ValueError) as caught:
         yield lambda: str(caught.value)
+    REFUSALS.append((time.monotonic() - began, str(caught.value)))
+    assert REFUSALS[-1][0] < 20
     assert type(caught.value).__name__ == "NotebookError", repr(caught.value)
     (line,) = str(caught.value).splitlines()
     assert [word for word in words if word not in line] == [], line
@@ -164,3 +171,12 @@ def bert(tokenizer):
     torch.set_num_threads(1)  # tiny models only wait for more
     torch.manual_seed(0)
     return BertForMaskedLM._from_config(config, attn_implementation="sdpa")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many rows the table of bad inputs and faults has, and how long the slowest refusal took."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+    rows = sum("fault" in r.keywords for r in reports if r.when == "call")
+    terminalreporter.write_line(f"bad inputs and faults: {rows} rows, {len(REFUSALS)} refusals")
+    for seconds, line in sorted(REFUSALS, reverse=True)[:1]:
+        terminalreporter.write_line(f"the slowest took {seconds:.1f} s: {line}")

@@ -153,6 +153,7 @@ def test_split_is_made_once(tmp_path):
     ],
     ids=["LF", "CRLF", "CR", "blank lines", "BOM", "BOM and CRLF"],
 )
+@pytest.mark.fault
 def test_lines_are_read_rightly(tmp_path, content):
     lines = [*sentences(20), "  indented: Größe, ß, 語\u2028a separator, \x0b and \x0c"]
     text = write(tmp_path / "a.txt", content(lines))
@@ -191,6 +192,7 @@ def test_lines_are_read_rightly(tmp_path, content):
         "binary",
     ],
 )
+@pytest.mark.fault
 def test_what_is_no_text_is_refused(tmp_path, content, words):
     text = write(tmp_path / "a.txt", content)
     with refused(str(tmp_path / "a.txt"), *words):
@@ -198,11 +200,13 @@ def test_what_is_no_text_is_refused(tmp_path, content, words):
     assert files(tmp_path) == ["a.txt"]  # nothing half-made is left
 
 
+@pytest.mark.fault
 def test_ten_lines_are_enough(tmp_path):
     folder = corpus.load_corpus(save(tmp_path, "abcdefghij"), tmp_path)
     assert read(folder) == [list("abcdefghi"), ["j"]]
 
 
+@pytest.mark.fault
 def test_a_line_of_5_megabytes_is_kept_whole(tmp_path):
     lines = sentences(20)
     lines[7] = "word " * 1_000_000 + "end"
@@ -253,6 +257,7 @@ def test_files_of_one_name_do_not_meet(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["{}", "file://{}", "gone"])
+@pytest.mark.fault
 def test_what_is_not_there_is_refused(tmp_path, given):
     for path, word in ((tmp_path, "is a folder"), (tmp_path / "gone.txt", "does not exist")):
         with refused(word, str(path), "pass a text file, a URL, 'nietzsche' or 'pydoc'"):
@@ -268,6 +273,7 @@ def test_a_workdir_is_made_and_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workdir", ["a.txt", "a.txt/below", "/proc/work", "/dev/null"])
+@pytest.mark.fault
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, monkeypatch, workdir):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.txt", "text")
@@ -367,6 +373,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.fault
 def test_a_download_that_fails_says_so_and_leaves_nothing(tmp_path, monkeypatch, host, fault):
     urls = f"{host.url}/{fault}", f"{host.url}/{fault}/mirror"
     path = tmp_path / "corpus" / "nietzsche" / "nietzsche.txt"
@@ -379,11 +386,13 @@ def test_a_download_that_fails_says_so_and_leaves_nothing(tmp_path, monkeypatch,
     assert corpus.fetch_corpus("nietzsche", tmp_path)[1].read_bytes() == BODY
 
 
+@pytest.mark.fault
 def test_nobody_there(tmp_path):
     with refused("http://127.0.0.1:9/a.txt", "ConnectionError", 'corpus="pydoc"'):
         corpus.download(["http://127.0.0.1:9/a.txt"], None, tmp_path / "a.txt", timeout=0.2)
 
 
+@pytest.mark.fault
 def test_half_a_file_is_not_taken_for_the_text(tmp_path, monkeypatch, host):
     known(monkeypatch, f"{host.url}/ok")
     path = tmp_path / "corpus" / "nietzsche" / "nietzsche.txt"
@@ -393,6 +402,7 @@ def test_half_a_file_is_not_taken_for_the_text(tmp_path, monkeypatch, host):
 
 
 @pytest.mark.parametrize("fault", ["404", "500", "cut", "loop"])
+@pytest.mark.fault
 def test_a_url_that_fails_leaves_nothing(tmp_path, host, fault):
     url = f"{host.url}/{fault}/text.txt"
     with refused(url, FAULTS[fault], 'corpus="pydoc"'):
@@ -420,8 +430,11 @@ def test_urls_that_look_alike_do_not_meet(tmp_path, host):
         assert all_lines(folder) == sorted(lines)
 
 
+@pytest.mark.fault
 def test_a_url_of_no_text_is_refused(tmp_path, host):
     host.texts["/page"] = b"<html>\n" * 3
     with refused(f"{host.url}/page", "3 non-blank line(s)"):
         corpus.load_corpus(f"{host.url}/page", tmp_path)
     assert not list(tmp_path.rglob("corpus.json"))
+    host.texts["/page"] = BODY  # mended there: what was refused is not kept
+    assert all_lines(corpus.load_corpus(f"{host.url}/page", tmp_path)) == sorted(LINES)

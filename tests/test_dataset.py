@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TOKENS, cells, refused, sentences
+from hosts import serve
 from transformers import AutoTokenizer, BertTokenizer
 
 tokens = cells("04_train", *TOKENS)
@@ -114,6 +116,7 @@ def test_blocks_that_fit_exactly(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("examples", ["line", "block"])
+@pytest.mark.fault
 def test_padding_and_truncation_baked_into_the_file_change_nothing(
     tmp_path, text, tokenizer, examples
 ):
@@ -202,6 +205,7 @@ def test_batches_of_lines_leave_no_seam(text, tokenizer, monkeypatch):
     assert [array.tolist() for array in tokens.encode_lines(text, tokenizer)] == expected
 
 
+@pytest.mark.fault
 def test_a_text_without_tokens_is_refused(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("\u200b\n" * 20, "utf-8")
     for _ in range(2):
@@ -255,6 +259,7 @@ def test_scratch_learns_and_a_folder_is_loaded(corpus_folder, tokenizer, tmp_pat
 
 
 @pytest.mark.parametrize("role", ["mask", "pad", "cls", "sep"])
+@pytest.mark.fault
 def test_a_tokenizer_that_cannot_mask_is_refused(tmp_path, tokenizer, role):
     from transformers import PreTrainedTokenizerFast
 
@@ -266,6 +271,7 @@ def test_a_tokenizer_that_cannot_mask_is_refused(tmp_path, tokenizer, role):
         tokens.load_tokenizer(str(tmp_path), None)
 
 
+@pytest.mark.fault
 def test_no_tokenizer_there(tmp_path, tokenizer):
     (tmp_path / "empty").mkdir()
     tokenizer.save_pretrained(tmp_path / "damaged")
@@ -274,6 +280,34 @@ def test_no_tokenizer_there(tmp_path, tokenizer):
     for path in (tmp_path / "empty", tmp_path / "damaged", tmp_path / "gone"):
         with refused(f"model={str(path)!r}", "no tokenizer found", '"scratch:tiny"'):
             tokens.load_tokenizer(str(path), None)
+
+
+# a Hub that is not there (in a process of its own: the client reads the address when imported)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("fault", ["unknown name", "nobody there", "never answers"])
+def test_a_hub_that_has_no_such_model(tmp_path, fault):
+    """Its own client would try again for minutes where nobody answers."""
+    over = threading.Event()
+
+    def answer(path):
+        if fault == "never answers":
+            over.wait(60)
+        return 401, {"X-Error-Code": "RepoNotFound"}, b""
+
+    program = """
+tokens = cells("04_train", "shared-check", "shared-tokenizer")
+with refused("model='somebody/bert'", "no tokenizer found", sys.argv[1], "scratch:tiny"):
+    tokens.load_tokenizer("somebody/bert", None)
+"""
+    reason = "not a valid model identifier" if fault == "unknown name" else "couldn't connect"
+    with serve(answer) as endpoint:
+        endpoint = "http://127.0.0.1:9" if fault == "nobody there" else endpoint
+        process = start(program, reason, HF_HOME=str(tmp_path), HF_ENDPOINT=endpoint)
+        errors = process.communicate()[1]
+        over.set()
+    assert process.returncode == 0, errors[-3000:]
 
 
 # size

@@ -116,6 +116,10 @@ def test_dropout_has_the_gradient_of_what_it_kept():
     assert (y.detach() == x.detach() * x.grad).all()
 
 
+def test_dropout_of_nearly_everything_is_finite():
+    assert fast.fast_dropout(torch.ones(1000), 1 - 1e-9).isfinite().all()
+
+
 def test_dropout_of_nothing():
     x = torch.randn(5)
     assert fast.fast_dropout(x, 0.0) is x

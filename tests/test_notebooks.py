@@ -199,6 +199,7 @@ def test_help_documents_every_parameter(name):
         ("epochs", "many", "epochs='many': expected int"),
     ],
 )
+@pytest.mark.fault
 def test_bad_parameters_stop_before_anything_else(tmp_path, parameter, value, words):
     """In the cell after the parameters: nothing is installed, downloaded or written."""
     with pytest.raises(RuntimeError) as caught:

@@ -122,6 +122,7 @@ def test_every_rule_is_tried_below():
 
 
 @pytest.mark.parametrize("name", VALUES)
+@pytest.mark.fault
 def test_each_rule(name, capsys):
     """Possible values pass; impossible ones and other types are refused, saying what is allowed."""
     using = [notebook for notebook in NAMES if name in parameters_of(notebook)]
@@ -142,6 +143,7 @@ def test_each_rule(name, capsys):
 
 
 @pytest.mark.parametrize("notebook", NAMES)
+@pytest.mark.fault
 def test_a_parameter_that_was_deleted(notebook):
     for name in parameters_of(notebook):
 
@@ -167,12 +169,14 @@ def test_a_parameter_that_was_deleted(notebook):
         ("run", "run_name"),
     ],
 )
+@pytest.mark.fault
 def test_an_unknown_name_gets_the_nearest_suggested(given, meant):
     with refused(f"unknown parameter {given!r}", "did you mean '") as caught:
         check("04_train", {given: 3, "epochs": 2})
     assert given in ("learning_rate", "bs", "run") or f"did you mean {meant!r}" in caught()
 
 
+@pytest.mark.fault
 def test_an_unknown_name_in_the_first_cell():
     with refused("unknown parameter 'batchsize'", "did you mean 'batch_size'?"):
         check("04_train", edit=lambda source: source + "\nbatchsize = 4")
@@ -189,6 +193,7 @@ def test_an_unknown_name_in_the_first_cell():
     ],
 )
 @pytest.mark.parametrize("notebook", ["01_setup", "04_train"])
+@pytest.mark.fault
 def test_contradictions(notebook, values, words):
     with refused(words, "set only one"):
         check(notebook, values)
@@ -375,7 +380,7 @@ NO_CORES = {"cores": 0}  # torch_xla is there, a TPU is not
         (TWO_GPUS, {"gpus": 2}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         (TWO_GPUS, {"gpus": -1}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         (TWO_GPUS | EIGHT_CORES, {"gpus": 2}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
-        (TWO_GPUS, {"gpus": 2, "strategy": "fsdp"}, ("gpu", 2, "fsdp", "32-true", bf16)),
+        (TWO_GPUS, {"gpus": 2, "strategy": "ddp"}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         # TPU cores
         (ONE_CORE, {"tpu_cores": 1}, ("tpu", 1, "auto", "32-true", bf16)),
         (ONE_CORE, {"tpu_cores": -1}, ("tpu", 1, "auto", "32-true", bf16)),
@@ -427,8 +432,11 @@ def test_trainer_arguments(machine, there, asked, expected):
         (ONE_CORE, {"precision": 16}, ['precision="16" needs a GPU', "tpu"]),
         (OLD_GPU, {"precision": "bf16"}, ['precision="bf16"', "no bfloat16", '"16" or "32"']),
         (NOTHING, {"num_nodes": 2}, ["num_nodes=2", "torchrun or SLURM", "README"]),
+        (NOTHING, {"strategy": "fsdp"}, ['strategy="fsdp" needs GPUs', "torchrun", '"auto"']),
+        (TWO_GPUS, {"strategy": "fsdp"}, ['strategy="fsdp" needs GPUs', "torchrun", '"auto"']),
     ],
 )
+@pytest.mark.fault
 def test_what_is_not_there_is_refused(machine, there, asked, words):
     machine(**there)
     with refused(*words):
@@ -436,6 +444,7 @@ def test_what_is_not_there_is_refused(machine, there, asked, words):
 
 
 @pytest.mark.parametrize("asked", [{}, {"tpu_cores": 1}, {"tpu_cores": -1}])
+@pytest.mark.fault
 def test_a_torch_xla_of_another_torch(machine, asked):
     machine(cores=8, xla="2.7.1")
     with refused(torch.__version__, "2.7.1", "do not belong together", "setup_tpu.sh", "restart"):
@@ -444,6 +453,7 @@ def test_a_torch_xla_of_another_torch(machine, asked):
     assert found[1]["kind"] == "cpu"  # whoever asks for no TPU is not bothered
 
 
+@pytest.mark.fault
 def test_a_tpu_that_cannot_be_counted(machine):
     machine(cores=8, counts="raise OSError('no metadata server')")
     for cores in (None, 8):
@@ -459,6 +469,7 @@ def test_a_machine_that_is_no_tpu_host_has_no_cores(machine):
         hardware.trainer_arguments(tpu_cores=1)
 
 
+@pytest.mark.fault
 def test_a_kernel_that_has_used_the_tpu(machine):
     machine(cores=8, used=True)
     for asked in (8, -1, None):
@@ -483,6 +494,8 @@ def test_several_machines(machine, monkeypatch, launcher):
     assert (arguments["num_nodes"], arguments["devices"]) == (3, 2)
     assert arguments["strategy"] == "ddp"  # the launcher has started the processes
     assert device["processes"] == 2
+    sharded = hardware.trainer_arguments(num_nodes=3, strategy="fsdp")[0]
+    assert sharded["strategy"] == "fsdp"
 
 
 def test_a_gpu_is_asked_about_bf16_in_another_process(monkeypatch):

@@ -107,6 +107,7 @@ def jupyter_notebook(name):
     return load_notebook_node(str(ROOT / f"notebooks/{name}.ipynb"))
 
 
+@pytest.mark.fault
 def test_finished_other_and_new_runs(tmp_path, text, whole):
     """A finished run is shown, not trained over; another under its name is refused; "never" is new."""
     shutil.copytree(whole, tmp_path / "a")
@@ -127,6 +128,7 @@ def damage(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
+@pytest.mark.fault
 def test_damaged_files_fall_back_to_the_last_good_checkpoint(tmp_path, text, whole):
     shutil.copytree(whole, tmp_path / "a")
     run = tmp_path / "a/bert-mlm/run"
@@ -138,6 +140,19 @@ def test_damaged_files_fall_back_to_the_last_good_checkpoint(tmp_path, text, who
     assert json.loads((run / "run.json").read_text())["training"]["steps"] == 24
 
 
+@pytest.mark.fault
+def test_two_damaged_checkpoints_are_not_trained_over(tmp_path, text, whole):
+    shutil.copytree(whole, tmp_path / "a")
+    kept = tmp_path / "a/bert-mlm/run/checkpoints"
+    for name in ("last.ckpt", "previous.ckpt"):
+        damage(kept / name)
+    before = {path.name: path.stat().st_size for path in kept.iterdir()}
+    line = refusal(finish(start(tmp_path / "a", corpus=text, **SMALL), 1))
+    assert "last.ckpt and previous.ckpt cannot be read" in line and "resume='never'" in line
+    assert {path.name: path.stat().st_size for path in kept.iterdir()} == before
+
+
+@pytest.mark.fault
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path, text):
     output = finish(
         start(
@@ -175,6 +190,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.fault
 def test_a_full_disk_loses_nothing(tmp_path, text):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -189,6 +205,7 @@ def test_a_full_disk_loses_nothing(tmp_path, text):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.fault
 def test_a_workdir_that_cannot_be_written(tmp_path, text):
     (tmp_path / "file").touch()
     line = refusal(finish(start(tmp_path, corpus=text, **SMALL, workdir="file"), 1))
@@ -226,6 +243,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, text):
         )
 
 
+@pytest.mark.fault
 def test_a_failing_process_ends_all_with_its_error(tmp_path, text):
     source = jupyter_notebook("04_train")
     (cell,) = [cell for cell in source.cells if cell.id == "shared-dataset"]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from conftest import TRAINING, cells, refused
 
-training = cells("04_train", *TRAINING, "baseline", "lr")
+training = cells("04_train", *TRAINING, "shared-lr", "baseline")
 OPTIMIZER = {
     "lr": 1e-3,
     "weight_decay": 0.01,
@@ -264,6 +264,7 @@ def test_evaluate_without_anything_to_predict(module, dataset):
     assert training.evaluate(module, [first_batch(dataset, [1], p=1e-9)]) == expected
 
 
+@pytest.mark.fault
 def test_evaluate_of_a_loss_beyond_all_bounds(module, dataset):
     with torch.no_grad():
         module.bert.cls.predictions.bias[:] = (
@@ -489,12 +490,14 @@ def test_dropout_is_set_everywhere(model, dropout, folder, tokenizer):
     assert made.config.attention_probs_dropout_prob == dropout
 
 
+@pytest.mark.fault
 def test_a_model_of_fewer_words_than_its_tokenizer(folder, tokenizer):
     set_config(folder, vocab_size=50)
     with refused(f"knows 50 tokens, its tokenizer makes {len(tokenizer)}", "one model"):
         training.load_bert(str(folder), tokenizer, 64)
 
 
+@pytest.mark.fault
 def test_max_len_above_the_models_positions(folder, tokenizer):
     with refused("max_len=65", "64 positions", "at or below"):
         training.load_bert(str(folder), tokenizer, 65)
@@ -502,6 +505,7 @@ def test_max_len_above_the_models_positions(folder, tokenizer):
         training.load_bert("scratch:tiny", tokenizer, 513)
 
 
+@pytest.mark.fault
 def test_a_model_that_is_no_bert(folder, tokenizer):
     set_config(folder, model_type="gpt2")
     with refused(f"model={str(folder)!r}", "'gpt2'", "pass a BERT"):
@@ -511,6 +515,7 @@ def test_a_model_that_is_no_bert(folder, tokenizer):
 @pytest.mark.parametrize(
     "fault", ["no folder", "no config", "damaged config", "no weights", "cut weights"]
 )
+@pytest.mark.fault
 def test_a_folder_that_is_not_whole(folder, tokenizer, fault):
     weights = folder / "model.safetensors"
     if fault == "no folder":
@@ -527,12 +532,14 @@ def test_a_folder_that_is_not_whole(folder, tokenizer, fault):
         training.load_bert(str(folder), tokenizer, 64)
 
 
+@pytest.mark.fault
 def test_weights_of_another_shape(folder, tokenizer):
     set_config(folder, hidden_size=64)
     with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
         training.load_bert(str(folder), tokenizer, 64)
 
 
+@pytest.mark.fault
 def test_no_pickled_weights_are_executed(folder, tokenizer, tmp_path):
     """Weights as a pickle that runs code when it is read: it must not run."""
 

@@ -54,6 +54,9 @@ def text_file(tmp_path_factory):
     return path
 
 
+RUNS = []  # (devices, what differs from SMALL, run) of each training, for the table at the end
+
+
 @pytest.fixture(scope="session")
 def train(tmp_path_factory, text_file):
     """train(devices, **parameters) -> (run.json, run folder) of 04, made once for each set."""
@@ -67,6 +70,27 @@ def train(tmp_path_factory, text_file):
         assert done.returncode == 0, done.stderr[-3000:]
         place = folder / "bert-mlm" / "run"
         history = json.loads((place / "run.json").read_text())
-        return SimpleNamespace(**history, folder=place)
+        RUNS.append((devices, parameters, SimpleNamespace(**history, folder=place)))
+        return RUNS[-1][-1]
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Losses and XLA's counts of each training, side by side; 0 devices are the CPU itself."""
+    form = "{:>7} {:>5} {:>9} {:>9} {:>12} {:>9} {:>5}  {}".format
+    titles = "devices", "steps", "before", "after", "compilations", "fallbacks", "reads", ""
+    terminalreporter.write_line(form(*titles))
+    for devices, parameters, run in sorted(RUNS, key=lambda r: (r[2].training["steps"], r[0])):
+        xla = run.xla or {"compilations": "-", "fallbacks": [], "reads": "-"}
+        losses = [f"{figures['loss']:.6f}" for figures in (run.before, run.after)]
+        others = {k: v for k, v in parameters.items() if k not in ("max_steps", "epochs")}
+        row = (
+            devices,
+            run.training["steps"],
+            *losses,
+            xla["compilations"],
+            len(xla["fallbacks"]),
+            xla["reads"],
+        )
+        terminalreporter.write_line(form(*row, " ".join(f"{k}={v}" for k, v in others.items())))

@@ -40,10 +40,12 @@ def test_a_core_by_index(train):
     assert losses(one) == pytest.approx(losses(train(0, max_steps=4)), **NEAR)
 
 
-@pytest.mark.parametrize("devices, batch_size", [(1, 8), (2, 4)])
-def test_few_compilations_however_many_steps(train, devices, batch_size):
-    short = train(devices, batch_size=batch_size)
-    long = train(devices, batch_size=batch_size, max_steps=120, epochs=4)
+@pytest.mark.parametrize(
+    "devices, batch_size, few, many", [(1, 8, 30, 120), (2, 4, 30, 120), (8, 1, 8, 30)]
+)
+def test_few_compilations_however_many_steps(train, devices, batch_size, few, many):
+    short = train(devices, batch_size=batch_size, max_steps=few)
+    long = train(devices, batch_size=batch_size, max_steps=many, epochs=4)
     assert short.xla["compilations"] == long.xla["compilations"] <= 6
     assert short.xla["fallbacks"] == long.xla["fallbacks"] == []
 
@@ -126,10 +128,15 @@ def test_setup_notebook(tmp_path, here, asked):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_prediction_notebook(train, tmp_path):
-    workdir = train(1).folder.parent
-    done, _ = papermill("05_predict", tmp_path, 1, workdir=workdir, run_name="run")
+@pytest.mark.parametrize(
+    "devices, options", [(1, {}), (2, dict(batch_size=4)), (8, dict(batch_size=1, max_steps=8))]
+)
+def test_prediction_notebook(train, tmp_path, devices, options):
+    """On the machine that trained."""
+    workdir = train(devices, **options).folder.parent
+    done, out = papermill("05_predict", tmp_path, devices, workdir=workdir, run_name="run")
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "identical: True" in out.read_text()
 
 
 def test_what_a_tpu_saved_loads_without_torch_xla(train, tmp_path):
