@@ -249,10 +249,17 @@ def test_pack_puts_each_example_in_one_row(sizes):
     sizes = np.array(sizes)
     rows = batches.pack(sizes, 128)
     assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
-    assert len(rows) == -(-sizes.sum() // max(128, sizes.max()))  # no more rows than it takes
+    fewest, most = (-(-sizes.sum() // max(width, sizes.max())) for width in (128, 64))
+    assert fewest <= len(rows) <= most
     loads = [sizes[row].sum() for row in rows]
     assert max(loads) - min(loads) <= sizes.max()
+    assert max(loads) * len(rows) <= fewest * (sizes.sum() / fewest + sizes.max())
     assert [list(row) for row in batches.pack(sizes, 128)] == rows
+
+
+def test_pack_takes_the_number_of_rows_that_pads_nothing():
+    assert len(batches.pack(np.full(100, 30), 128)) == 25  # 24 rows would be 150 wide
+    assert len(batches.pack(np.full(8, 32), 128)) == 2  # of all that pad nothing, the widest
 
 
 def test_packed_batches_are_hardly_padded(dataset):
