@@ -88,7 +88,8 @@ def main():
     parser.add_argument("--cuts", type=int, default=100)
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
-    folder = arguments.folder or Path(tempfile.mkdtemp())
+    folder = (arguments.folder or Path(tempfile.mkdtemp())).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     # more steps than cuts, or the run ends before it was cut so often
     parameters = dict(
         corpus=english(folder), model="scratch:tiny", batch_size=4, epochs=1000,
