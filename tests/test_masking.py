@@ -223,7 +223,11 @@ def test_what_a_batch_says_of_itself(dataset, how):
         found = labels[batch["positions"]]
         assert batch["positions"].dtype == torch.int64
         assert (found[found != -100] == labels[labels != -100]).all()
-        assert "static" in how or (found != -100).all()
+        if "packed" in how:  # few shapes
+            assert len(found) % 16 == 0 and (found == -100).sum() < 16
+            assert shape[1] % 8 == 0 or shape[1] == dataset.lengths.max() + 2
+        elif "static" not in how:
+            assert (found != -100).all()
         assert batch["masked"] == (labels != -100).sum()
         assert batch["masked"].dtype == torch.float32
         assert batch["tokens"] == dataset.lengths[indices].sum()
