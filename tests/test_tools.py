@@ -334,7 +334,7 @@ VOLATILE = """
 import sys, time, uuid
 from IPython.display import HTML, display
 for done in range(3):
-    bar = f"{done}0%|##| {done}/3 {time.perf_counter()}it/s"
+    bar = f"{done}0%|##| {done}/3 {time.perf_counter():.3f}it/s"
     print("\\r" + bar, end="", file=sys.stderr, flush=True)
     time.sleep(0.25)  # ipykernel sends what was written every 0.2 s
 print(file=sys.stderr, flush=True)
