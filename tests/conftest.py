@@ -177,6 +177,8 @@ def pytest_terminal_summary(terminalreporter):
     """How many rows the table of bad inputs and faults has, and how long the slowest refusal took."""
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
     rows = sum("fault" in r.keywords for r in reports if r.when == "call")
+    if not rows:
+        return
     terminalreporter.write_line(f"bad inputs and faults: {rows} rows, {len(REFUSALS)} refusals")
     for seconds, line in sorted(REFUSALS, reverse=True)[:1]:
         terminalreporter.write_line(f"the slowest took {seconds:.1f} s: {line}")
