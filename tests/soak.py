@@ -8,6 +8,7 @@ written after every other step.
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -53,16 +54,21 @@ def result(folder):
     return torch.load(place / "saved.bin"), history
 
 
-def cut_often(folder, cuts, seed=0, **parameters):
-    """Kill the run `cuts` times while it trains, then let it end; (cuts made, steps done at each start)."""
-    chance, done_at, made = random.Random(seed), [], 0
+def cut_often(folder, cuts, whole, **parameters):
+    """Kill the run `cuts` times while it trains, then let it end; (cuts made, steps done at each start).
+
+    All the time between first log lines and kills is at most half of what the run in the folder `whole`
+    trained, so that a fast machine does not end before the last cut.
+    """
+    seconds = json.loads((whole / "bert-mlm/run/run.json").read_text())["training"]["seconds"]
+    chance, done_at, made = random.Random(0), [], 0
     while True:
         process = start(folder, **parameters)
         for line in process.stdout:
             if "steps are done" in line:
                 done_at.append(int(line.split(": ")[1].split()[0].replace(",", "")))
             if made < cuts and line.startswith("step ") and "train_loss" in line:
-                time.sleep(chance.uniform(0, 0.3))
+                time.sleep(chance.uniform(0, seconds / 2 / cuts))
                 process.send_signal(signal.SIGKILL)
                 break
         rest = process.communicate()[0]
@@ -96,7 +102,7 @@ def main():
         max_steps=60 * arguments.cuts, checkpoint_steps=2,
     )  # fmt: skip
     output = start(folder / "whole", **parameters).communicate()[0]
-    made, done_at = cut_often(folder / "cut", arguments.cuts, **parameters)
+    made, done_at = cut_often(folder / "cut", arguments.cuts, folder / "whole", **parameters)
     agree = made == arguments.cuts and same(result(folder / "whole"), result(folder / "cut"))
     print(
         output[-200:] if not agree else "",

@@ -19,6 +19,7 @@ from soak import RUN, cut_often, english, result, same, start
 pytestmark = pytest.mark.slow
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums are rounded by how threads share them
 SMALL = dict(model="scratch:tiny", batch_size=8, max_steps=24, checkpoint_steps=2)
+LONG = {**SMALL, "epochs": 4, "max_steps": 120}  # there is time to stop it
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def text(tmp_path_factory):
 def whole(tmp_path_factory, text):
     """The folder of a run that was left alone."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(start(folder, corpus=text, **SMALL))
+    finish(start(folder, corpus=text, **LONG))
     return folder
 
 
@@ -48,22 +49,22 @@ def refusal(output):
 
 
 def test_killed_four_times_and_resumed_is_bit_identical(tmp_path, text, whole):
-    made, done_at = cut_often(tmp_path, 4, corpus=text, **SMALL)
-    assert made == 4 and done_at[0] == 0 and done_at[-1] > 0
+    made, done_at = cut_often(tmp_path, 4, whole, corpus=text, **LONG)
+    assert made == 4 and done_at[0] == 0 < done_at[1] < done_at[4]
     assert same(result(whole), result(tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, text, whole, number):
-    process = start(tmp_path, corpus=text, **{**SMALL, "checkpoint_steps": 1000})
+    process = start(tmp_path, corpus=text, **{**LONG, "checkpoint_steps": 1000})
     for line in process.stdout:
-        if line.startswith("step      5"):
+        if line.startswith("step      4"):
             process.send_signal(number)
             break
     line = refusal(finish(process, 1))
-    assert re.search(r"stopped at step \d+ of 24, saved: run this again to go on", line)
-    assert ": 0 of 24" not in finish(
-        start(tmp_path, corpus=text, **{**SMALL, "checkpoint_steps": 1000})
+    assert re.search(r"stopped at step \d+ of 120, saved: run this again to go on", line)
+    assert ": 0 of 120" not in finish(
+        start(tmp_path, corpus=text, **{**LONG, "checkpoint_steps": 1000})
     )
     assert same(result(whole), result(tmp_path))
 
@@ -71,7 +72,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, text, whole, number):
 def test_interrupting_the_kernel_leaves_the_notebook_usable(tmp_path, text, whole):
     """Cell by cell in a kernel, as a person would: stop in the middle of training, run the cell again."""
     notebook = parameterize_notebook(
-        jupyter_notebook("04_train"), {**SMALL, "corpus": str(text), "checkpoint_steps": 1000}
+        jupyter_notebook("04_train"), {**LONG, "corpus": str(text), "checkpoint_steps": 1000}
     )
     manager, client = jupyter_client.manager.start_new_kernel(cwd=str(tmp_path), env=ONE_THREAD)
     try:
@@ -85,7 +86,7 @@ def test_interrupting_the_kernel_leaves_the_notebook_usable(tmp_path, text, whol
             else:
 
                 def stop(message):
-                    if "step      5" in str(message["content"]):
+                    if "step      4" in str(message["content"]):
                         manager.interrupt_kernel()
 
                 reply = client.execute_interactive(cell.source, output_hook=stop, timeout=120)
@@ -113,11 +114,11 @@ def test_finished_other_and_new_runs(tmp_path, text, whole):
     shutil.copytree(whole, tmp_path / "a")
     folder, run = tmp_path / "a", tmp_path / "a/bert-mlm/run"
     saved = (run / "saved.bin").read_bytes()
-    assert "nothing to train" in finish(start(folder, corpus=text, **SMALL))
+    assert "nothing to train" in finish(start(folder, corpus=text, **LONG))
     assert (run / "saved.bin").read_bytes() == saved
-    line = refusal(finish(start(folder, corpus=text, **SMALL, lr=1e-4), 1))
+    line = refusal(finish(start(folder, corpus=text, **LONG, lr=1e-4), 1))
     assert "lr was" in line and "is 0.0001" in line and "resume='never'" in line
-    finish(start(folder, corpus=text, **SMALL, lr=1e-4, resume="never"))
+    finish(start(folder, corpus=text, **LONG, lr=1e-4, resume="never"))
     assert (run / "saved.bin").read_bytes() == saved and (
         run.with_name("run-2") / "run.json"
     ).exists()
@@ -134,10 +135,10 @@ def test_damaged_files_fall_back_to_the_last_good_checkpoint(tmp_path, text, who
     run = tmp_path / "a/bert-mlm/run"
     for name in ("checkpoints/last.ckpt", "saved.bin", "run.json"):
         damage(run / name)
-    output = finish(start(tmp_path / "a", corpus=text, **SMALL))
-    assert "last.ckpt is damaged" in output and "22 of 24 steps are done" in output
+    output = finish(start(tmp_path / "a", corpus=text, **LONG))
+    assert "last.ckpt is damaged" in output and "118 of 120 steps are done" in output
     assert same(result(whole), result(tmp_path / "a"))
-    assert json.loads((run / "run.json").read_text())["training"]["steps"] == 24
+    assert json.loads((run / "run.json").read_text())["training"]["steps"] == 120
 
 
 @pytest.mark.fault
@@ -147,7 +148,7 @@ def test_two_damaged_checkpoints_are_not_trained_over(tmp_path, text, whole):
     for name in ("last.ckpt", "previous.ckpt"):
         damage(kept / name)
     before = {path.name: path.stat().st_size for path in kept.iterdir()}
-    line = refusal(finish(start(tmp_path / "a", corpus=text, **SMALL), 1))
+    line = refusal(finish(start(tmp_path / "a", corpus=text, **LONG), 1))
     assert "last.ckpt and previous.ckpt cannot be read" in line and "resume='never'" in line
     assert {path.name: path.stat().st_size for path in kept.iterdir()} == before
 
