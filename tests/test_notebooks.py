@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -213,3 +214,15 @@ def test_bad_parameters_stop_before_anything_else(tmp_path, parameter, value, wo
         if any(o.output_type == "error" for o in cell.get("outputs", []))
     ]
     assert failed == ["check"] and not (tmp_path / "bert-mlm").exists()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_no_stored_law_is_false(path):
+    """The runs above are compared with the stored outputs, so a law that is stored as False would hold."""
+    checked = [
+        output.get("text", "")
+        for cell in nbformat.read(path, 4).cells
+        if "nbval-check-output" in cell.metadata.get("tags", [])
+        for output in cell.outputs
+    ]
+    assert not re.search(r"\bFalse$", "\n".join(checked), re.MULTILINE)
