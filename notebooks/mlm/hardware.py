@@ -1,0 +1,239 @@
+"""What this machine has, and what is asked of it, as arguments of `pytorch_lightning.Trainer`."""
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import torch
+from pytorch_lightning.strategies import StrategyRegistry, XLAStrategy
+
+from .notebook import NotebookError, launched
+
+# what is here
+
+
+def tpu_cores_here():
+    """How many TPU cores this machine has, found without starting the TPU runtime.
+
+    Raises NotebookError where torch_xla is there but cannot work.
+    """
+    if importlib.util.find_spec("torch_xla") is None:
+        return 0
+    found = {name: importlib.metadata.version(name) for name in ("torch", "torch_xla")}
+    if len({tuple(re.findall(r"\d+", number)[:2]) for number in found.values()}) > 1:
+        raise NotebookError(
+            f"torch {found['torch']} and torch_xla {found['torch_xla']} do not belong together: "
+            "install a pair of one minor version (setup_tpu.sh does) and restart the kernel"
+        )
+    if os.environ.get("TPU_PROCESS_ADDRESSES") == "local":
+        del os.environ["TPU_PROCESS_ADDRESSES"]  # Kaggle's: it breaks the start of 8 processes
+    from torch_xla._internal import tpu
+
+    try:
+        return tpu.num_available_devices()
+    except Exception as error:  # it asks the metadata server, which only TPU machines have
+        if not tpu.num_available_chips():
+            return 0
+        raise NotebookError(
+            f"this machine's TPU cannot be counted ({type(error).__name__}); where its metadata "
+            "server cannot be reached, set TPU_SKIP_MDS_QUERY=1 and TPU_ACCELERATOR_TYPE="
+            "v5litepod-1 (your type); to train without it, pass tpu_cores=0"
+        ) from None
+
+
+def xla_is_used():
+    """Whether this process has started the XLA runtime: then it can start no others on a TPU."""
+    xla = sys.modules.get("torch_xla")
+    return bool(xla and xla._XLAC._xla_runtime_is_initialized())
+
+
+def cpu_has_bf16():
+    """Whether this CPU multiplies bfloat16 matrices in hardware; without, float32 is faster."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+
+
+def gpu_has_bf16():
+    """Whether the first GPU multiplies bfloat16 in hardware (Ampere and later).
+
+    Asked in another process: once this one has used CUDA it cannot start several on the GPUs.
+    """
+    question = "import torch; print(torch.cuda.get_device_capability()[0] >= 8)"
+    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True)
+    return answer.stdout.strip() == "True"
+
+
+class Machine:
+    """This machine. Each answer is found when it is asked for: some take seconds."""
+
+    @property
+    def gpus(self):
+        return torch.cuda.device_count()
+
+    @functools.cached_property
+    def tpu_cores(self):
+        return tpu_cores_here()
+
+    @property
+    def torch_xla(self):
+        return importlib.util.find_spec("torch_xla") is not None
+
+    @property
+    def xla_is_used(self):
+        return xla_is_used()
+
+    @property
+    def launched(self):
+        return launched()
+
+    def has_bf16(self, kind):
+        """Whether a "cpu", "gpu" or "tpu" of this machine multiplies bfloat16 in hardware."""
+        return {"cpu": cpu_has_bf16, "gpu": gpu_has_bf16, "tpu": lambda: True}[kind]()
+
+
+@dataclass
+class Pretended:
+    """A machine that one would like to ask about, with the answers of a `Machine`."""
+
+    gpus: int = 0
+    tpu_cores: int = 0
+    torch_xla: bool = True
+    xla_is_used: bool = False
+    launched: bool = False
+    bf16: bool = True
+
+    def has_bf16(self, kind):
+        return self.bf16
+
+
+# what to ask of it
+
+
+class TpuCores(XLAStrategy):
+    """Lightning's strategy for several TPU cores, without its detours over the host.
+
+    The processes are forks of one notebook: weights and names are the same in all from the start.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(sync_module_states=False, **kwargs)
+
+    def barrier(self, name=None, *args, **kwargs):
+        """Wait for all: none can know the sum before each has added its number."""
+        if self._launched:
+            import torch_xla.core.xla_model as xm
+
+            xm.all_reduce(xm.REDUCE_SUM, torch.zeros(4).to(self.root_device)).cpu()
+
+    def broadcast(self, obj, src=0):
+        return obj
+
+
+StrategyRegistry.register("tpu_cores", TpuCores, override=True)
+
+
+def tpu_devices(tpu_cores, machine):
+    """`devices` of a TPU Trainer: how many, or [k]. Raises NotebookError if it is not there."""
+    asked, here = int(re.search(r"-?\d+", str(tpu_cores)).group()), machine.tpu_cores
+    one = "[" in str(tpu_cores)
+    if not machine.torch_xla:
+        raise NotebookError(
+            f"tpu_cores={tpu_cores}: torch_xla is not installed; run setup_tpu.sh on a TPU machine, "
+            "or pass tpu_cores=0"
+        )
+    if not here or (one and asked >= here) or (not one and asked not in (-1, 1, here)):
+        below = f" or [k] with k from 0 to {here - 1}" if here > 1 else " or [0]"
+        many = f", {here} (all)" if here > 1 else ""
+        raise NotebookError(
+            f"tpu_cores={tpu_cores}: this machine has {here} TPU cores; pass 0"
+            + (f", 1{many}{below}" if here else " (no TPU)")
+            + "; today Colab's TPU (v5e-1) has 1, Kaggle's (v5e-8) has 8"
+        )
+    devices = [asked] if one else here if asked == -1 else asked
+    if machine.xla_is_used and devices not in (1, [asked]):
+        raise NotebookError(
+            f"tpu_cores={tpu_cores}: this kernel has used the TPU already, so it cannot start "
+            "several processes; restart the kernel and run the notebook from the top"
+        )
+    return devices
+
+
+def choose_devices(gpus, tpu_cores, cpu_processes, machine):
+    """(kind, devices): TPU cores, else GPUs, else the CPU, unless something else is asked for."""
+    cards = machine.gpus if gpus != 0 else 0
+    tpu = tpu_cores not in (None, 0, "0")
+    free = tpu_cores is None and not gpus and cpu_processes == 1  # nothing else was asked for
+    cores = machine.tpu_cores if tpu or free else 0
+    if gpus and (gpus > cards or not cards):
+        raise NotebookError(
+            f"gpus={gpus}: torch {torch.__version__} finds {cards} GPUs here; pass gpus={cards}"
+            + (" (the CPU), or in Colab choose a GPU runtime" if not cards else " or fewer")
+        )
+    if tpu or cores:
+        return "tpu", tpu_devices(-1 if tpu_cores is None else tpu_cores, machine)
+    if cards and cpu_processes == 1:
+        return "gpu", cards if gpus in (None, -1) else gpus
+    return "cpu", cpu_processes
+
+
+def choose_dtype(precision, kind, machine):
+    """The torch dtype that matrix products run in."""
+    if str(precision) == "16" and kind != "gpu":
+        raise NotebookError(
+            f'precision="16" needs a GPU, and this is a {kind}; pass "auto" or "32"'
+        )
+    if str(precision) == "bf16" and kind == "gpu" and not machine.has_bf16(kind):
+        raise NotebookError('precision="bf16": this GPU has no bfloat16; pass "16" or "32"')
+    if str(precision) == "auto":
+        return torch.bfloat16 if machine.has_bf16(kind) else torch.float32
+    return {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[str(precision)]
+
+
+def choose_strategy(strategy, kind, processes, num_nodes, machine):
+    """Lightning's strategy, by its name."""
+    if strategy == "fsdp" and (kind != "gpu" or not machine.launched):
+        raise NotebookError(
+            'strategy="fsdp" needs GPUs and a start by torchrun or SLURM (see the README); '
+            'a notebook by itself can do "auto"'
+        )
+    if num_nodes > 1 and not machine.launched:
+        raise NotebookError(
+            f"num_nodes={num_nodes}: a notebook starts no other machines; start it on each with "
+            "torchrun or SLURM (see the README)"
+        )
+    if kind == "tpu" and processes > 1:
+        return "tpu_cores"
+    if strategy != "fsdp" and processes * num_nodes > 1:
+        return "ddp" if machine.launched else "ddp_notebook"  # ddp_notebook forks this kernel
+    return strategy
+
+
+def trainer_arguments(
+    gpus=None, tpu_cores=None, cpu_processes=1, num_nodes=1, precision="auto", strategy="auto",
+    machine=None,
+):  # fmt: skip
+    """Where to train, as arguments of `pytorch_lightning.Trainer`, from what is asked and there.
+
+    None asks for all there are: TPU cores, else GPUs, else the CPU. `machine` is a Machine (this
+    one if None) or a Pretended. Returns (arguments, device): device is a dict of kind ("cpu",
+    "gpu", "tpu"), processes (on this machine), dtype (what matrix products run in: a torch dtype)
+    and compiles (whether every new shape costs a compilation).
+    Raises NotebookError when something is asked for that is not there.
+    """
+    machine = machine or Machine()
+    kind, devices = choose_devices(gpus, tpu_cores, cpu_processes, machine)
+    dtype = choose_dtype(precision, kind, machine)
+    processes = devices if isinstance(devices, int) else 1
+    arguments = dict(
+        accelerator=kind,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=choose_strategy(strategy, kind, processes, num_nodes, machine),
+        precision="16-mixed" if dtype == torch.float16 else "32-true",
+    )
+    return arguments, dict(kind=kind, processes=processes, dtype=dtype, compiles=kind == "tpu")

@@ -1,0 +1,139 @@
+"""What is written down while a model trains: losses, speed, held-out figures."""
+
+import math
+import time
+
+import pytorch_lightning as pl
+import torch
+
+from .masking import uniform
+from .notebook import NotebookError
+from .progress import Bar, Lines, watched
+from .training import evaluate
+
+
+def add_up(trainer, sums):
+    """The sums of all processes, still on the device."""
+    if trainer.world_size == 1:
+        return sums
+    if sums.device.type == "xla":  # Lightning's reduce would go by way of the host
+        import torch_xla.core.xla_model as xm
+
+        return xm.all_reduce(xm.REDUCE_SUM, sums)
+    return trainer.strategy.reduce(sums, reduce_op="sum")
+
+
+class SeededDropout(pl.Callback):
+    """Dropout as a function of seed, step and process: a resumed run repeats it exactly."""
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        number = int(uniform(self.seed, trainer.global_step, trainer.global_rank, 6) * 2**53)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed asks each kind of device
+        if module.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+        if module.device.type == "xla":
+            import torch_xla
+
+            torch_xla.manual_seed(number)
+
+
+class Journal(pl.Callback):
+    """Logs the training loss about 25 times or more, measures the held-out loss five times.
+
+    `data` is the MaskedLMData, `baseline` its unigram loss. Losses stay on the device until a log
+    line needs them: each read makes the device wait. The history is a list of rows, dicts of step and
+    figures; it and all counts are the callback's state, and so in the checkpoint.
+    """
+
+    def __init__(self, data, baseline):
+        self.data, self.baseline = data, baseline
+        self.log_every = max(1, min(50, data.stop // 25))
+        self.evaluations = {-(-data.stop * part // 4) for part in (1, 2, 3, 4)}  # and before
+        self.progress = Bar() if watched() else Lines()
+        self.state = dict(
+            history=[], sums=[0.0, 0.0], tokens=0, examples=0, cells=0, timed_tokens=0, seconds=0.0
+        )
+        self.clock = None  # starts at the first log line: before it, devices warm up and compile
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = state
+
+    def on_train_start(self, trainer, module):
+        self.sums = torch.tensor(self.state["sums"]).to(module.device)  # loss, tokens since a line
+        self.shown = trainer.is_global_zero
+        if self.shown:
+            self.progress.start(trainer.global_step, self.data.stop, self.baseline)
+        if not self.state["history"]:
+            self.measure(trainer, module)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        step = trainer.global_step
+        self.sums = self.sums + torch.stack([outputs["sum"], outputs["count"]])
+        self.state["tokens"] += batch["tokens"]
+        self.state["examples"] += batch["examples"]
+        self.state["cells"] += batch["input_ids"].numel() * trainer.world_size
+        if self.shown:
+            self.progress.step()
+        if step % self.log_every == 0 or step == self.data.stop:
+            self.note(trainer, module)
+        if step in self.evaluations:
+            self.measure(trainer, module)
+
+    def on_train_end(self, trainer, module):
+        if self.shown:
+            self.progress.end()
+
+    def votes(self):
+        """Numbers of this process that are added up over all with each log line."""
+        return []
+
+    def note(self, trainer, module):
+        """Loss and speed since the last log line, and all votes: one read of the device."""
+        sums = self.sums
+        if trainer.world_size > 1:
+            sums = torch.cat([sums, torch.tensor(self.votes()).to(module.device)])
+        loss, count, *self.voted = add_up(trainer, sums).cpu().tolist()
+        self.sums = torch.zeros(2).to(module.device)
+        row = {
+            "train_loss": loss / max(count, 1),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        if not math.isfinite(row["train_loss"]):
+            raise NotebookError(
+                f"the training loss is {row['train_loss']} at step {trainer.global_step}: the last "
+                "good checkpoint is kept; try a lower lr or precision='32'"
+            )
+        now, tokens = time.perf_counter(), self.state["tokens"]
+        if self.clock:
+            self.state["seconds"] += now - self.clock[0]
+            self.state["timed_tokens"] += tokens - self.clock[1]
+            row["tokens_per_second"] = (tokens - self.clock[1]) / (now - self.clock[0])
+        self.clock = now, tokens
+        self.write(trainer, row)
+        self.skip(now)
+
+    def measure(self, trainer, module):
+        """Held-out loss, perplexity and accuracy; not counted as training time."""
+        began = time.perf_counter()
+        batches = self.data.held_out(trainer.global_rank, trainer.world_size)
+        figures = evaluate(module, batches, lambda sums: add_up(trainer, sums))
+        self.write(trainer, {f"valid_{name}": value for name, value in figures.items()})
+        self.skip(began)
+
+    def skip(self, began):
+        """Take the seconds since `began` out of the training time."""
+        if self.clock:
+            self.clock = self.clock[0] + time.perf_counter() - began, self.clock[1]
+
+    def write(self, trainer, row):
+        self.state["history"].append({"step": trainer.global_step, **row})
+        for logger in trainer.loggers:
+            logger.log_metrics(row, trainer.global_step)
+        if self.shown:
+            self.progress.row(self.state["history"])

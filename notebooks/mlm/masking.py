@@ -1,0 +1,47 @@
+"""BERT's masks as a pure function: nothing is drawn from a stream, nothing depends on what came before."""
+
+import numpy as np
+
+
+def uniform(*keys):
+    """Random numbers in [0, 1), a pure function of integer keys (arrays are broadcast).
+
+    splitmix64 (Steele et al. 2014, doi:10.1145/2714064.2660195), one round a key. Nothing is drawn
+    from a stream, so the masks of an example depend on seed, epoch and position alone: not on its
+    batch, the process, the device, or how many numbers were drawn before.
+    """
+    state = np.uint64(0)
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
+        for key in keys:
+            state = (state ^ np.asarray(key).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return (state >> np.uint64(11)) * 2.0**-53
+
+
+def masked_counts(lengths, seed, epoch, indices, mlm_probability):
+    """How many tokens of each example are predicted: its share, a fraction rounded at random.
+
+    Every token has the chance `mlm_probability`, and no example gets more than the next whole
+    number: room for all masks of a batch is known beforehand, so none is ever left out.
+    """
+    return np.floor(mlm_probability * lengths + uniform(seed, epoch, indices, 0)).astype(np.int64)
+
+
+def mask_tokens(input_ids, lengths, counts, seed, epoch, indices, mask_token_id, vocab_size):
+    """BERT's masks (Devlin et al. 2018, appendix A.1) for rows [CLS] tokens [SEP] padding.
+
+    input_ids (B, T) int64; lengths, counts, indices (B,): tokens, predictions and number of each
+    example. Of the chosen 80% become [MASK], 10% a random token, 10% stay. Returns the masked
+    input_ids and the labels, (B, T), -100 where nothing is predicted.
+    """
+    position = np.arange(input_ids.shape[1])
+    where = seed, epoch, np.asarray(indices)[:, None], position
+    is_token = (position >= 1) & (position <= np.asarray(lengths)[:, None])
+    order = np.where(is_token, uniform(*where, 1), 2.0).argsort(1, kind="stable")
+    chosen = np.zeros(input_ids.shape, bool)
+    np.put_along_axis(chosen, order, position < np.asarray(counts)[:, None], 1)
+    fate, other = uniform(*where, 2), (uniform(*where, 3) * vocab_size).astype(np.int64)
+    masked = np.where(fate < 0.8, mask_token_id, np.where(fate < 0.9, other, input_ids))
+    return np.where(chosen, masked, input_ids), np.where(chosen, input_ids, -100)

@@ -1,0 +1,252 @@
+"""The settings of the notebooks: name, type, default, meaning and range of each, once.
+
+The parameters cells of the notebooks are written from this table, and `check_parameters` reads it.
+"""
+
+import ast
+import difflib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .notebook import NotebookError
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting: the numbers of the notebooks that have it, what it is, and what is possible.
+
+    `possible(value)` is asked for values of the right type; `allowed` says the same in words.
+    """
+
+    notebooks: str
+    name: str
+    type: str  # as an annotation that papermill understands
+    default: Any
+    meaning: str
+    allowed: str
+    possible: Callable
+
+    @property
+    def kinds(self):
+        """The names of the Python types that a value may have."""
+        names = re.findall(r"\w+", self.type)
+        return {"NoneType" if n == "Optional" else n for n in names if n != "Union"}
+
+    @property
+    def line(self):
+        """Its line in a parameters cell."""
+        shown = json.dumps(self.default) if isinstance(self.default, str) else repr(self.default)
+        return f"{self.name}: {self.type} = {shown}  # {self.meaning}"
+
+
+def some_text(value):
+    return value.strip() != ""
+
+
+def is_model(value):
+    sizes = ("tiny", "mini", "small", "base")
+    return some_text(value) and (not value.startswith("scratch:") or value[8:] in sizes)
+
+
+def is_run_name(value):
+    return value is None or (value != "corpus" and re.fullmatch(r"\w[\w.\-]*", value) is not None)
+
+
+MODEL = 'a Hub name, a folder, or "scratch:" and one of tiny, mini, small, base', is_model
+CORPUS = '"nietzsche", "pydoc", a file\'s path or a URL', some_text
+SEED = "0 to 4294967295", lambda v: 0 <= v < 2**32
+RUN_NAME = (
+    "letters, digits, '_', '-' and '.', but not 'corpus', where the texts are",
+    is_run_name,
+)
+P = Parameter
+# fmt: off
+TABLE = [
+    P("5", "sentence", "str", "What is done out of [MASK] always takes place beyond good and [MASK].",
+      "your own", "a sentence with [MASK] where a word is to be filled in", lambda v: "[MASK]" in v),
+    P("5", "top_k", "int", 8, "so many guesses for each [MASK]", "1 to 100", lambda v: 1 <= v <= 100),
+    P("5", "run_name", "Optional[str]", None,
+      'the folder of a run in workdir; None: "run", if there is one', *RUN_NAME),
+    P("2346", "corpus", "str", "nietzsche",
+      '"nietzsche", "pydoc" (needs no network), a file\'s path or a URL', *CORPUS),
+    P("346", "model", "str", "bert-base-uncased",
+      'a Hub name, a folder, or "scratch:tiny|mini|small|base"', *MODEL),
+    P("5", "model", "str", "bert-base-uncased",
+      "with nothing trained yet: a Hub name, a folder, or scratch:tiny", *MODEL),
+    P("5", "corpus", "str", "nietzsche",
+      "read only for scratch: with nothing trained yet: its vocabulary", *CORPUS),
+    P("346", "max_len", "int", 128, "longest example in tokens, [CLS] and [SEP] included",
+      "8 to 512, the number of positions BERT has", lambda v: 8 <= v <= 512),
+    P("34", "examples", "str", "line",
+      '"line": each non-blank line is one; "block": lines fill max_len tokens',
+      '"line" or "block"', lambda v: v in ("line", "block")),
+    P("34", "batch_size", "int", 32, "examples per process and step", "1 to 65536 examples",
+      lambda v: 1 <= v <= 65536),
+    P("6", "batch_size", "int", 32, "examples per step, where a rung does not have 4",
+      "1 to 65536 examples", lambda v: 1 <= v <= 65536),
+    P("4", "epochs", "int", 1, "times that every example is seen", "1 to 100000",
+      lambda v: 1 <= v <= 100000),
+    P("4", "max_steps", "int", -1, "stop after so many optimizer steps; -1: when the epochs are over",
+      "-1 (no limit) or 1 and more", lambda v: v == -1 or v >= 1),
+    P("4", "lr", "Optional[float]", None, "peak learning rate; None: chosen for model and batch, see below",
+      "None (chosen for you) or above 0, at most 1", lambda v: v is None or 0 < v <= 1),
+    P("4", "schedule", "str", "linear",
+      '"linear": warm-up, then down to 0; "constant": the tutorial\'s 1e-5',
+      '"linear" or "constant"', lambda v: v in ("linear", "constant")),
+    P("4", "weight_decay", "float", 0.01, "of the weight matrices; biases and LayerNorm do not decay",
+      "0 to below 1", lambda v: 0 <= v < 1),
+    P("4", "dropout", "Optional[float]", None, "None: the model's own, 0.1 in BERT",
+      "None (the model's own) or 0 to below 1", lambda v: v is None or 0 <= v < 1),
+    P("346", "mlm_probability", "float", 0.15, "share of the tokens that are predicted",
+      "above 0 and below 1", lambda v: 0 < v < 1),
+    P("14", "gpus", "Optional[int]", None, "None: all there are; 0: none; -1: all, or stop",
+      "None (all there are), -1 (all), 0 or a number", lambda v: v is None or v >= -1),
+    P("14", "tpu_cores", "Optional[Union[int, str, list]]", None,
+      "None: all there are; 0, 1, 8, -1 (all) or [k]",
+      "None (all there are), -1 (all), 0, 1, all of them by number, or [k] for one by index",
+      lambda v: v is None or re.fullmatch(r"-1|\d+|\[\s*\d+\s*\]", str(v)) is not None),
+    P("14", "cpu_processes", "int", 1, "processes on this CPU, to try out what several devices do",
+      "1 to 1024", lambda v: 1 <= v <= 1024),
+    P("14", "num_nodes", "int", 1, "machines, each started by torchrun or SLURM",
+      "1 to 4096 machines", lambda v: 1 <= v <= 4096),
+    P("14", "strategy", "str", "auto", 'Lightning\'s; "fsdp" for models that outgrow one GPU (never tried)',
+      '"auto", "ddp" or "fsdp"', lambda v: v in ("auto", "ddp", "fsdp")),
+    P("14", "precision", "Union[int, str]", "auto",
+      '"auto": bf16 where it is fast; or "32", "bf16", "16" (GPU)',
+      '"auto", "32", "bf16" or "16"', lambda v: str(v) in ("auto", "32", "bf16", "16")),
+    P("6", "precision", "Union[int, str]", "auto", '"auto": bf16 where it is fast; or "32", "bf16"',
+      '"auto", "32" or "bf16"', lambda v: str(v) in ("auto", "32", "bf16")),
+    P("4", "checkpoint_steps", "int", 500, "save after so many steps ...", "1 or more optimizer steps",
+      lambda v: v >= 1),
+    P("4", "checkpoint_minutes", "float", 10.0, "... and when so many minutes have passed", "above 0",
+      lambda v: v > 0),
+    P("346", "seed", "int", 0, "of weights, order, masks and dropout", *SEED),
+    P("5", "seed", "int", 0,
+      "of the weights of scratch: with nothing trained yet, and of shuffled sentences", *SEED),
+    P("2346", "workdir", "str", "bert-mlm", "everything is read and written below this folder",
+      "the path of a folder", some_text),
+    P("5", "workdir", "str", "bert-mlm", "where 04 wrote the run", "the path of a folder", some_text),
+    P("4", "run_name", "str", "run", "the folder of this run in workdir", *RUN_NAME),
+    P("4", "resume", "str", "auto", '"auto": go on with an unfinished run; "never": start in a new folder',
+      '"auto" or "never"', lambda v: v in ("auto", "never")),
+    P("6", "steps", "int", 20, "each rung trains on steps * batch_size lines", "2 to 10000 steps",
+      lambda v: 2 <= v <= 10000),
+    P("6", "repeats", "int", 3, "times that everything is measured", "1 to 100",
+      lambda v: 1 <= v <= 100),
+]
+# fmt: on
+
+
+def parameters_of(notebook):
+    """{name: Parameter} of a notebook, "04_train" for example, in the order of its cell."""
+    return {p.name: p for p in TABLE if notebook[1] in p.notebooks}
+
+
+def parameters_cell(notebook):
+    """The source of a notebook's parameters cell."""
+    rows = parameters_of(notebook).values()
+    used = [n for n in ("Optional", "Union") if any(n in p.type for p in rows)]
+    head = "# Edit the values here, or pass them to papermill with -p NAME VALUE."
+    imports = [f"from typing import {', '.join(used)}", ""] if used else []
+    return "\n".join([head, *imports, *(p.line for p in rows)])
+
+
+# the check
+
+
+def assigned_names(cell):
+    """The names that a cell assigns to, if it does nothing else (but import); else None."""
+    try:
+        body = ast.parse(cell).body
+    except SyntaxError:
+        return None
+    names = []
+    for node in body:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(targets[0], ast.Name):
+            names += [target.id for target in targets]
+        elif not isinstance(node, (ast.Import, ast.ImportFrom)):
+            return None
+    return names or None
+
+
+def names_given(history, known):
+    """The names in the parameters cell that ran last, and in the one that papermill puts after it.
+
+    `history` is what ran in this kernel, cell by cell; empty where a runner keeps none. Cells that
+    set none of the `known` names are somebody's own.
+    """
+    for number in range(len(history) - 1, -1, -1):
+        names = assigned_names(history[number])
+        injected = history[number].startswith("# Parameters")  # papermill begins so
+        if names and (injected or known.keys() & names):
+            return names + (
+                assigned_names(history[number - 1]) or [] if injected and number else []
+            )
+    return []
+
+
+def as_number(value, kinds):
+    """A number that was written as text ("1e-4" in YAML, or after papermill's -r), as a number."""
+    if isinstance(value, str) and "str" not in kinds:
+        for kind, read in (("int", int), ("float", float)):
+            if kind in kinds:
+                try:
+                    return read(value)
+                except ValueError:
+                    continue
+    return value
+
+
+def check_value(parameter, value):
+    """Raises NotebookError where a value has another type or is impossible."""
+    name, kinds = parameter.name, parameter.kinds
+    kind = type(value).__name__
+    if kind not in kinds and not (kind == "int" and "float" in kinds):
+        wanted = " or ".join(sorted(k.replace("NoneType", "None") for k in kinds))
+        advice = (
+            f"; papermill's -p takes it for a number, so pass -r {name} {value}"
+            if "str" in kinds and kind in ("int", "float", "bool")
+            else ""
+        )
+        raise NotebookError(f"{name}={value!r}: expected {wanted}, not {kind}{advice}")
+    if not parameter.possible(value):
+        raise NotebookError(f"{name}={value!r} is impossible: allowed is {parameter.allowed}")
+
+
+def check_parameters(namespace, notebook):
+    """Refuse parameters that are missing, unknown, of another type or impossible; list what was set.
+
+    `namespace` are the notebook's globals; numbers that were written as text become numbers there.
+    Returns {name: value}. Raises NotebookError, one line.
+    """
+    known = parameters_of(notebook)
+    given = names_given(namespace.get("In", [])[:-1], known)  # without this very cell
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0)
+            raise NotebookError(f"unknown parameter {name!r}: did you mean {near[0]!r}?")
+    for name, parameter in known.items():
+        if name not in namespace:
+            raise NotebookError(
+                f"parameter {name!r} is missing: put it back in the first code cell"
+            )
+        namespace[name] = as_number(namespace[name], parameter.kinds)
+        check_value(parameter, namespace[name])
+    values = {name: namespace[name] for name in known}
+    wanted = [n for n in ("gpus", "tpu_cores") if str(values.get(n)) not in ("None", "0")]
+    wanted += ["cpu_processes"] if values.get("cpu_processes", 1) > 1 else []
+    if len(wanted) > 1:
+        raise NotebookError(f"{' and '.join(wanted)} contradict each other: set only one of them")
+    changed = [
+        f"{name} = {value!r} (default {known[name].default!r})"
+        for name, value in values.items()
+        if value != known[name].default
+    ]
+    print(
+        "Set for this run:", "; ".join(changed) or "nothing, all parameters are at their defaults"
+    )
+    return values

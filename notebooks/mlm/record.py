@@ -1,0 +1,101 @@
+"""What is left of a run: the model, twice, and run.json, which says what was run with what result."""
+
+import json
+import platform
+
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+from transformers.utils import logging as transformers_logging
+
+from .notebook import installed_version
+
+
+def main_process():
+    """Whether this process is to write: there are others only where torchrun or SLURM started us."""
+    return rank_zero_only.rank == 0
+
+
+def save_model(module, tokenizer, folder):
+    """Write saved.bin, a plain state_dict, and model/ (weights in safetensors, config, tokenizer)."""
+    if not main_process():
+        return
+    transformers_logging.disable_progress_bar()  # one small file needs no bar
+    part = folder / "saved.part"
+    torch.save(module.state_dict(), part)
+    part.replace(folder / "saved.bin")
+    module.bert.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+
+
+def run_settings(parameters, about_corpus, tokenizer, device, total_steps, lr):
+    """What two runs must have in common to be one, a dict of plain values.
+
+    `device` is what `trainer_arguments` found, `lr` the peak learning rate.
+    """
+    same = [
+        "model",
+        "max_len",
+        "examples",
+        "batch_size",
+        "schedule",
+        "weight_decay",
+        "dropout",
+        "mlm_probability",
+        "seed",
+    ]
+    return {
+        **{name: parameters[name] for name in same},
+        "corpus_sha256": about_corpus["sha256"],
+        "processes": device["processes"] * parameters["num_nodes"],
+        "total_steps": total_steps,
+        "lr": lr,
+        "device": device["kind"],
+        "dtype": str(device["dtype"]),
+        "vocab_size": len(tokenizer),
+    }
+
+
+def run_record(run, parameters, about_corpus, train, bert, baseline):
+    """The record of a finished run as a dict; see the README for its fields."""
+    state, settings, measured = run.state, run.settings, run.measured
+    packages = ("torch", "torch_xla", "transformers", "pytorch-lightning")
+    return {
+        "parameters": parameters,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: installed_version(name) for name in packages},
+        },
+        "hardware": {
+            "device": settings["device"],
+            "processes": settings["processes"],
+            "precision": settings["dtype"],
+            "threads": torch.get_num_threads(),
+        },
+        "data": {
+            **{name: about_corpus[name] for name in ("source", "sha256", "lines")},
+            "tokens": len(train.ids),
+        },
+        "model": {"name": settings["model"], "parameters": bert.num_parameters()},
+        "training": {
+            "steps": run.step,
+            "tokens_seen": state["tokens"],
+            "seconds": state["seconds"],
+            "tokens_per_second": state["timed_tokens"] / state["seconds"]
+            if state["seconds"]
+            else None,
+            "padding": 1 - (state["tokens"] + 2 * state["examples"]) / state["cells"],
+            "lr": settings["lr"],
+        },
+        "before": measured.iloc[0].to_dict(),
+        "after": measured.iloc[-1].to_dict(),
+        "baseline": {"loss": baseline},
+        "xla": state.get("xla"),
+    }
+
+
+def write_record(record, folder):
+    """Write run.json, whole or not at all."""
+    if main_process():
+        part = folder / "run.part"
+        part.write_text(json.dumps(record, indent=1) + "\n")
+        part.replace(folder / "run.json")

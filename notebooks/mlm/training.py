@@ -1,0 +1,216 @@
+"""MaskedLM for Lightning: its loss, its optimizer and learning rate, its data, and how it is measured."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from .batches import MaskedBatches, TrainingOrder, held_out_keys
+
+# optimizer and learning rate
+
+
+def choose_lr(lr, schedule, model, hidden_size, batch_size):
+    """(peak learning rate, why): what is asked for, else a rule of thumb for model and batch.
+
+    `batch_size` counts the examples of all processes in a step.
+    """
+    if lr is not None:
+        return lr, "as asked"
+    if schedule == "constant":
+        return 1e-5, "the tutorial's"
+    growth = (batch_size / 32) ** 0.5
+    if model.startswith("scratch:"):
+        return 1e-3 * 128 / hidden_size * growth, "from scratch: 1e-3 * 128 / hidden size, batch 32"
+    return 1e-4 * growth, "fine-tuning: 1e-4 at batch 32"
+
+
+def lr_factor(step, warmup_steps, total_steps, schedule):
+    """Share of the peak learning rate at a step: a linear rise, then a linear fall or a constant.
+
+    Never 0, and 1 only at the peak: an XLA compiler takes these two for constants and starts over.
+    """
+    if schedule == "constant":
+        return 1.0
+    rise = (step + 1) / (warmup_steps + 1)
+    return min(rise, (total_steps - step + 1) / (total_steps - warmup_steps + 1))
+
+
+def adamw(module, lr, weight_decay, warmup_steps, total_steps, schedule):
+    """(AdamW, its schedule). As usual for BERT, biases and LayerNorm do not decay (Devlin et al.'s
+    code); in the tutorial all did. Fused, one pass over the weights, where torch has it."""
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+        lr=lr,
+        weight_decay=weight_decay,
+        fused=matrices[0].device.type in ("cpu", "cuda"),
+    )
+    factor = partial(
+        lr_factor, warmup_steps=warmup_steps, total_steps=total_steps, schedule=schedule
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+# the module
+
+
+def own_example_only(attention_mask):
+    """Which token may look at which, (B, 1, T, T) bool: those of its own example; None if any may.
+
+    attention_mask (B, T) numbers the examples of a row. In 4 dimensions transformers passes it on as
+    it is; of a mask in 2 it would read the values, which on a TPU stops everything at each step.
+    """
+    if attention_mask is None:
+        return None
+    return attention_mask[:, None, :, None] == attention_mask[:, None, None, :]
+
+
+def asked_labels(batch):
+    """What stood at the batch's K masked positions, (K,) int64; -100 where K was filled up."""
+    return batch["labels"].flatten().index_select(0, batch["positions"])
+
+
+class MaskedLM(pl.LightningModule):
+    """BERT and its masked-token loss in nats, as Lightning trains it.
+
+    `optimizer` holds the arguments of `adamw`; `dtype` is what matrix products run in, by autocast;
+    the weights stay float32.
+    """
+
+    def __init__(self, bert, optimizer, dtype=torch.float32):
+        super().__init__()
+        self.bert, self.optimizer, self.matmul_dtype = bert, optimizer, dtype
+
+    def masked_logits(self, batch):
+        """Scores (K, V) of the batch's K masked positions: 85% of BERT's largest product is saved."""
+        half = None if self.matmul_dtype == torch.float32 else self.matmul_dtype
+        with torch.autocast(self.device.type, half, enabled=half is not None):
+            hidden = self.bert.bert(
+                batch["input_ids"],
+                attention_mask=own_example_only(batch.get("attention_mask")),
+                position_ids=batch.get("position_ids"),
+            ).last_hidden_state  # (B, T, H)
+            asked = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, H)
+            return self.bert.cls(asked).float()
+
+    def training_step(self, batch, batch_idx):
+        """Mean loss over the masked tokens of all processes (their gradients are averaged)."""
+        logits, labels = self.masked_logits(batch), asked_labels(batch)
+        loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+        mean = loss * self.trainer.world_size / batch["masked"].clamp(min=1)
+        return {"loss": mean, "sum": loss.detach(), "count": (labels != -100).sum()}
+
+    def configure_optimizers(self):
+        optimizer, scheduler = adamw(self, **self.optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+# its data
+
+
+class Guarded(IterableDataset):
+    """The same batches; an error in them is handed to `on_error` first: a loader may swallow it."""
+
+    def __init__(self, batches, on_error):
+        self.batches, self.on_error = batches, on_error
+
+    def __iter__(self):
+        try:
+            yield from self.batches
+        except Exception as error:
+            self.on_error(error)
+            raise
+
+
+class MaskedLMData(pl.LightningDataModule):
+    """The training batches up to step `stop` and the held-out ones; each process has its share.
+
+    A resumed Trainer gets those from its own step on. `on_error`, a function, is told of an error in
+    them. `compiles`: all batches have one shape, for compilers.
+    """
+
+    def __init__(
+        self, train, valid, batch_size, mlm_probability, seed, stop, compiles=False, on_error=None
+    ):
+        super().__init__()
+        self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
+        self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
+        self.rows = "static" if compiles else "shared"
+
+    def batches(self, dataset, keys, rank=0, world=1):
+        """An iterable of the batches of `keys`, for process `rank` of `world`."""
+        return MaskedBatches(
+            dataset, keys, self.batch_size, self.mlm_probability, self.seed, rank, world, self.rows
+        )
+
+    def train_batches(self, start=0, rank=0, world=1):
+        """The batches of steps `start` to the last."""
+        together = self.batch_size * world
+        order = TrainingOrder(self.train.lengths, together, self.seed, start, self.stop)
+        return self.batches(self.train, order, rank, world)
+
+    def held_out(self, rank=0, world=1):
+        """The held-out batches, their masks drawn once from the seed."""
+        keys = held_out_keys(self.valid.lengths, self.batch_size * world, self.seed)
+        return self.batches(self.valid, keys, rank, world)
+
+    def train_dataloader(self):
+        where = self.trainer and dict(
+            start=self.trainer.global_step,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+        )
+        batches = self.train_batches(**(where or {}))
+        if self.on_error:
+            batches = Guarded(batches, self.on_error)
+        return DataLoader(batches, batch_size=None)
+
+
+# how it is measured
+
+
+@torch.no_grad()
+def evaluate(module, batches, add_up=lambda sums: sums):
+    """Masked-token loss (nats), perplexity exp(loss) and accuracy of a MaskedLM on `batches`.
+
+    The loss is the plain cross-entropy, whatever the module is trained with. `add_up` adds the sums
+    of all processes up; one device read for all batches.
+    """
+    was_training = module.training
+    module.eval()
+    sums = torch.zeros(3).to(module.device)
+    for batch in batches:
+        batch = {k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        logits, labels = module.masked_logits(batch), asked_labels(batch)
+        loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+        right = (logits.argmax(-1) == labels).sum()  # -100 is never the largest
+        sums = sums + torch.stack([loss, (labels != -100).sum(), right])
+        if module.device.type == "xla":  # or all batches would become one graph
+            import torch_xla
+
+            torch_xla.sync()
+    module.train(was_training)
+    loss, count, right = add_up(sums).cpu().tolist()
+    loss = loss / max(count, 1)
+    perplexity = math.exp(min(loss, 700))  # beyond, it is no float
+    return {"loss": loss, "perplexity": perplexity, "accuracy": right / max(count, 1)}
+
+
+def unigram_loss(train, held_out):
+    """Mean loss (nats) on the held-out masked tokens of the training text's word frequencies.
+
+    One is added to each count, so that no word is impossible.
+    """
+    pieces = (train.ids[i : i + 10**7] for i in range(0, len(train.ids), 10**7))  # from disk
+    counts = sum(np.bincount(piece, minlength=train.vocab_size) for piece in pieces) + 1.0
+    labels = torch.cat([batch["labels"].flatten() for batch in held_out]).numpy()
+    return float(-np.log(counts / counts.sum())[labels[labels != -100]].mean())
