@@ -78,3 +78,12 @@ def quiet():
 def launched():
     """Whether torchrun or SLURM started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
+def show_source(function):
+    """Show the library's code of a function or class in the notebook, with colours."""
+    import inspect
+
+    from IPython.display import Code
+
+    return Code(inspect.getsource(function), language="python")
