@@ -81,3 +81,9 @@ def fast_on_cpu(bert):
         if type(module) is torch.nn.Dropout:
             module.__class__ = FastDropout
     return bert
+
+
+def tune_for_cpu(bert):
+    """All of the above for a model that trains on this CPU; says which of it this machine obeys."""
+    print(f"freed memory is kept: {steady_memory()}, float32 by oneDNN: {onednn_float32()}")
+    return fast_on_cpu(bert)

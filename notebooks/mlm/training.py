@@ -114,6 +114,17 @@ class MaskedLM(pl.LightningModule):
         }
 
 
+def reset(module, weights):
+    """Put a MaskedLM back: on the CPU, decoder and embedding one tensor, these weights, in train mode.
+
+    So a cell that trains can be run again, also after an error: on XLA the two come apart, and
+    `from_pretrained` hands models over in eval mode, which Lightning leaves as it is: no dropout.
+    """
+    module.to("cpu").bert.tie_weights()
+    module.load_state_dict(weights)
+    module.train()
+
+
 # its data
 
 
