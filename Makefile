@@ -1,5 +1,6 @@
 # make train      install what is needed, then run 01 to 05 on text that Python itself carries
 # make test       every test but those of the TPU path (make check: its fast part)
+# make fix        repair what make check finds: format, and the library inside the notebooks
 # make test-tpu   the TPU path on torch_xla's CPU backend, in an environment of its own
 # make benchmark  06_speed with BERT-base's shapes: half an hour on an idle machine
 # make outputs    run the notebooks and store what they print in them
@@ -11,6 +12,7 @@ PIP_FLAGS ?=
 PRACTICE := $(CURDIR)/runs/practice
 SMALL := -p corpus pydoc -p model scratch:tiny -p workdir $(PRACTICE)
 SENTENCE := "If the [MASK] is not found, an [MASK] is raised."
+PAPERMILL := $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks
 STORE := .venv/bin/python tools/store_outputs.py --workdir runs/outputs
 
 .PHONY: train check fix test test-tpu benchmark outputs
@@ -34,23 +36,23 @@ STORE := .venv/bin/python tools/store_outputs.py --workdir runs/outputs
 
 train: .venv/made
 	mkdir -p $(PRACTICE)
-	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/01_setup.ipynb 01_setup.ipynb
-	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/02_corpus.ipynb 02_corpus.ipynb -p corpus pydoc -p workdir $(PRACTICE)
-	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/03_dataset.ipynb 03_dataset.ipynb $(SMALL)
-	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/04_train.ipynb 04_train.ipynb $(SMALL) -p epochs 10
-	cd $(PRACTICE) && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/05_predict.ipynb 05_predict.ipynb -p run_name run -p workdir $(PRACTICE) \
-		-p sentence $(SENTENCE)
-	.venv/bin/python tools/learned.py $(PRACTICE)
+	cd $(PRACTICE) && $(PAPERMILL)/01_setup.ipynb 01_setup.ipynb
+	cd $(PRACTICE) && $(PAPERMILL)/02_corpus.ipynb 02_corpus.ipynb -p corpus pydoc -p workdir $(PRACTICE)
+	cd $(PRACTICE) && $(PAPERMILL)/03_dataset.ipynb 03_dataset.ipynb $(SMALL)
+	cd $(PRACTICE) && $(PAPERMILL)/04_train.ipynb 04_train.ipynb $(SMALL) -p epochs 10 --log-output
+	cd $(PRACTICE) && $(PAPERMILL)/05_predict.ipynb 05_predict.ipynb -p run_name run -p workdir $(PRACTICE) -p sentence $(SENTENCE)
+	.venv/bin/python tools/learned.py runs/practice
 
 check: .venv/made-for-tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/python tools/shared_cells.py check
+	.venv/bin/python tools/library.py check
 	.venv/bin/python tools/structure.py
 
 fix: .venv/made-for-tests
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+	.venv/bin/python tools/library.py fix
 
 test: check
 	.venv/bin/python -m pytest tests --ignore tests/tpu
@@ -60,7 +62,7 @@ test-tpu: .venv/made-for-tests .venv-tpu/made .venv-kaggle/made
 
 benchmark: .venv/made-for-tests
 	mkdir -p runs/benchmark
-	cd runs/benchmark && $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks/06_speed.ipynb 06_speed.ipynb -p corpus pydoc -p model scratch:base -p steps 10
+	cd runs/benchmark && $(PAPERMILL)/06_speed.ipynb 06_speed.ipynb -p corpus pydoc -p model scratch:base -p steps 10
 
 outputs: .venv/made-for-tests
 	rm -rf runs/outputs && mkdir -p runs/outputs

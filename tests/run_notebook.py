@@ -1,13 +1,15 @@
 """Run a notebook's cells in one plain process, which tests can kill, signal or start with torchrun.
 
-    python tests/run_notebook.py notebooks/04_train.ipynb -p NAME VALUE ...
+    python tests/run_notebook.py notebooks/04_train.ipynb [--patch FILE] -p NAME VALUE ...
 
-Papermill puts the parameters in; the cells run in an IPython shell, as in a kernel. The exit status
-is 1 if a cell failed.
+Papermill puts the parameters in; the cells run in an IPython shell, as in a kernel. FILE is Python
+that is executed once the library is there, to patch it. The exit status is 1 if a cell failed.
 """
 
+import argparse
 import ast
 import contextlib
+import runpy
 import sys
 
 import matplotlib
@@ -16,14 +18,16 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 
-def run(path, parameters):
-    """Execute all code cells; whether all went well."""
+def run(path, parameters, patch=None):
+    """Execute all code cells, a patch after the library's; whether all went well."""
     matplotlib.use("agg")
     notebook = parameterize_notebook(load_notebook_node(path), parameters)
     shell = InteractiveShell.instance()
     for cell in notebook.cells:
         if cell.cell_type == "code" and not shell.run_cell(cell.source, store_history=True).success:
             return False
+        if cell.id == "library" and patch:
+            runpy.run_path(patch)
     return True
 
 
@@ -35,6 +39,10 @@ def value(text):
 
 
 if __name__ == "__main__":
-    pairs = [argument for argument in sys.argv[2:] if argument != "-p"]
-    values = {name: value(text) for name, text in zip(pairs[::2], pairs[1::2])}
-    sys.exit(0 if run(sys.argv[1], values) else 1)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebook")
+    parser.add_argument("--patch")
+    parser.add_argument("-p", nargs=2, action="append", default=[])
+    options = parser.parse_args()
+    values = {name: value(text) for name, text in options.p}
+    sys.exit(0 if run(options.notebook, values, options.patch) else 1)

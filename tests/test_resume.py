@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import jupyter_client
-import nbformat
 import pytest
 import torch
 from conftest import ROOT
@@ -18,6 +17,7 @@ from soak import RUN, cut_often, english, result, same, start
 
 pytestmark = pytest.mark.slow
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums are rounded by how threads share them
+PATCHES = ROOT / "tests/patches"  # faults, put into the library while it runs
 SMALL = dict(model="scratch:tiny", batch_size=8, max_steps=24, checkpoint_steps=2)
 LONG = {**SMALL, "epochs": 4, "max_steps": 120}  # there is time to stop it
 
@@ -42,6 +42,11 @@ def finish(process, code=0):
     return output
 
 
+def pairs(values):
+    """Parameters as they are typed."""
+    return [str(part) for name in values for part in ("-p", name, values[name])]
+
+
 def refusal(output):
     """The one line of a NotebookError in an output."""
     (line,) = set(re.findall(r"NotebookError: .*", output))
@@ -62,7 +67,9 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, text, whole, number):
             process.send_signal(number)
             break
     line = refusal(finish(process, 1))
-    assert re.search(r"stopped at step \d+ of 120, saved: run this again to go on", line)
+    assert re.search(
+        r"stopped at step \d+ of 120, saved: to go on, run this cell and all below", line
+    )
     assert ": 0 of 120" not in finish(
         start(tmp_path, corpus=text, **{**LONG, "checkpoint_steps": 1000})
     )
@@ -79,7 +86,7 @@ def test_interrupting_the_kernel_leaves_the_notebook_usable(tmp_path, text, whol
         for cell in notebook.cells:
             if cell.cell_type != "code":
                 continue
-            if cell.id != "go":
+            if cell.id != "train":
                 reply = client.execute_interactive(
                     cell.source, output_hook=lambda m: None, timeout=120
                 )
@@ -90,7 +97,7 @@ def test_interrupting_the_kernel_leaves_the_notebook_usable(tmp_path, text, whol
                         manager.interrupt_kernel()
 
                 reply = client.execute_interactive(cell.source, output_hook=stop, timeout=120)
-                assert "run this again to go on" in reply["content"]["evalue"]
+                assert "run this cell and all below" in reply["content"]["evalue"]
                 reply = client.execute_interactive(
                     cell.source, output_hook=lambda m: None, timeout=120
                 )
@@ -168,21 +175,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path
         0,
     )
     assert "nan" not in output  # Adam bounds each step: even lr=1 is finite, so it must be provoked
-    source = jupyter_notebook("04_train")
-    (cell,) = [cell for cell in source.cells if cell.id == "shared-module"]
-    cell.source = cell.source.replace(
-        "        loss, *_ = self.masked_loss(batch)\n",
-        "        loss, *_ = self.masked_loss(batch)\n"
-        "        loss = loss * (float('nan') if self.trainer.global_step == 9 else 1)\n",
+    values = {**SMALL, "corpus": text, "run_name": "nan"}
+    done = subprocess.run(
+        [*RUN, "--patch", PATCHES / "nan_loss.py", *pairs(values)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
-    nbformat.write(source, tmp_path / "edited.ipynb")
-    command = [*RUN[:2], "edited.ipynb"]
-    values = [
-        str(p)
-        for n, v in {**SMALL, "corpus": text, "run_name": "nan"}.items()
-        for p in ("-p", n, v)
-    ]
-    done = subprocess.run([*command, *values], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "step 10" in refusal(done.stdout) and "try a lower lr" in refusal(done.stdout)
     kept = torch.load(tmp_path / "bert-mlm/nan/checkpoints/last.ckpt")
@@ -227,7 +226,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, text):
     values = {**same_for_all, "batch_size": 4, "cpu_processes": 2}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", *RUN,
-         *[str(part) for name in values for part in ("-p", name, values[name])]],
+         *pairs(values)],
         cwd=tmp_path / "torchrun", capture_output=True, text=True, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )  # fmt: skip
@@ -246,18 +245,9 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, text):
 
 @pytest.mark.fault
 def test_a_failing_process_ends_all_with_its_error(tmp_path, text):
-    source = jupyter_notebook("04_train")
-    (cell,) = [cell for cell in source.cells if cell.id == "shared-dataset"]
-    cell.source = cell.source.replace(
-        "        tokens = self.ids[",
-        "        if torch.multiprocessing.parent_process() and index == 7:\n"
-        "            raise ValueError('bad example 7')\n"
-        "        tokens = self.ids[",
-    )
-    nbformat.write(source, tmp_path / "edited.ipynb")
     values = {**SMALL, "corpus": text, "batch_size": 4, "cpu_processes": 2}
     done = subprocess.run(
-        [*RUN[:2], "edited.ipynb", *[str(part) for name in values for part in ("-p", name, values[name])]],
+        [*RUN, "--patch", PATCHES / "bad_example.py", *pairs(values)],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1 and "ValueError: bad example 7" in done.stdout

@@ -1,23 +1,20 @@
 """What keeps the notebooks true to one another: tools/, and nbval as CI uses it."""
 
-import json
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
-import nbformat
 import pytest
-import shared_cells
 import store_outputs
 import structure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import get_sanitize_patterns
 
+import notebooks
+
 ROOT = Path(__file__).resolve().parents[1]
 SANITIZE = ROOT / "tests" / "sanitize.cfg"
-NOTEBOOKS = shared_cells.all_notebooks()
 
 
 def code(source, id, *tags, outputs=()):
@@ -28,199 +25,27 @@ def code(source, id, *tags, outputs=()):
 def save(path, *cells):
     """Write a notebook of these cells."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    shared_cells.write(new_notebook(metadata={"kernelspec": kernel}, cells=list(cells)), path)
+    notebooks.write(new_notebook(metadata={"kernelspec": kernel}, cells=list(cells)), path)
     return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder to be in."""
+    monkeypatch.chdir(tmp_path)
 
 
 def change(path, **sources):
     """Give cells of a notebook, named by their ids with _ for -, another source."""
-    notebook = shared_cells.read(path)
+    notebook = notebooks.read(path)
     for cell in notebook.cells:
         cell.source = sources.get(cell.id.replace("-", "_"), cell.source)
-    shared_cells.write(notebook, path)
-
-
-READ = "import re\n\nPATTERN = re.compile('a')\n\ndef read(path, limit):\n    return path, limit"
-USE = "def use(path):\n    return [read(p, PATTERN) for p in path]"
-
-
-@pytest.fixture
-def suite(tmp_path, monkeypatch):
-    """Two notebooks that share two cells, the second of which uses the first."""
-    monkeypatch.chdir(tmp_path)
-    for name in "ab":
-        seen = new_output("stream", text=f"seen in {name}\n")
-        save(
-            Path(f"{name}.ipynb"),
-            new_markdown_cell(f"# Notebook {name}", id="title"),
-            code(READ, "shared-read", "nbval-check-output", outputs=[seen]),
-            code(f"def own_{name}():\n    return settings\n\nsettings = own_{name}", f"own-{name}"),
-            code(USE, "shared-use"),
-        )
-    return ["a.ipynb", "b.ipynb"]
-
-
-def the_problem(paths):
-    """The one problem that the check finds."""
-    (line,) = shared_cells.check(paths)[0]
-    return line
-
-
-# shared cells: the check
-
-
-def test_check_passes_equal_closed_cells(suite, capsys):
-    assert shared_cells.main(["check", *suite]) == 0
-    assert capsys.readouterr().out == ""
-
-
-def test_check_fails_when_a_cell_drifts(suite, capsys):
-    change("b.ipynb", shared_read=READ.replace("return path", "return limit"))
-    assert shared_cells.main(["check", *suite]) == 1
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("b.ipynb: shared-read: line 6 is '    return limit, limit'")
-    for path in suite:  # either side may be the right one
-        assert f"python tools/shared_cells.py copy {path} shared-read" in line
-
-
-def test_check_fails_when_tags_drift(suite):
-    notebook = shared_cells.read("b.ipynb")
-    notebook.cells[1].metadata.tags = []
-    shared_cells.write(notebook, "b.ipynb")
-    assert "b.ipynb: shared-read: tags are []" in the_problem(suite)
-
-
-def test_check_fails_when_the_order_differs(suite):
-    notebook = shared_cells.read("b.ipynb")
-    notebook.cells.reverse()
-    shared_cells.write(notebook, "b.ipynb")
-    found = shared_cells.check(suite)[0]
-    assert "b.ipynb: shared-use: order differs from a.ipynb" in found[0]
-    assert "takes PATTERN from outside" in found[1]  # no longer before it in every notebook
-
-
-def test_check_fails_when_a_name_is_defined_twice_outside_shared_cells(suite):
-    change("b.ipynb", own_b="class own_a: pass")
-    assert the_problem(suite).startswith("a.ipynb: own-a, b.ipynb: own-b: each defines own_a")
-
-
-def test_check_fails_when_a_shared_name_is_defined_elsewhere(suite):
-    change("a.ipynb", own_a="if True:\n    def use(): pass")
-    assert the_problem(suite) == "a.ipynb: own-a: defines use, as does shared-use; keep one"
-
-
-def test_check_fails_when_two_shared_cells_define_one_name(suite):
-    for path in suite:
-        change(path, shared_use=USE.replace("use", "read"))
-    assert "shared-read, shared-use: both define read" in the_problem(suite)
-
-
-@pytest.mark.parametrize("source", [READ, READ.replace("limit", "most")])
-def test_check_fails_when_an_id_was_lost_and_its_repair_repairs(suite, source):
-    change("b.ipynb", shared_read=source)
-    text = Path("b.ipynb").read_text().replace('"shared-read"', '"0a1b2c3d"')
-    Path("b.ipynb").write_text(text)
-    line = next(p for p in shared_cells.check(suite)[0] if "0a1b2c3d" in p)
-    assert "b.ipynb: 0a1b2c3d: is like shared-read in a.ipynb" in line
-    subprocess.run(re.search(r"sed .* b\.ipynb", line).group(), shell=True, check=True)
-    shared_cells.copy("a.ipynb")
-    assert shared_cells.check(suite) == ([], [])
-
-
-@pytest.mark.parametrize(
-    "use, taken",
-    [
-        (USE.replace("path)", "path=settings)"), "settings"),
-        (USE + " + [settings]", "settings"),
-        ("class Use:\n    def use(self):\n        return [settings for _ in self]", "settings"),
-        ("def use(path):\n    return re.sub('', '', path)", "re"),  # imports do not carry over
-        ("USE = settings", "settings"),
-    ],
-)
-def test_check_fails_when_a_shared_cell_takes_a_global(suite, use, taken):
-    for path in suite:
-        change(path, shared_use=use)
-    assert f"a.ipynb: shared-use: takes {taken} from outside" in the_problem(suite)
-
-
-def test_a_closed_cell_may_use_builtins_its_own_names_and_earlier_shared_ones(suite):
-    source = (
-        "%matplotlib inline\nimport os as system\nfrom re import sub\n\n"
-        "class Use(dict):\n    LIMIT = 3\n\n    def use(self, path, *rest, **more):\n"
-        "        super().__init__()\n        return Use, sub, read, PATTERN, [p for p in path]\n\n"
-        "for path in system.environ:\n    print(path, globals(), __name__)"
-    )
-    for path in suite:
-        change(path, shared_use=source)
-    assert shared_cells.check(suite) == ([], [])
-
-
-def test_a_shared_cell_that_appears_once_is_only_a_warning(suite, capsys):
-    assert shared_cells.main(["check", "a.ipynb"]) == 0
-    assert "warning: a.ipynb: shared-read: appears once" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("fault", ["no id", "twice", "nbformat 4.5"])
-def test_check_fails_without_unique_ids_and_its_repair_gives_them(suite, fault):
-    notebook = json.loads(Path("a.ipynb").read_text())
-    title, *_, last = notebook["cells"]
-    if fault == "twice":
-        title["id"] = last["id"]
-    else:
-        del title["id"]
-        notebook["nbformat_minor"] = 5 - (fault == "nbformat 4.5")
-    Path("a.ipynb").write_text(json.dumps(notebook))
-    line = next(p for p in shared_cells.check(suite)[0] if fault in p)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nbformat warns of what it mends
-        exec(re.search('python -c "(.*)"', line)[1])
-    repaired = [cell.id for cell in shared_cells.read("a.ipynb").cells]
-    assert all(repaired) and len(set(repaired)) == len(repaired)
-
-
-def test_check_fails_on_a_cell_that_is_no_python(suite):
-    change("a.ipynb", own_a="def broken(:")
-    assert "a.ipynb: own-a: line 1 is no Python" in the_problem(suite)
-
-
-# shared cells: the copier
-
-
-def test_copy_repairs_drift_and_leaves_its_source_and_all_outputs(suite):
-    change("b.ipynb", shared_read=READ + "  # better", own_b="def better(): pass")
-    source = Path("b.ipynb").read_bytes()
-    outputs = [cell.get("outputs") for cell in shared_cells.read("a.ipynb").cells]
-    assert shared_cells.copy("b.ipynb") == ["a.ipynb: shared-read"]
-    assert shared_cells.check(suite) == ([], [])
-    assert Path("b.ipynb").read_bytes() == source
-    copied = shared_cells.read("a.ipynb")
-    assert copied.cells[1].source == READ + "  # better"
-    assert [cell.get("outputs") for cell in copied.cells] == outputs
-    assert copied.cells[2].id == "own-a"
-    nbformat.write(copied, "by_nbformat.ipynb")
-    assert Path("a.ipynb").read_bytes() == Path("by_nbformat.ipynb").read_bytes()
-
-
-def test_copy_takes_only_the_cells_it_is_told(suite, capsys):
-    change("b.ipynb", shared_read=READ + "#", shared_use=USE + "#")
-    assert shared_cells.main(["copy", "b.ipynb", "shared-use"]) == 0
-    assert capsys.readouterr().out == "a.ipynb: shared-use\n"
-    assert [shared_cells.read("a.ipynb").cells[n].source for n in (1, 3)] == [READ, USE + "#"]
-    with pytest.raises(SystemExit, match="no shared cell own-b"):
-        shared_cells.copy("b.ipynb", ["own-b"])
-
-
-def test_copy_writes_nothing_when_nothing_differs(suite):
-    Path("a.ipynb").write_text(json.dumps(json.loads(Path("a.ipynb").read_text())))  # one long line
-    before = Path("a.ipynb").read_bytes()
-    assert shared_cells.copy("b.ipynb") == []
-    assert Path("a.ipynb").read_bytes() == before
+    notebooks.write(notebook, path)
 
 
 # structure
 
 PARAMETERS = 'epochs: int = 1  # times through the corpus\nname: str = "run"  # its folder'
-CHECK = "def check_parameters(given, names):\n    pass"
 
 
 def write_lawful(*extra):
@@ -228,17 +53,17 @@ def write_lawful(*extra):
     cells = [
         new_markdown_cell("# Title", id="title"),
         code(PARAMETERS, "parameters", "parameters"),
-        code("RULES = {}", "shared-rules"),
-        code(CHECK, "shared-check"),
-        code('check_parameters(globals(), "epochs name")', "check"),
+        code("CARRIED = {}\n" * 100, "library"),
+        code('check_parameters(globals(), "lawful")', "check"),
         *extra,
     ]
+    cells[2].metadata.jupyter = {"source_hidden": True}
     for number, cell in enumerate((c for c in cells if c.cell_type == "code"), 1):
         cell.execution_count = number
     return save(Path("lawful.ipynb"), *cells)
 
 
-def test_structure_passes_a_lawful_notebook(suite, capsys):
+def test_structure_passes_a_lawful_notebook(folder, capsys):
     write_lawful(
         code("'a/tmp/b', 'http://host/tmp/x'", "x", outputs=[new_output("stream", text="12")])
     )
@@ -250,7 +75,7 @@ def test_structure_passes_a_lawful_notebook(suite, capsys):
     "cell, problem",
     [
         (code("  ", "x"), "is empty"),
-        (code("pass\n" * 90, "x"), "has 90 lines"),
+        (code("pass\n" * 41, "x"), "has 41 lines"),
         (code("open('/tmp/x')", "x"), "path of one machine: /tmp/x"),
         (code("", "x", outputs=[new_output("stream", text="in /root/y\n")]), "machine: /root/y"),
         (code("1 / 0", "x", outputs=[new_output("error", ename="E", evalue="")]), "an error"),
@@ -259,7 +84,7 @@ def test_structure_passes_a_lawful_notebook(suite, capsys):
         (new_code_cell("1", id="x", metadata={"collapsed": True}), "has metadata ['collapsed']"),
     ],
 )
-def test_structure_finds_what_is_wrong_with_a_cell(suite, cell, problem):
+def test_structure_finds_what_is_wrong_with_a_cell(folder, cell, problem):
     assert problem in "\n".join(structure.problems(write_lawful(cell)))
 
 
@@ -273,29 +98,30 @@ def test_structure_finds_what_is_wrong_with_a_cell(suite, cell, problem):
         ("name: str = 'a#b'  # meaning", "papermill misreads"),
     ],
 )
-def test_structure_finds_what_is_wrong_with_parameters(suite, source, problem):
+def test_structure_finds_what_is_wrong_with_parameters(folder, source, problem):
     change(write_lawful(), parameters=source)
     (line,) = structure.problems("lawful.ipynb")
     assert line.startswith("lawful.ipynb: parameters: ") and problem in line
 
 
-def test_structure_finds_what_is_wrong_with_a_notebook(suite):
+def test_structure_finds_what_is_wrong_with_a_notebook(folder):
+    save(Path("a.ipynb"), new_markdown_cell("# A", id="title"), code("1", "one"))
     found = "\n".join(structure.problems("a.ipynb"))
     assert "one cell is tagged parameters" in found
     assert "not those of one run from top to bottom" in found
-    notebook = shared_cells.read(write_lawful())
+    notebook = notebooks.read(write_lawful())
     notebook.metadata.papermill = {}
-    shared_cells.write(notebook, "lawful.ipynb")
+    notebooks.write(notebook, "lawful.ipynb")
     change("lawful.ipynb", title="Title", check="x = 1")
     found = "\n".join(structure.problems("lawful.ipynb"))
     for problem in [
         "metadata ['papermill']",
         "begin with a title",
-        "come shared-rules, shared-check",
+        "come the library cell and a cell",
     ]:
         assert problem in found
     notebook.metadata = {}
-    shared_cells.write(notebook, "lawful.ipynb")
+    notebooks.write(notebook, "lawful.ipynb")
     found = "\n".join(structure.problems("lawful.ipynb"))
     assert "kernelspec is not python3" in found
 
@@ -303,12 +129,13 @@ def test_structure_finds_what_is_wrong_with_a_notebook(suite):
 # the repository's own notebooks
 
 
-@pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks yet")
-def test_the_notebooks_hold_together(capsys):
-    assert shared_cells.main(["check"]) == 0, capsys.readouterr().out
+def test_a_notebook_is_no_longer_than_a_class_reads(folder):
+    extra = [code("pass\n" * 40, f"x-{n}") for n in range(7)]
+    assert "lines of code in sight, 260 are the most" in "\n".join(
+        structure.problems(write_lawful(*extra))
+    )
 
 
-@pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks yet")
 def test_the_notebooks_have_their_form(capsys):
     assert structure.main([]) == 0, capsys.readouterr().out
 
@@ -373,7 +200,7 @@ def stored(tmp_path_factory):
     path = tmp_path_factory.mktemp("stored") / "notebook.ipynb"
     cells = [code(source, id, *tags) for id, (source, tags, *_) in CELLS.items()]
     save(path, code("epochs: int = 1  # how often", "parameters", "parameters"), *cells)
-    before = shared_cells.read(path)
+    before = notebooks.read(path)
     run = store(path, "-p", "epochs", "5")
     assert run.returncode == 0, run.stderr
     return path, before
@@ -381,7 +208,7 @@ def stored(tmp_path_factory):
 
 def test_store_outputs_changes_outputs_and_counts_only(stored):
     path, before = stored
-    after = shared_cells.read(path)
+    after = notebooks.read(path)
     outputs = {cell.id: cell.outputs for cell in after.cells}
     assert [c.execution_count for c in after.cells] == [1, 2, 3, 4, 5, 6, 7, None]
     assert outputs["law"][0].execution_count == 2 and outputs["law"][0].data
@@ -404,12 +231,12 @@ def test_store_outputs_leaves_the_notebook_when_the_run_fails(tmp_path):
 
 @pytest.mark.parametrize("way, options", [(2, LAX), (3, STRICT)], ids=["lax", "strict"])
 def test_nbval_compares_what_is_marked_or_everything(stored, tmp_path, way, options):
-    notebook = shared_cells.read(stored[0])
+    notebook = notebooks.read(stored[0])
     for cell in notebook.cells:
         if cell.id.startswith("drifted"):
             cell.outputs[0].text = cell.outputs[0].text.replace("4.61", "4.62")
     notebook.cells[0].source = "epochs: int = 5  # as in the stored run"
-    shared_cells.write(notebook, tmp_path / "notebook.ipynb")
+    notebooks.write(notebook, tmp_path / "notebook.ipynb")
     flags = ["-v", "-p", "no:cacheprovider", "--rootdir=.", *options]
     command = [sys.executable, "-m", "pytest", *flags]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

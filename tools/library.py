@@ -41,9 +41,9 @@ METADATA = {
 }
 
 
-def library_texts(folder=LIBRARY):
+def library_texts():
     """{module: its text}, in the order of the library's own list of them."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in LIBRARY.glob("*.py")}
     order = texts["__init__"].split()
     place = {name: order.index(name) if name in order else -1 for name in texts}
     return dict(sorted(texts.items(), key=lambda item: (place[item[0]], item[0])))
@@ -172,10 +172,11 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     paths = all_notebooks()
     if options.command == "fix":
-        lines = [line for path in paths for line in settle(path, options.keep)]
-        if not lines:  # the carried text is what both sides were: it stays until they agree
-            for path in paths:
+        left = {path: settle(path, options.keep) for path in paths}
+        for path in paths:
+            if not left[path]:  # what it carries is what both sides were: needed until they agree
                 carry(path)
+        lines = [line for path in paths for line in left[path]]
     else:
         lines = list(problems(paths))
     print(*lines, sep="\n", end="\n" if lines else "")

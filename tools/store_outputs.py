@@ -14,7 +14,7 @@ import tempfile
 from functools import reduce
 from pathlib import Path
 
-from shared_cells import read, write
+from notebooks import read, write
 
 
 def as_shown(text):

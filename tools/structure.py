@@ -1,6 +1,7 @@
 """Hold the notebooks to the form that readers, papermill and nbval count on.
 
     python tools/structure.py [NOTEBOOK ...]                (default: notebooks/*.ipynb)
+    python tools/structure.py --figures                     how long each notebook reads
 
 Exit 1 with one line for each problem. What the parameters mean is read by papermill itself, so that
 whatever passes here is what `papermill --help-notebook` shows.
@@ -9,12 +10,19 @@ whatever passes here is what `papermill --help-notebook` shows.
 import ast
 import re
 import sys
+from pathlib import Path
 
 import nbformat
 import papermill
-from shared_cells import all_notebooks, read, tags
 
-CODE_LINES = 90  # a code cell has fewer
+from notebooks import all_notebooks, is_hidden, read, tags
+
+CELL_LINES = 40  # the most that a cell in sight may have
+NOTEBOOK_LINES = {
+    "03_dataset": 420,
+    "04_train": 220,
+}  # and a notebook: what a class reads at a time
+MOST_LINES = 260  # any other notebook
 TAGS = {
     "parameters",  # papermill puts its values after this cell
     "skip-execution",  # papermill leaves this cell out: it installs
@@ -22,8 +30,30 @@ TAGS = {
     "nbval-check-output",  # its output holds everywhere: compared in CI
     "nbval-ignore-output",  # its output is different each time: never compared
 }
+HIDDEN_METADATA = {"tags", "cellView", "jupyter"}
 NOTEBOOK_METADATA = {"kernelspec", "language_info", "accelerator", "colab"}
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:tmp|root|home|work|Users|private)/[^\s'\"<>]*")
+
+
+def code_lines(cell):
+    """How many lines of a cell are not blank."""
+    return sum(1 for line in cell.source.splitlines() if line.strip())
+
+
+def in_sight(notebook):
+    """The code cells that are not collapsed."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and not is_hidden(cell)]
+
+
+def figures(path):
+    """How long a notebook reads: a line for people."""
+    notebook = read(path)
+    sizes = [code_lines(cell) for cell in in_sight(notebook)]
+    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
+    return (
+        f"{Path(path).name:<20} {sum(sizes):>4} code lines in sight, longest cell {max(sizes):>3}, "
+        f"{words / sum(sizes):.1f} words of prose a code line"
+    )
 
 
 def texts(cell):
@@ -55,14 +85,14 @@ def cell_problems(cell):
     """What is wrong with one cell, whatever notebook it is in."""
     if not cell.source.strip():
         yield "is empty"
-    if extra := set(cell.metadata) - {"tags"}:
+    if extra := set(cell.metadata) - ({"tags"} if not is_hidden(cell) else HIDDEN_METADATA):
         yield f"has metadata {sorted(extra)}: remove them"
     if unknown := set(tags(cell)) - TAGS:
         yield f"has tags that mean nothing here: {sorted(unknown)}; known are {sorted(TAGS)}"
     if cell.cell_type != "code":
         return
-    if (lines := len(cell.source.splitlines())) >= CODE_LINES:
-        yield f"has {lines} lines, {CODE_LINES - 1} are the most"
+    if not is_hidden(cell) and (lines := code_lines(cell)) > CELL_LINES:
+        yield f"has {lines} lines, {CELL_LINES} are the most"
     if any(output.output_type == "error" for output in cell.outputs):
         yield "stores an error: papermill fails on it; catch an error that is meant and print it"
     if found := [m.group() for text in texts(cell) for m in MACHINE_PATH.finditer(text)]:
@@ -93,13 +123,19 @@ def problems(path):
     else:
         for problem in parameter_problems(path, cells[1].source):
             yield f"{path}: {cells[1].id}: {problem}"
-        start = [cell.id for cell in cells[2:4]]
-        call = next((c.source for c in cells[4:] if c.cell_type == "code"), "")
-        if start != ["shared-rules", "shared-check"] or "check_parameters(" not in call:
+        start = [cell.id for cell in cells[2:3]]
+        call = next((c.source for c in cells[3:] if c.cell_type == "code"), "")
+        if start != ["library"] or "check_parameters(" not in call:
             yield (
-                f"{path}: after the parameters come shared-rules, shared-check and a cell that "
-                f"calls check_parameters; here: {start}"
+                f"{path}: after the parameters come the library cell and a cell that calls "
+                f"check_parameters; here: {start}"
             )
+    most, lines = (
+        NOTEBOOK_LINES.get(Path(path).stem, MOST_LINES),
+        sum(map(code_lines, in_sight(notebook))),
+    )
+    if lines > most:
+        yield f"{path}: has {lines} lines of code in sight, {most} are the most"
     for cell in cells:
         yield from (f"{path}: {cell.id}: {problem}" for problem in cell_problems(cell))
     run = [c for c in cells if c.cell_type == "code" and "skip-execution" not in tags(c)]
@@ -111,7 +147,10 @@ def problems(path):
 
 
 def main(paths):
-    """Print what is wrong with these notebooks; the exit status."""
+    """Print what is wrong with these notebooks, or their figures; the exit status."""
+    if "--figures" in paths:
+        print(*map(figures, all_notebooks()), sep="\n")
+        return 0
     lines = [line for path in paths or all_notebooks() for line in problems(path)]
     print(*lines, sep="\n", end="\n" if lines else "")
     return 1 if lines else 0

@@ -10,6 +10,16 @@ import torch
 from conftest import HERE, ROOT, SMALL, environment, papermill
 
 NEAR = dict(abs=1e-5, rel=0)
+RUN = [
+    sys.executable,
+    str(HERE.parent / "run_notebook.py"),
+    str(ROOT / "notebooks/04_train.ipynb"),
+]
+
+
+def pairs(values):
+    """Parameters as they are typed."""
+    return [str(part) for name in values for part in ("-p", name, values[name])]
 
 
 def losses(run):
@@ -69,12 +79,7 @@ def test_bf16_is_chosen_on_a_tpu(train):
 def test_cut_and_resumed_is_bit_identical(tmp_path, text_file):
     """Dropout on; the first run is told to stop (SIGTERM, as a preempted machine is) on its way."""
     parameters = {**SMALL, "corpus": text_file, "dropout": 0.1, "checkpoint_steps": 3}
-    values = [str(part) for name in parameters for part in ("-p", name, parameters[name])]
-    command = [
-        sys.executable,
-        str(HERE.parent / "run_notebook.py"),
-        str(ROOT / "notebooks/04_train.ipynb"),
-    ]
+    command, values = RUN, pairs(parameters)
     weights = []
     for name, cut in (("whole", False), ("cut", True)):
         folder = tmp_path / name
@@ -93,7 +98,7 @@ def test_cut_and_resumed_is_bit_identical(tmp_path, text_file):
                         first.terminate()
                         break
                 rest = first.communicate()[0]
-            assert first.returncode == 1 and "run this again to go on" in rest
+            assert first.returncode == 1 and "run this cell and all below" in rest
         again = subprocess.run([*command, *values], **run)
         assert again.returncode == 0, again.stdout[-3000:]
         assert ("run: 0 of 30 steps are done" in again.stdout) != cut
@@ -103,23 +108,12 @@ def test_cut_and_resumed_is_bit_identical(tmp_path, text_file):
 
 def test_a_failing_worker_fails_the_notebook(tmp_path, text_file):
     """The dataset raises in one of two forked processes: the notebook ends with that error, soon."""
-    source = json.loads((ROOT / "notebooks/04_train.ipynb").read_text())
-    [cell] = [cell for cell in source["cells"] if cell["id"] == "shared-dataset"]
-    cell["source"] = "".join(cell["source"]).replace(
-        "        tokens = self.ids[",
-        "        if torch.multiprocessing.parent_process() and index == 7:\n"
-        "            raise ValueError('bad example 7')\n"
-        "        tokens = self.ids[",
-    )
-    assert "bad example 7" in cell["source"]
-    (tmp_path / "edited.ipynb").write_text(json.dumps(source))
+    values = {**SMALL, "corpus": text_file, "batch_size": 4, "tpu_cores": 2}
     done = subprocess.run(
-        [sys.executable, "-m", "papermill", "edited.ipynb", "out.ipynb", "-p", "corpus", str(text_file),
-         *[str(p) for n, v in {**SMALL, "batch_size": 4, "tpu_cores": 2}.items() for p in ("-p", n, v)]],
+        [*RUN, "--patch", HERE.parent / "patches/bad_example.py", *pairs(values)],
         cwd=tmp_path, env=environment(2), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode != 0
-    assert "bad example 7" in (tmp_path / "out.ipynb").read_text()
+    assert done.returncode != 0 and "bad example 7" in done.stdout
 
 
 @pytest.mark.parametrize("here, asked", [(1, 1), (1, "[0]"), (2, 2), (8, 8)])
@@ -162,9 +156,9 @@ def test_kaggles_versions(tmp_path, text_file):
 
 
 ASKED = [  # devices there, what is asked for, environment, what the error says
-    (1, 8, {}, ["this machine has 1 TPU cores", "pass 0, 1", "Colab's TPU (v5e-1) has 1"]),
-    (8, 3, {}, ["tpu_cores=3", "pass 0, 1, 8 (all) or [k]"]),
-    (8, "[8]", {}, ["tpu_cores=[8]", "k below 8"]),
+    (1, 8, {}, ["this machine has 1 TPU cores", "pass 0, 1 or [0]", "Colab's TPU (v5e-1) has 1"]),
+    (8, 3, {}, ["tpu_cores=3", "pass 0, 1, 8 (all) or [k] with k from 0 to 7"]),
+    (8, "[8]", {}, ["tpu_cores=[8]", "k from 0 to 7"]),
     (0, 1, {}, ["this machine has 0 TPU cores", "(no TPU)"]),
 ]
 
