@@ -67,7 +67,7 @@ def cut_often(folder, cuts, whole, **parameters):
         for line in process.stdout:
             if "steps are done" in line:
                 done_at.append(int(line.split(": ")[1].split()[0].replace(",", "")))
-            if made < cuts and line.startswith("step ") and "train_loss" in line:
+            if made < cuts and line.startswith("step ") and "training loss" in line:
                 time.sleep(chance.uniform(0, seconds / 2 / cuts))
                 process.send_signal(signal.SIGKILL)
                 break

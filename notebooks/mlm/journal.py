@@ -56,6 +56,7 @@ class Journal(pl.Callback):
         self.state = dict(
             history=[], sums=[0.0, 0.0], tokens=0, examples=0, cells=0, timed_tokens=0, seconds=0.0
         )
+        self.shown = False
         self.clock = None  # starts at the first log line: before it, devices warm up and compile
 
     def state_dict(self):
@@ -68,7 +69,8 @@ class Journal(pl.Callback):
         self.sums = torch.tensor(self.state["sums"]).to(module.device)  # loss, tokens since a line
         self.shown = trainer.is_global_zero
         if self.shown:
-            self.progress.start(trainer.global_step, self.data.stop, self.baseline)
+            done, history = trainer.global_step, self.state["history"]
+            self.progress.start(done, self.data.stop, history, self.baseline)
         if not self.state["history"]:
             self.measure(trainer, module)
 
@@ -89,6 +91,9 @@ class Journal(pl.Callback):
         if self.shown:
             self.progress.end()
 
+    def on_exception(self, trainer, module, exception):
+        self.on_train_end(trainer, module)
+
     def votes(self):
         """Numbers of this process that are added up over all with each log line."""
         return []
@@ -101,12 +106,12 @@ class Journal(pl.Callback):
         loss, count, *self.voted = add_up(trainer, sums).cpu().tolist()
         self.sums = torch.zeros(2).to(module.device)
         row = {
-            "train_loss": loss / max(count, 1),
+            "training_loss": loss / max(count, 1),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
         }
-        if not math.isfinite(row["train_loss"]):
+        if not math.isfinite(row["training_loss"]):
             raise NotebookError(
-                f"the training loss is {row['train_loss']} at step {trainer.global_step}: the last "
+                f"the training loss is {row['training_loss']} at step {trainer.global_step}: the last "
                 "good checkpoint is kept; try a lower lr or precision='32'"
             )
         now, tokens = time.perf_counter(), self.state["tokens"]
@@ -123,7 +128,7 @@ class Journal(pl.Callback):
         began = time.perf_counter()
         batches = self.data.held_out(trainer.global_rank, trainer.world_size)
         figures = evaluate(module, batches, lambda sums: add_up(trainer, sums))
-        self.write(trainer, {f"valid_{name}": value for name, value in figures.items()})
+        self.write(trainer, {f"held_out_{name}": value for name, value in figures.items()})
         self.skip(began)
 
     def skip(self, began):

@@ -13,15 +13,24 @@ def watched():
     return any(name in os.environ for name in fronts)
 
 
-def figures_line(step, row):
-    """A log line for people."""
-    return f"step {step:>6}  " + "  ".join(f"{name} {value:.4g}" for name, value in row.items())
+def figures_line(row):
+    """A row of the journal for people."""
+    if "held_out_loss" in row:
+        figures = (
+            f"held-out loss {row['held_out_loss']:.4f}, perplexity {row['held_out_perplexity']:,.1f}, "
+            f"accuracy {row['held_out_accuracy']:.1%}"
+        )
+    else:
+        figures = f"training loss {row['training_loss']:.4f}, lr {row['lr']:.2e}"
+        if "tokens_per_second" in row:
+            figures += f", {row['tokens_per_second']:,.0f} tokens/s"
+    return f"step {row['step']:>6}  {figures}"
 
 
 class Lines:
     """For jobs: every log line and every measurement is printed."""
 
-    def start(self, done, total, baseline):
+    def start(self, done, total, history, baseline):
         """Training begins at step `done` of `total`; `baseline` is the unigram loss in nats."""
 
     def step(self):
@@ -29,8 +38,7 @@ class Lines:
 
     def row(self, history):
         """The last row of the history is new."""
-        row = dict(history[-1])
-        print(figures_line(row.pop("step"), row), flush=True)
+        print(figures_line(history[-1]), flush=True)
 
     def end(self):
         """Training ends, or stops."""
@@ -48,10 +56,11 @@ class Bar(Lines):
     def __init__(self):
         self.notebook = os.getpid()
 
-    def start(self, done, total, baseline):
+    def start(self, done, total, history, baseline):
         from tqdm import tqdm
 
-        self.picture, self.drawn, self.baseline = None, 0.0, baseline
+        self.picture, self.baseline = None, baseline
+        self.draw(history)  # first of all, so that it stands above the bar
         self.bar = tqdm(
             total=total,
             initial=done,
@@ -65,25 +74,26 @@ class Bar(Lines):
         self.bar.update()
 
     def row(self, history):
-        row = dict(history[-1])
-        if "valid_loss" in row:
-            self.bar.write(figures_line(row.pop("step"), row), file=sys.stdout)
+        row = history[-1]
+        if "held_out_loss" in row:
+            self.bar.write(figures_line(row), file=sys.stdout)
         else:
-            self.bar.set_postfix_str(f"training loss {row['train_loss']:.3f}")
-        late = time.monotonic() - self.drawn > self.every
-        if os.getpid() == self.notebook and (late or "valid_loss" in row):
+            self.bar.set_postfix_str(f"training loss {row['training_loss']:.3f}")
+        if time.monotonic() - self.drawn > self.every or "held_out_loss" in row:
             self.draw(history)
 
     def draw(self, history):
         """Show the curve, in place of the one before."""
         from IPython.display import display
 
+        self.drawn = time.monotonic()
+        if os.getpid() != self.notebook:
+            return
         image = curve_image(history, self.baseline)
         if self.picture:
             self.picture.update(image)
         else:
             self.picture = display(image, display_id=True)
-        self.drawn = time.monotonic()
 
     def end(self):
         self.bar.close()

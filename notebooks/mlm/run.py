@@ -102,7 +102,7 @@ class Run:
         logger = TensorBoardLogger(logs, "", "tensorboard", purge_step=self.step or None)
         line = TensorBoardLogger(logs, "", "tensorboard/unigram baseline")
         for step in (0, self.total_steps):
-            line.log_metrics({"valid_loss": baseline}, step)
+            line.log_metrics({"held_out_loss": baseline}, step)
         line.save()
         return [logger]
 
@@ -147,8 +147,8 @@ class Run:
     @property
     def measured(self):
         """The held-out measurements, a DataFrame of loss, perplexity, accuracy; the first is before."""
-        held_out = self.history.filter(like="valid_").dropna()
-        return held_out.rename(columns=lambda name: name.removeprefix("valid_"))
+        held_out = self.history.filter(like="held_out_").dropna()
+        return held_out.rename(columns=lambda name: name.removeprefix("held_out_"))
 
 
 def new_folder(folder):
