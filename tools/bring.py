@@ -38,4 +38,4 @@ def bring_library(carried):
     )
 
 
-bring_library(CARRIED)  # noqa: F821
+bring_library(CARRIED)

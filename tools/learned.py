@@ -1,4 +1,4 @@
-"""Say what a practice run has learned; exit 1 if that is nothing.
+"""Say what a practice run has learned and what to do next; exit 1 if it has learned nothing.
 
 python tools/learned.py WORKDIR [RUN_NAME]
 """
@@ -11,7 +11,7 @@ MARGIN = 0.3  # nats below the unigram baseline: clearly more than word frequenc
 
 
 def main(workdir, run_name="run"):
-    """Print where the executed notebooks are and three losses; the exit status."""
+    """Print where the executed notebooks are, three losses, and the next commands; the exit status."""
     folder = Path(workdir)
     run = json.loads((folder / run_name / "run.json").read_text())
     before, after, baseline = (run[part]["loss"] for part in ("before", "after", "baseline"))
@@ -22,6 +22,11 @@ def main(workdir, run_name="run"):
     print(f"  {baseline:.2f}  knowing only how frequent each word is (unigram baseline)")
     print(f"  {after:.2f}  after {run['training']['steps']:,} steps: ", end="")
     print("it reads the context." if learned else "it has learned nothing, which is a failure.")
+    print("\nAsk it something, or train on a text of yours (first: source .venv/bin/activate):")
+    print(f"  papermill notebooks/05_predict.ipynb out.ipynb -p workdir {folder} -p run_name {run_name} \\")
+    print('      -p sentence "If the [MASK] is not found, an error is raised."')
+    print("  papermill notebooks/04_train.ipynb mine.ipynb --log-output -p corpus my_text.txt \\")
+    print("      -p model scratch:tiny -p epochs 10 -p run_name mine")
     return 0 if learned else 1
 
 

@@ -31,8 +31,6 @@ TITLE = (
 HEAD = f"""{TITLE}
 # All code that is not this notebook's own subject: plain Python, one module a line. It is used unless a
 # folder mlm/ lies beside the notebook. Written by `make fix`: edit mlm/*.py, not this.
-# fmt: off
-CARRIED = {{
 """
 METADATA = {
     "cellView": "form",
@@ -55,7 +53,9 @@ def library_cell(texts):
         f"    {name!r}: {json.dumps(text, ensure_ascii=False)},\n" for name, text in texts.items()
     ]
     code = (Path(__file__).parent / "bring.py").read_text(encoding="utf-8").split('"""\n\n', 1)[1]
-    return f"{HEAD}{''.join(lines)}}}\n# fmt: on\n{code.rstrip()}"
+    imports, function = code.split("\n\n\n", 1)
+    carried = f"# fmt: off\nCARRIED = {{\n{''.join(lines)}}}\n# fmt: on"
+    return f"{HEAD}{imports}\n\n{carried}\n\n\n{function.rstrip()}"
 
 
 def carried_texts(source):

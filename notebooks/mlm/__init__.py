@@ -4,6 +4,7 @@ Text flows through the files in this order, and none imports one that comes afte
 
 notebook    one-line errors; what is missing is installed
 parameters  every setting of the notebooks, described once; their check
+host        Colab, Kaggle, a TPU VM or none; versions; a TPU host's torch and torch_xla
 hardware    what this machine has -> arguments of Trainer; several TPU cores
 corpus      a text: fetched, verified, read by lines, split
 tokens      tokenizer, token ids on disk, MaskedLMDataset
@@ -16,5 +17,7 @@ progress    what a person sees while training: bar and curve, or lines
 run         a run's folder: opened, resumed, kept, its faults
 record      what is left of a run: weights twice, run.json
 predict     load a run, fill in words, score sentences
+speed       recipes for the same training, measured beside each other
+limits      matrix products, and where time and memory go
 pictures    the plots of more than a few lines
 """

@@ -7,11 +7,12 @@ import torch
 from torch.utils.data import IterableDataset
 
 from .masking import mask_tokens, masked_counts, uniform
+from .notebook import NotebookError
 
 HELD_OUT = 2**40  # the "epoch" of the held-out masks, which no training reaches
 ROW_TOKENS = 128  # examples share rows of half as many to so many tokens
 WIDTH_STEP = 8  # widths of shared rows are multiples of it: kernels are built for each new shape
-POSITION_STEP = 16  # and so are the numbers of predicted positions, of this
+POSITION_STEP = 16  # the number of predicted positions is a multiple of it, for the same reason
 
 
 def epoch_batches(lengths, batch_size, seed, epoch, grouped=False):
@@ -31,7 +32,10 @@ def epoch_batches(lengths, batch_size, seed, epoch, grouped=False):
 
 
 class TrainingOrder:
-    """The keys (epoch, indices) of the batches of steps `start` to `stop`: to resume is to start later."""
+    """The keys (epoch, indices) of the batches of steps `start` to `stop` - 1.
+
+    To resume is to start later. `lengths` (examples,); an epoch's last batch may be short.
+    """
 
     def __init__(self, lengths, batch_size, seed, start, stop):
         self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
@@ -127,16 +131,17 @@ class MaskedBatches(IterableDataset):
     all batches, for compilers: T that of the longest example of all, rows left empty, K filled up
     with positions of label -100. No example and no mask is ever left out.
 
-    Process `rank` of `world` takes every world-th example. `mask` has the arguments of `mask_tokens`.
+    Process `rank` of `world` takes every world-th example. `count` and `mask` say how it is masked:
+    functions with the arguments of `masked_counts` and `mask_tokens`.
     """
 
     def __init__(
         self, dataset, keys, batch_size, mlm_probability, seed,
-        rank=0, world=1, rows="shared", mask=mask_tokens,
+        rank=0, world=1, rows="shared", count=masked_counts, mask=mask_tokens,
     ):  # fmt: skip
         self.dataset, self.keys, self.batch_size = dataset, keys, batch_size
         self.mlm_probability, self.seed, self.rank, self.world = mlm_probability, seed, rank, world
-        self.rows, self.mask = rows, mask
+        self.rows, self.count, self.mask = rows, count, mask
         self.longest = int(dataset.lengths.max())  # tokens, without [CLS] and [SEP]
 
     def __iter__(self):
@@ -164,14 +169,20 @@ class MaskedBatches(IterableDataset):
 
     def room(self, masks):
         """K for so many masks of this process."""
-        if self.rows == "static":  # no example has more than its share, rounded up
-            return self.batch_size * int(np.ceil(self.mlm_probability * self.longest))
+        if self.rows == "static":
+            most = int(np.ceil(self.mlm_probability * self.longest))
+            if masks > self.batch_size * most:
+                raise NotebookError(
+                    f"{masks} masks in a static batch of {self.batch_size} examples: there is room "
+                    f"for {most} an example, its share rounded up; count no more of them"
+                )
+            return self.batch_size * most
         return round_up(masks, POSITION_STEP if self.rows == "shared" else 1)
 
     def batch(self, epoch, indices):
         """The batch of these examples with the masks of this epoch."""
         lengths = self.dataset.lengths
-        counts = masked_counts(lengths[indices], self.seed, epoch, indices, self.mlm_probability)
+        counts = self.count(lengths[indices], self.seed, epoch, indices, self.mlm_probability)
         mine = slice(self.rank, None, self.world)
         ids, answers = self.masked_examples(epoch, indices[mine], counts[mine])
         sizes = lengths[indices[mine]] + 2

@@ -1,4 +1,4 @@
-"""A text: fetched so that it is whole or not there, read by lines, split."""
+"""A text: fetched so that it is whole or not there, read by lines, split. Taught in 02."""
 
 import hashlib
 import json
@@ -16,7 +16,6 @@ from .notebook import NotebookError
 
 pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
 
-
 NIETZSCHE = {  # the tutorial's address, then a mirror of the same bytes
     "urls": (
         "https://s3.amazonaws.com/text-datasets/nietzsche.txt",
@@ -25,6 +24,9 @@ NIETZSCHE = {  # the tutorial's address, then a mirror of the same bytes
     "sha256": "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647",
 }
 OFFLINE = 'without a network, pass corpus="pydoc" and model="scratch:tiny"'
+
+
+# fetched
 
 
 def sha256_of(path):
@@ -75,7 +77,8 @@ def make_workdir(workdir):
 def fetch_corpus(corpus, workdir):
     """Bring the text of `corpus` to a local file; returns (name, path).
 
-    `corpus` is "nietzsche", "pydoc" (English that every CPython carries), a path or a URL.
+    `corpus` is "nietzsche", "pydoc" (English that every CPython carries), a path or a URL. What is
+    downloaded is kept in `workdir`/corpus/`name`/; a file of yours stays where it is.
     Raises NotebookError where there is no such text.
     """
     kept = Path(workdir) / "corpus"
@@ -97,9 +100,8 @@ def fetch_corpus(corpus, workdir):
         return "pydoc", path
     url = urllib.parse.urlparse(corpus)
     if url.scheme in ("http", "https"):
-        digest = hashlib.sha256(corpus.encode()).hexdigest()[
-            :8
-        ]  # addresses may look alike, or be long
+        # The letters of two addresses may be the same, and a name is cut: the digest tells them apart.
+        digest = hashlib.sha256(corpus.encode()).hexdigest()[:8]
         name = re.sub(r"\W+", "-", corpus.split("://", 1)[1])[:60] + f"-{digest}"
         if not (path := kept / name / f"{name}.txt").is_file():
             download([corpus], None, path)
@@ -113,6 +115,9 @@ def fetch_corpus(corpus, workdir):
         )
     name = re.sub(r"\W+", "-", path.stem)[:60]
     return f"{name}-{sha256_of(path)[:8]}", path
+
+
+# read
 
 
 def text_lines(path):
@@ -134,12 +139,34 @@ def text_lines(path):
         ) from None
 
 
+# split
+
+
+def split_text(source, folder, lines):
+    """Write the lines of the text `source`, which has so many, to train.txt and valid.txt.
+
+    Every tenth run of (up to 50) consecutive lines is held out, in valid.txt. A file gets its name
+    when it is whole. Returns what was done, as a dict.
+    """
+    run, counts = min(50, lines // 10), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, held_out in (("train", False), ("valid", True)):
+        scratch = folder / f"{part}.{os.getpid()}.part"
+        with open(scratch, "w", encoding="utf-8", newline="\n") as file:
+            numbered = enumerate(text_lines(source))
+            kept = (line for i, line in numbered if (i // run % 10 == 9) == held_out)
+            counts[part] = sum(1 for line in kept if file.write(line + "\n"))
+        scratch.replace(folder / f"{part}.txt")
+    return {**counts, "rule": f"every tenth run of {run} lines is held out"}
+
+
 def load_corpus(corpus, workdir):
     """Fetch, check and split a corpus once; returns the folder with train.txt and valid.txt.
 
-    Every tenth run of (up to 50) consecutive lines is held out: the split needs no random numbers,
-    is the same everywhere, and few held-out lines have a training line as neighbour. corpus.json
-    describes it and is written last, so that a folder that has it is whole.
+    The split (see `split_text`) needs no random numbers, is the same everywhere, and few held-out
+    lines have a training line as neighbour. corpus.json describes it and is written last, so that
+    a folder that has it is whole. Raises NotebookError where the text is not there or no text, or
+    has less than 10 lines.
     """
     name, source = fetch_corpus(corpus, workdir)
     folder, sha256 = Path(workdir) / "corpus" / name, sha256_of(source)
@@ -157,23 +184,13 @@ def load_corpus(corpus, workdir):
         if folder in source.parents:  # a download: the next try asks the host again
             source.unlink()
         raise
-    run = min(50, lines // 10)
-    folder.mkdir(parents=True, exist_ok=True)
     about.unlink(missing_ok=True)  # until the split of this text is whole
-    counts = {}
-    for part, held_out in (("train", False), ("valid", True)):
-        scratch = folder / f"{part}.{os.getpid()}.part"
-        with open(scratch, "w", encoding="utf-8", newline="\n") as file:
-            numbered = enumerate(text_lines(source))
-            kept = (line for i, line in numbered if (i // run % 10 == 9) == held_out)
-            counts[part] = sum(1 for line in kept if file.write(line + "\n"))
-        scratch.replace(folder / f"{part}.txt")
     record = {
         "source": corpus,
         "sha256": sha256,
         "bytes": source.stat().st_size,
         "lines": lines,
-        "split": {**counts, "rule": f"every tenth run of {run} lines is held out"},
+        "split": split_text(source, folder, lines),
     }
     scratch = folder / f"corpus.{os.getpid()}.part"
     scratch.write_text(json.dumps(record, indent=1) + "\n")

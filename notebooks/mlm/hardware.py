@@ -1,9 +1,16 @@
-"""What this machine has, and what is asked of it, as arguments of `pytorch_lightning.Trainer`."""
+"""What this machine has, and what is asked of it, as arguments of `pytorch_lightning.Trainer`.
+
+Nothing here starts XLA or CUDA in the process that asks: where either runs, no further processes
+can be started on its devices. Taught in 01.
+"""
 
 import functools
 import importlib.metadata
 import importlib.util
+import inspect
+import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -73,22 +80,27 @@ class Machine:
 
     @property
     def gpus(self):
+        """How many GPUs torch finds."""
         return torch.cuda.device_count()
 
     @functools.cached_property
     def tpu_cores(self):
+        """How many TPU cores there are; raises NotebookError where they cannot be counted."""
         return tpu_cores_here()
 
     @property
     def torch_xla(self):
+        """Whether torch_xla is installed."""
         return importlib.util.find_spec("torch_xla") is not None
 
     @property
     def xla_is_used(self):
+        """Whether this process has started the XLA runtime."""
         return xla_is_used()
 
     @property
     def launched(self):
+        """Whether torchrun or SLURM started this process as one of several."""
         return launched()
 
     def has_bf16(self, kind):
@@ -108,7 +120,61 @@ class Pretended:
     bf16: bool = True
 
     def has_bf16(self, kind):
+        """Whether its devices multiply bfloat16 in hardware, of whatever kind they are."""
         return self.bf16
+
+
+# a look at it
+
+
+def in_own_process(function, *values, seconds=300):
+    """`function(*values)` computed by a fresh Python, which ends and lets go of the devices.
+
+    The function is sent as text, so it imports what it needs; what it returns must be JSON.
+    Raises NotebookError where it fails or does not end within `seconds`.
+    """
+    call = f"import json\nprint(json.dumps({function.__name__}(*{values!r})))"
+    program = [sys.executable, "-c", f"{inspect.getsource(function)}\n{call}"]
+    try:
+        done = subprocess.run(program, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise NotebookError(
+            f"the device did not answer within {seconds} s: end the process that holds it, or "
+            "restart the runtime"
+        ) from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise NotebookError(f"the device does not work: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def gpu_cards():
+    """(name, bytes of memory, multiplies bfloat16 in hardware?) of each GPU; starts CUDA."""
+    import torch
+
+    cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [(card.name, card.total_memory, card.major >= 8) for card in cards]
+
+
+# GB of memory of a core, by the type that the environment names
+TPU_GB = {"v2": 8, "v3": 16, "v4": 32, "v5e": 16, "v5litepod": 16, "v5p": 95, "v6e": 32}
+
+
+def devices_here():
+    """A row for each device of this machine: (device, what it is, memory, bfloat16)."""
+    import psutil
+
+    machine, bf16 = Machine(), {True: "in hardware", False: "emulated, slow"}
+    memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
+    cpu = f"{os.cpu_count()} cores, {platform.machine()}"
+    rows = [("CPU", cpu, memory, bf16[machine.has_bf16("cpu")])]
+    for number, (name, size, fast) in enumerate(in_own_process(gpu_cards) if machine.gpus else ()):
+        rows.append((f"GPU {number}", name, f"{size / 1e9:.0f} GB", bf16[fast]))
+    for number in range(machine.tpu_cores):
+        name = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
+        memory = f"{TPU_GB[name]} GB" if name in TPU_GB else "known once the runtime starts"
+        rows.append((f"TPU core {number}", name, memory, bf16[True]))
+    return rows
 
 
 # what to ask of it
@@ -131,9 +197,11 @@ class TpuCores(XLAStrategy):
             xm.all_reduce(xm.REDUCE_SUM, torch.zeros(4).to(self.root_device)).cpu()
 
     def broadcast(self, obj, src=0):
+        """All have it already."""
         return obj
 
 
+# A name, so that the arguments of Trainer are plain values; again after an edit, hence override.
 StrategyRegistry.register("tpu_cores", TpuCores, override=True)
 
 

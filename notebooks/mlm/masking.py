@@ -1,4 +1,8 @@
-"""BERT's masks as a pure function: nothing is drawn from a stream, nothing depends on what came before."""
+"""BERT's masks as a pure function: nothing is drawn from a stream, nothing depends on what came before.
+
+The last key says what a number is for: 0 how many tokens are predicted, 1 which, 2 what becomes of
+each, 3 the random token in its place; 4 and 5 are those of the order in batches.py.
+"""
 
 import numpy as np
 
@@ -7,8 +11,8 @@ def uniform(*keys):
     """Random numbers in [0, 1), a pure function of integer keys (arrays are broadcast).
 
     splitmix64 (Steele et al. 2014, doi:10.1145/2714064.2660195), one round a key. Nothing is drawn
-    from a stream, so the masks of an example depend on seed, epoch and position alone: not on its
-    batch, the process, the device, or how many numbers were drawn before.
+    from a stream, so the masks of an example depend on seed, epoch, its number and the position
+    alone: not on its batch, the process, the device, or how many numbers were drawn before.
     """
     state = np.uint64(0)
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
@@ -21,10 +25,10 @@ def uniform(*keys):
 
 
 def masked_counts(lengths, seed, epoch, indices, mlm_probability):
-    """How many tokens of each example are predicted: its share, a fraction rounded at random.
+    """How many tokens of each example are predicted: its share, rounded up or down at random.
 
-    Every token has the chance `mlm_probability`, and no example gets more than the next whole
-    number: room for all masks of a batch is known beforehand, so none is ever left out.
+    Every token has the chance `mlm_probability`, and no example gets more than its share rounded
+    up: room for all masks of a batch is known beforehand, so none is ever left out.
     """
     return np.floor(mlm_probability * lengths + uniform(seed, epoch, indices, 0)).astype(np.int64)
 
@@ -37,9 +41,9 @@ def mask_tokens(input_ids, lengths, counts, seed, epoch, indices, mask_token_id,
     input_ids and the labels, (B, T), -100 where nothing is predicted.
     """
     position = np.arange(input_ids.shape[1])
-    where = seed, epoch, np.asarray(indices)[:, None], position
+    where = seed, epoch, np.asarray(indices)[:, None], position  # the keys of each token
     is_token = (position >= 1) & (position <= np.asarray(lengths)[:, None])
-    order = np.where(is_token, uniform(*where, 1), 2.0).argsort(1, kind="stable")
+    order = np.where(is_token, uniform(*where, 1), 2.0).argsort(1, kind="stable")  # others last
     chosen = np.zeros(input_ids.shape, bool)
     np.put_along_axis(chosen, order, position < np.asarray(counts)[:, None], 1)
     fate, other = uniform(*where, 2), (uniform(*where, 3) * vocab_size).astype(np.int64)

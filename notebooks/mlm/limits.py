@@ -1,0 +1,196 @@
+"""What bounds the speed: matrix products. Where a step's time and memory go, and how both grow."""
+
+import time
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from .batches import MaskedBatches
+from .journal import SeededDropout
+from .kernels import onednn_float32, steady_memory
+from .tokens import MaskedLMDataset, encode_lines
+
+# matrix products
+
+
+def best_seconds(bench, work, at_least=0.1):
+    """The shortest time of `work`, of as many runs as fit into `at_least` seconds, three or more."""
+    work()
+    times, end = [], time.perf_counter() + at_least
+    while len(times) < 3 or time.perf_counter() < end:
+        began = bench.clock()
+        work()
+        times.append(bench.clock() - began)
+    return min(times)
+
+
+def product_seconds(bench, rows, inner, columns, dtype):
+    """Seconds of the three products of a linear layer: forward, and both of backward."""
+    x, w, g = (
+        torch.randn(shape, device=bench.place, dtype=dtype)
+        for shape in ((rows, inner), (columns, inner), (rows, columns))
+    )
+    works = (lambda: x @ w.T, lambda: g @ w, lambda: g.T @ x)
+    return sum(best_seconds(bench, work) for work in works)
+
+
+def layer_shapes(config, tokens, masked):
+    """The products of a step: {name: (rows, inner, columns, how many in the model)}."""
+    hidden, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    return {
+        "query, key, value, output": (tokens, hidden, hidden, 4 * layers),
+        "feed-forward, up": (tokens, hidden, wide, layers),
+        "feed-forward, down": (tokens, wide, hidden, layers),
+        "head, transform": (masked, hidden, hidden, 1),
+        "head, vocabulary": (masked, hidden, config.vocab_size, 1),
+    }
+
+
+def product_rates(bench, shapes, dtype):
+    """({product: GFLOP/s}, seconds of a step if it were these products alone), at the CPU's best."""
+    if bench.place == "cpu":
+        steady_memory()
+        onednn_float32()
+    rates, total = {}, 0.0
+    for name, (rows, inner, columns, count) in shapes.items():
+        seconds = product_seconds(bench, rows, inner, columns, dtype)
+        rates[name] = 3 * 2 * rows * inner * columns / seconds / 1e9
+        total += count * seconds
+    return rates, total
+
+
+# a step, taken apart
+
+
+def pieces(bench, rung, most):
+    """{piece: milliseconds for 1,000 real tokens} of the first `most` steps of a rung."""
+    bench.switch(rung)
+    optimizer, schedule = bench.optimizer(rung)
+    spent = dict.fromkeys(("input", "encoder", "head", "loss", "backward", "optimizer"), 0.0)
+    last, tokens = bench.clock(), 0
+
+    def lap(piece):
+        nonlocal last
+        now = bench.clock()
+        spent[piece] += now - last
+        last = now
+
+    with (
+        bench.bert.bert.register_forward_hook(lambda *_: lap("encoder")),
+        bench.bert.cls.register_forward_hook(lambda *_: lap("head")),
+    ):
+        for batch in bench.batches(rung, most):
+            lap("input")
+            loss = bench.loss(rung, batch)
+            lap("loss")
+            loss.backward()
+            lap("backward")
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            lap("optimizer")
+            tokens += batch["tokens"]
+    return {piece: 1e6 * seconds / tokens for piece, seconds in spent.items()}
+
+
+def kept_bytes(bench, rung, batch):
+    """Bytes that the forward pass of a rung keeps for backward, each storage once, no weights."""
+    bench.switch(rung)
+    weights = {p.untyped_storage().data_ptr() for p in bench.bert.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        bench.loss(rung, batch)
+    return sum(kept.values())
+
+
+# growth
+
+
+def encode_seconds(text_file, tokenizer, folder, times):
+    """Seconds to tokenize a text `times` times over, from a copy in `folder`."""
+    copies = folder / f"copies-{time.time_ns()}.txt"
+    text = text_file.read_bytes()
+    with open(copies, "wb") as file:
+        for _ in range(times):
+            file.write(text)
+    began = time.perf_counter()
+    encode_lines(copies, tokenizer)
+    return time.perf_counter() - began
+
+
+def full_batch(bench, text_file, examples, width):
+    """A batch of so many full blocks of `width` tokens, on the device."""
+    tokenizer = bench.data["line"].tokenizer
+    blocks = MaskedLMDataset(text_file, tokenizer, width, "block")
+    key = 0, np.arange(examples) % max(1, len(blocks) - 1)  # the last block is shorter
+    batches = MaskedBatches(blocks, [key], examples, bench.mlm_probability, bench.seed, rows="own")
+    return bench.on_device(batches.batch(*key))
+
+
+def step_seconds(bench, rung, batch, repeats):
+    """Median seconds of a rung's step on one batch; one step before warms up."""
+    bench.switch(rung)
+    optimizer, schedule = bench.optimizer(rung)
+    times = []
+    for _ in range(1 + repeats):
+        began = bench.clock()
+        bench.step(rung, batch, optimizer, schedule)
+        times.append(bench.clock() - began)
+    return float(np.median(times[1:]))
+
+
+# Lightning
+
+
+def bare_loop(bench, rung, batches):
+    """Seconds of a loop that does nothing but train on these batches."""
+    bench.switch(rung)
+    optimizer, schedule = bench.optimizer(rung)
+    began = bench.clock()
+    for batch in batches:
+        bench.step(rung, batch, optimizer, schedule)
+    return bench.clock() - began
+
+
+class Batches:
+    """An iterable for Lightning that looks like nothing it knows, so it is taken as it is."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+class Timer(pl.Callback):
+    """Seconds from the beginning of training to its end."""
+
+    def __init__(self, bench):
+        self.clock = bench.clock
+
+    def on_train_start(self, trainer, module):
+        self.seconds = -self.clock()
+
+    def on_train_end(self, trainer, module):
+        self.seconds += self.clock()
+
+
+def lightning(bench, rung, batches, trainer_args):
+    """Seconds of the same by pytorch_lightning.Trainer, which seeds dropout at each step as 04 does."""
+    bench.switch(rung)
+    bench.module.optimizer, timer = bench.optimizer_arguments(rung), Timer(bench)
+    trainer = pl.Trainer(
+        **trainer_args, max_epochs=1, callbacks=[timer, SeededDropout(bench.seed)], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(bench.module, Batches(batches))
+    return timer.seconds

@@ -1,0 +1,277 @@
+"""What a run left: found, loaded so that nothing is lost unseen, asked for words, asked for scores."""
+
+import atexit
+import contextlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM
+from transformers.utils import logging as transformers_logging
+
+from .corpus import load_corpus, make_workdir
+from .model import load_bert
+from .notebook import NotebookError
+from .tokens import load_tokenizer
+
+# the run
+
+FILES = "run.json saved.bin model/config.json model/model.safetensors model/tokenizer.json"
+FIGURES = {  # of run.json
+    "training": "steps tokens_seen",
+    "before": "loss perplexity accuracy",
+    "after": "loss perplexity accuracy",
+    "baseline": "loss",
+}
+
+
+def read_record(path):
+    """run.json as a dict; raises NotebookError where something is not there that is used of it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["parameters"]["model"], record["parameters"]["seed"]
+        for part, names in FIGURES.items():
+            for name in names.split():
+                float(record[part][name])
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotebookError(
+            f"{path} is damaged or not from 04_train.ipynb ({type(error).__name__}: {error}); run "
+            "that again, or pass another run_name"
+        ) from None
+    return record
+
+
+def find_run(workdir, run_name):
+    """(folder, its run.json) of a finished run; (None, None) where none is named and none is there.
+
+    Raises NotebookError where it is missing, in part or not from 04, naming the file.
+    """
+    workdir = Path(workdir).expanduser().resolve()
+    folder = workdir / (run_name or "run")
+    if not folder.is_dir():
+        others = ", ".join(sorted(path.parent.name for path in workdir.glob("*/run.json")))
+        if run_name:
+            there = f"runs there: {others}" if others else "train it with 04_train.ipynb"
+            raise NotebookError(f"run_name={run_name!r}: there is no folder {folder}; {there}")
+        print(f"No run named 'run' in {workdir.name}/ (others there: {others or 'none'})")
+        return None, None
+    for name in FILES.split():
+        if not (folder / name).is_file():
+            raise NotebookError(
+                f"{folder / name} is missing: the run was not finished or is copied in part; run "
+                "04_train.ipynb again with the same parameters, or copy the whole folder"
+            )
+    return folder, read_record(folder / "run.json")
+
+
+def run_line(folder, record, model):
+    """What a run says of itself, as text; without one, what is done instead."""
+    if not record:
+        return (
+            f"We predict with {model!r} as it comes. Run 04_train.ipynb first to see what training "
+            "does, or copy the whole folder of a run into workdir."
+        )
+    name, trained = record["parameters"]["model"], record["training"]
+    before, after = record["before"]["loss"], record["after"]["loss"]
+    text = (
+        f"{folder.name}: {name}, {trained['steps']:,} steps, {trained['tokens_seen']:,} tokens, "
+        f"held-out loss {before:.2f} before, {after:.2f} after"
+    )
+    if model != name:
+        text += f"\nThe parameter model={model!r} is not needed: the run began with {name!r}."
+    return text
+
+
+# loading
+
+
+@contextlib.contextmanager
+def without_bars():
+    """No progress bars of transformers in this block: the disk is read in a moment."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def damaged_file(path):
+    """The first file of a model's folder that cannot be read; `path` itself where there is none."""
+    for file in sorted(path.glob("*")):
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            elif file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+        except Exception:
+            return file
+    return path
+
+
+@contextlib.contextmanager
+def reading(path):
+    """In this block a file or a model's folder is read, without bars.
+
+    Raises NotebookError where that goes wrong, naming the file.
+    """
+    try:
+        with without_bars():
+            yield
+    except NotebookError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0][:200]
+        raise NotebookError(
+            f"{damaged_file(path)} cannot be read ({type(error).__name__}: {reason}): it is truncated, or not from "
+            "04_train.ipynb; copy it again, or train again"
+        ) from None
+
+
+def read_weights(path):
+    """The state_dict in a file of torch.save; raises NotebookError where it is no such file."""
+    with reading(path):
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return found.get("state_dict", found)
+
+
+class BertPred(nn.Module):
+    """BERT with its masked-LM head; called with a batch it gives the logits (B, T, V)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.bert = BertForMaskedLM(config)
+
+    def forward(self, **batch):
+        return self.bert(**batch).logits
+
+
+def load_pred(path, config, make=BertPred):
+    """A BertPred with the weights of this file; raises NotebookError where they do not fit.
+
+    `config` is the folder of its config.json, `make` the class.
+    """
+    weights = read_weights(path)
+    try:
+        pred = make(BertConfig.from_pretrained(config))
+        pred.load_state_dict(weights)
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise NotebookError(
+            f"{path} does not fit {config} ({reason} ...): they are not of one run; copy the whole "
+            "folder of a run, or train again"
+        ) from None
+    return pred.eval()
+
+
+def check_tied(path):
+    """Raises NotebookError where decoder and embedding differ in a file: one of them is lost on loading."""
+    weights = read_weights(path)
+    decoder = weights["bert.cls.predictions.decoder.weight"]
+    if not torch.equal(decoder, weights["bert.bert.embeddings.word_embeddings.weight"]):
+        raise NotebookError(f"in {path} decoder and embedding differ: run 04_train.ipynb again")
+
+
+def load_before(record, tokenizer):
+    """The model as a run's training began with it, in eval mode; None (and a line) where it is gone."""
+    asked = record["parameters"]
+    try:
+        return load_bert(asked["model"], tokenizer, max_len=0, seed=asked["seed"]).eval()
+    except NotebookError as error:
+        print(f"No comparison with the model before training: {error}")
+        return None
+
+
+def stand_in(model, corpus, workdir, seed):
+    """A folder that holds `model` as it comes in the forms that 04 writes; gone when Python ends.
+
+    For "scratch:" the vocabulary is learned from the corpus, which is kept in `workdir`.
+    """
+    scratch = model.startswith("scratch:")
+    text = load_corpus(corpus, make_workdir(workdir)) / "train.txt" if scratch else None
+    tokenizer = load_tokenizer(model, text)
+    bert = load_bert(model, tokenizer, max_len=0, seed=seed)  # `encode` looks at the length
+    folder = Path(tempfile.mkdtemp(prefix="mlm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "checkpoints").mkdir()
+    state = {f"bert.{name}": weight for name, weight in bert.state_dict().items()}
+    torch.save(state, folder / "saved.bin")
+    torch.save({"state_dict": state}, folder / "checkpoints" / "last.ckpt")
+    with without_bars():
+        bert.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder
+
+
+# words
+
+
+def encode(bert, tokenizer, sentence):
+    """A batch of one sentence; raises NotebookError where it is longer than the model's positions."""
+    batch = tokenizer(sentence, return_tensors="pt")
+    tokens, room = batch["input_ids"].shape[1], bert.config.max_position_embeddings
+    if tokens > room:
+        raise NotebookError(
+            f"the sentence has {tokens} tokens, [CLS] and [SEP] included, and this model takes {room}: "
+            "shorten it, or cut it in two"
+        )
+    return batch
+
+
+@torch.no_grad()
+def fill(bert, tokenizer, sentence, top_k):
+    """The guesses for each [MASK]: a list of lists of (token, probability), the likeliest first."""
+    batch = encode(bert, tokenizer, sentence)
+    masks = batch["input_ids"] == tokenizer.mask_token_id  # (1, T)
+    probabilities = bert(**batch).logits[masks].softmax(-1)  # (masks, V)
+    likeliest, ids = probabilities.topk(min(top_k, len(tokenizer)))
+    return [
+        list(zip(tokenizer.convert_ids_to_tokens(row), p))
+        for row, p in zip(ids.tolist(), likeliest.tolist())
+    ]
+
+
+def pipeline_guesses(fill_mask, sentence, top_k):
+    """What transformers' pipeline "fill-mask" answers, in the form of `fill`."""
+    answers = fill_mask(sentence, top_k=min(top_k, len(fill_mask.tokenizer)))
+    if isinstance(answers[0], dict):  # one mask: a list of guesses, not a list of lists
+        answers = [answers]
+    name = fill_mask.tokenizer.convert_ids_to_tokens
+    return [[(name(guess["token"]), guess["score"]) for guess in row] for row in answers]
+
+
+def same_guesses(ours, theirs):
+    """Whether two lists of guesses have the same tokens and, but for rounding, probabilities."""
+
+    def split(guesses):
+        tokens = [[token for token, _ in row] for row in guesses]
+        return tokens, torch.tensor([[p for _, p in row] for row in guesses])
+
+    (tokens, p), (their_tokens, their_p) = split(ours), split(theirs)
+    return tokens == their_tokens and torch.allclose(p, their_p, atol=1e-6)
+
+
+# scores
+
+
+@torch.no_grad()
+def surprises(bert, tokenizer, sentence):
+    """(tokens, -log probability of each given all others), in nats."""
+    ids = encode(bert, tokenizer, sentence)["input_ids"]  # (1, T)
+    rows = torch.arange(ids.shape[1] - 2)
+    copies = ids.repeat(len(rows), 1)  # (T-2, T), without a copy for [CLS] and [SEP]
+    copies[rows, rows + 1] = tokenizer.mask_token_id
+    hidden = bert.bert(copies).last_hidden_state[rows, rows + 1]  # (T-2, H)
+    nats = -bert.cls(hidden).log_softmax(-1)[rows, ids[0, 1:-1]]
+    return tokenizer.convert_ids_to_tokens(ids[0, 1:-1]), nats
+
+
+def pseudo_perplexity(bert, tokenizer, sentence):
+    """Among how many equally likely words the model hesitates, on average over the tokens."""
+    return float(surprises(bert, tokenizer, sentence)[1].mean().exp())

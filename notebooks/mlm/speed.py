@@ -1,0 +1,305 @@
+"""Recipes for the same training, to be measured one beside the other; 06_speed climbs them.
+
+A Rung is a recipe. A Bench is what all of them share: the model, the lines, the device.
+"""
+
+import copy
+import ctypes
+import tempfile
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from transformers import (
+    BertForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from .batches import MaskedBatches, epoch_batches
+from .corpus import text_lines
+from .kernels import FastDropout, fast_on_cpu, onednn_float32, steady_memory
+from .masking import uniform
+from .training import MaskedLM, adamw, asked_labels, choose_lr, evaluate, own_example_only
+
+# recipes
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One recipe: how lines become batches, and how a step is computed."""
+
+    name: str
+    examples: str = "line"  # or "block": the same lines, one after the other
+    batch: int = 4  # examples in a batch
+    order: str = "text"  # "text", "random", or "length": like lengths together
+    rows: str = "own"  # or "shared": short examples share a row, so that little is padded
+    dtype: torch.dtype = torch.float32  # that matrix products run in
+    fused: bool = False  # AdamW in one pass over all weights
+    masked_only: bool = False  # the head on masked positions only
+    fast: bool = False  # attention as matrix products, cheap dropout
+    steady: bool = False  # freed memory is kept
+    onednn: bool = False  # a CPU's float32 products by oneDNN
+    by: str = "loop"  # or "Trainer": transformers.Trainer
+    lr: float | None = None  # a constant; None: the peak by 04's rule for model and batch
+
+
+def climb(first, changes):
+    """A ladder of Rungs: `first`, then for each (name, {field: value}) one more, changed in just that.
+
+    What changes nothing (bf16 on a machine without it, say) is no rung.
+    """
+    ladder = [first]
+    for name, change in changes:
+        higher = replace(ladder[-1], **change)
+        if higher != ladder[-1]:
+            ladder.append(replace(higher, name=name))
+    return ladder
+
+
+def draw_lines(text_file, path, count, seed):
+    """Write `count` lines of a text to `path`, drawn by the seed, in the order of the text."""
+    lines = list(text_lines(text_file))
+    chosen = np.sort(uniform(seed, np.arange(len(lines)), 7).argsort()[:count])
+    path.write_text("\n".join(lines[i] for i in chosen) + "\n", encoding="utf-8")
+
+
+# the bench
+
+
+def usual_memory():
+    """Undo `steady_memory`: freed memory goes back in large pieces.
+
+    The thresholds are those that glibc reaches by itself in a long run.
+    """
+    if steady_memory():
+        libc = ctypes.CDLL(None)
+        mmap_max, mmap_threshold, trim_threshold = -4, -3, -1  # their numbers in malloc.h
+        libc.mallopt(mmap_max, 65536)
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 64 << 20)
+
+
+@dataclass
+class Bench:
+    """What all recipes share: a model and its first weights, lines, held-out batches, a device.
+
+    `model` is the name that `bert` was loaded by; `data` has the lines as {"line": MaskedLMDataset,
+    "block": MaskedLMDataset}; `held_out` is a list of batches; `place` is "cpu" or "cuda".
+    """
+
+    bert: BertForMaskedLM
+    model: str
+    data: dict
+    held_out: list
+    mlm_probability: float
+    seed: int
+    place: str
+
+    def __post_init__(self):
+        self.module = MaskedLM(self.bert.to(self.place), {})
+        self.start = {name: value.clone() for name, value in self.bert.state_dict().items()}
+
+    def clock(self):
+        """The time in seconds, once the device has done all that it was asked to."""
+        if self.place == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def switch(self, rung):
+        """Make model and process what this rung wants, the weights as they were at first."""
+        fast_on_cpu(self.bert)
+        if not rung.fast:
+            self.bert.set_attn_implementation("sdpa")
+            for layer in self.bert.modules():
+                if type(layer) is FastDropout:
+                    layer.__class__ = torch.nn.Dropout
+        if rung.steady:
+            steady_memory()
+        else:
+            usual_memory()
+        torch.set_float32_matmul_precision("highest")
+        if rung.onednn and self.place == "cpu":
+            onednn_float32()
+        self.bert.load_state_dict(self.start)
+        self.module.to(self.place).train()
+        self.module.matmul_dtype = rung.dtype
+        torch.manual_seed(self.seed)
+
+    def keys(self, rung):
+        """The keys (epoch, indices) of a rung's batches, in one pass over the lines."""
+        lengths = self.data[rung.examples].lengths
+        if rung.order == "text":
+            starts = range(rung.batch, len(lengths), rung.batch)
+            groups = np.split(np.arange(len(lengths)), starts)
+        else:
+            grouped = rung.order == "length"
+            groups = epoch_batches(lengths, rung.batch, self.seed, 0, grouped)
+        return [(0, group) for group in groups]
+
+    def on_device(self, batch):
+        """A batch with its tensors where the model is."""
+        return {k: v.to(self.place) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+    def batches(self, rung, most=None):
+        """The batches of one pass over the lines, on the device; at most `most` of them."""
+        keys, data = self.keys(rung)[:most], self.data[rung.examples]
+        made = MaskedBatches(
+            data, keys, rung.batch, self.mlm_probability, self.seed, rows=rung.rows
+        )
+        return map(self.on_device, made)
+
+    def steps(self, rung):
+        """How many batches one pass over the lines has."""
+        return -(-len(self.data[rung.examples]) // rung.batch)
+
+    def peak_lr(self, rung):
+        """The rung's own learning rate, else 04's for the model and the rung's batch."""
+        return choose_lr(rung.lr, "linear", self.model, self.bert.config.hidden_size, rung.batch)[0]
+
+    def optimizer_arguments(self, rung):
+        """The arguments of `adamw` for one pass over the lines."""
+        return dict(
+            lr=self.peak_lr(rung),
+            weight_decay=0.01,
+            warmup_steps=self.steps(rung) // 10,
+            total_steps=self.steps(rung),
+            schedule="constant" if rung.lr else "linear",
+        )
+
+    def optimizer(self, rung):
+        """(AdamW, its schedule); without `fused` torch takes one weight after the other."""
+        optimizer, schedule = adamw(self.module, **self.optimizer_arguments(rung))
+        for group in optimizer.param_groups:
+            group.update(fused=rung.fused, foreach=False)
+        return optimizer, schedule
+
+    def loss(self, rung, batch):
+        """Mean loss over the masked tokens: the head on them only, or on all B * T positions.
+
+        The dense head scores all positions; the loss then ignores those without a label, 85%.
+        """
+        if rung.masked_only:
+            logits, labels = self.module.masked_logits(batch), asked_labels(batch)
+        else:
+            with torch.autocast(self.place, rung.dtype, enabled=rung.dtype != torch.float32):
+                logits = self.bert(
+                    batch["input_ids"],
+                    attention_mask=own_example_only(batch.get("attention_mask")),
+                    position_ids=batch.get("position_ids"),
+                ).logits  # (B, T, V)
+            logits, labels = logits.float().flatten(0, 1), batch["labels"].flatten()
+        loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+        return loss / batch["masked"].clamp(min=1)  # of 4 short lines none may be masked
+
+    def step(self, rung, batch, optimizer, schedule):
+        """One optimizer step."""
+        self.loss(rung, batch).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+    def first_loss(self, rung):
+        """The loss of a rung's first batch from the first weights, without dropout."""
+        self.switch(rung)
+        self.module.eval()
+        with torch.no_grad():
+            return self.loss(rung, next(self.batches(rung, 1))).item()
+
+    def held_out_loss(self):
+        """The loss on the held-out lines, in float32 whatever the rung."""
+        self.module.matmul_dtype = torch.float32
+        return evaluate(self.module.to(self.place), self.held_out)["loss"]
+
+
+def adamw_weights(**how):
+    """Some weights after five steps of AdamW on gradients that are always the same."""
+    random = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(1000, generator=random))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3, **how)
+    for _ in range(5):
+        weight.grad = torch.randn(1000, generator=random)
+        optimizer.step()
+    return weight.detach()
+
+
+# the measurement
+
+
+def loop_pass(bench, rung, most=None):
+    """Seconds of one pass over the lines in a plain loop; at most `most` steps of it."""
+    optimizer, schedule = bench.optimizer(rung)
+    began = bench.clock()
+    for batch in bench.batches(rung, most):
+        bench.step(rung, batch, optimizer, schedule)
+    return bench.clock() - began
+
+
+class Clock(TrainerCallback):
+    """Seconds from the beginning of training to its end."""
+
+    def __init__(self, bench):
+        self.clock = bench.clock
+
+    def on_train_begin(self, *args, **kwargs):
+        self.seconds = -self.clock()
+
+    def on_train_end(self, *args, **kwargs):
+        self.seconds += self.clock()
+
+
+def trainer_pass(bench, rung, most=None):
+    """Seconds of the same with transformers.Trainer, from its first batch to its last step.
+
+    It trains a copy, whose `forward` it changes; the bench's model gets the weights.
+    """
+    data, clock, trained = bench.data[rung.examples], Clock(bench), copy.deepcopy(bench.bert)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, per_device_train_batch_size=rung.batch, num_train_epochs=1,
+            max_steps=most or -1, learning_rate=bench.peak_lr(rung), weight_decay=0.01,
+            warmup_steps=bench.steps(rung) // 10, max_grad_norm=0.0, optim="adamw_torch_fused",
+            bf16=rung.dtype == torch.bfloat16, use_cpu=bench.place == "cpu", seed=bench.seed,
+            train_sampling_strategy="group_by_length" if rung.order == "length" else "random",
+            save_strategy="no", eval_strategy="no", logging_strategy="no",
+            logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+        trainer = Trainer(
+            trained,
+            arguments,
+            data_collator=DataCollatorForLanguageModeling(
+                data.tokenizer, mlm_probability=bench.mlm_probability
+            ),
+            train_dataset=[{"input_ids": example.tolist()} for example in data],
+            callbacks=[clock],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    bench.bert.load_state_dict(trained.state_dict())
+    return clock.seconds
+
+
+def speed(bench, rung):
+    """Real tokens/s of one pass over the lines from the first weights; two steps before warm up."""
+    for most in (2, None):
+        bench.switch(rung)
+        seconds = (trainer_pass if rung.by == "Trainer" else loop_pass)(bench, rung, most)
+    return float(bench.data[rung.examples].lengths.sum()) / seconds
+
+
+def in_turn(ways, repeats):
+    """What each of `ways`, {name: function}, returns: a DataFrame, a row for each repeat.
+
+    Forwards and backwards in turn, so that a machine that gets slower or busier meets all alike.
+    """
+    rows = []
+    for repeat in range(repeats):
+        names = list(ways) if repeat % 2 == 0 else list(ways)[::-1]
+        rows.append({name: ways[name]() for name in names})
+    return pd.DataFrame(rows)[list(ways)]
