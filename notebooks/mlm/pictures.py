@@ -85,46 +85,42 @@ def fates(input_ids, labels, tokenizer):
     return np.where(original == tokenizer.pad_token_id, 5, fate)
 
 
-def add_fates(ax, fate):
-    """The axes of a picture of fates (B, T), and above them what their colours and signs mean."""
-    boxes = [
-        Patch(facecolor=colour, edgecolor="0.7", label=f"{sign}  {name}".strip())
-        for name, (colour, sign) in FATES.items()
-    ]
+def add_fates(ax, fate, **axes):
+    """Set the axes of a picture of fates (B, T); above it stands what colours and signs mean."""
+    labels = [f"{sign}  {name}".strip() for name, (_, sign) in FATES.items()]
+    boxes = [Patch(fc=colour, ec="0.7", label=label) for colour, label in zip(COLOURS, labels)]
     place = dict(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(boxes))
     ax.legend(handles=boxes, frameon=False, fontsize=9, handlelength=1.2, **place)
-    ax.set(xlim=(0, fate.shape[1]), ylim=(len(fate), 0), yticks=[])
+    ax.set(**dict(xlim=(0, fate.shape[1]), ylim=(len(fate), 0), yticks=[]) | axes)
     ax.spines[:].set_visible(False)
 
 
-def draw_tokens(batch, tokenizer, rows=None, most=14):
+def draw_tokens(batch, tokenizer, most=14):
     """Draw the first tokens of each row as boxes: what is read; under it, in italics, what was there."""
-    read, labels = (np.asarray(batch[name])[:rows, :most] for name in ("input_ids", "labels"))
+    read, labels = (np.asarray(batch[name])[:, :most] for name in ("input_ids", "labels"))
     fate = fates(read, labels, tokenizer)
-    size = fate.shape[1] * 0.75, 0.5 * len(fate) + 0.4
-    ax = plt.figure(figsize=size, layout="constrained").gca()
+    size = 0.75 * fate.shape[1], 0.5 * len(fate) + 0.4
+    _, ax = plt.subplots(figsize=size, layout="constrained")
     for (row, column), what in np.ndenumerate(fate):
-        box = plt.Rectangle((column, row), 0.96, 0.9, facecolor=COLOURS[what])
-        box.set(edgecolor="0.8" if what == 5 else "white", ls=":" if what == 5 else "-")
-        ax.add_patch(box)
+        edge = dict(ec="0.8", ls=":") if what == 5 else dict(ec="white")
+        ax.add_patch(plt.Rectangle((column, row), 0.96, 0.9, fc=COLOURS[what], **edge))
         if what in (1, 2, 3):
-            sign = dict(fontsize=6.5, weight="bold", va="top")
-            ax.text(column + 0.04, row + 0.06, SIGNS[what], **sign)
+            corner = column + 0.04, row + 0.06
+            ax.text(*corner, SIGNS[what], fontsize=6.5, weight="bold", va="top")
         ids = [read[row, column], labels[row, column]][: 2 if what in (1, 2) else 1]
         for i, word in enumerate(tokenizer.convert_ids_to_tokens([int(i) for i in ids])):
             word, colour = word[:16], "0.45" if what > 3 else "0.1"
             look = dict(style=("normal", "italic")[i], fontsize=min(8, 92 / len(word)))
             height = row + (0.45 if len(ids) == 1 else (0.36, 0.69)[i])
             ax.text(column + 0.48, height, word, ha="center", va="center", color=colour, **look)
-    add_fates(ax, fate)
-    ax.set_xticks([])
+    add_fates(ax, fate, xticks=[])
 
 
 def draw_batch(batch, tokenizer, rows=12):
     """Draw the rows of a batch, every token a narrow box with its sign, a line before each example."""
     read, labels = (np.asarray(batch[n])[:rows, :ROW_TOKENS] for n in ("input_ids", "labels"))
     fate = fates(read, labels, tokenizer)
-    ax = plt.figure(figsize=(12, 0.3 * len(fate) + 0.9), layout="constrained").gca()
+    _, ax = plt.subplots(figsize=(12, 0.3 * len(fate) + 0.9), layout="constrained")
     look = dict(cmap=ListedColormap(COLOURS), vmin=-0.5, vmax=len(FATES) - 0.5)
     ax.pcolormesh(fate, edgecolors="white", lw=0.3, **look)
     middle = dict(ha="center", va="center", fontsize=min(8, max(3, 800 / fate.shape[1])))
@@ -133,8 +129,7 @@ def draw_batch(batch, tokenizer, rows=12):
     ax.hlines(range(1, len(fate)), 0, fate.shape[1], color="white", lw=3)
     for row, start in np.argwhere(read == tokenizer.cls_token_id):
         ax.vlines(start, row + 0.1, row + 0.9, color="black", lw=1.5)
-    add_fates(ax, fate)
-    ax.set(xlabel="place in the row", xlim=(-0.5, fate.shape[1] + 0.5))
+    add_fates(ax, fate, xlabel="place in the row", xlim=(-0.5, fate.shape[1] + 0.5))
 
 
 def draw_rows(ax, sizes, rows, width, title):
