@@ -1,61 +1,17 @@
-"""Definitions out of the notebooks by cell id, and the small inputs that the tests share."""
+"""The small inputs that the tests share, and how a refusal is asserted."""
 
-import ast
 import contextlib
-import functools
-import linecache
 import random
-import sys
 import time
-import types
 from pathlib import Path
 
-import nbformat
 import pytest
+
+from mlm.corpus import load_corpus
+from mlm.tokens import MaskedLMDataset, learn_wordpiece
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-
-CHECK = ("shared-rules", "shared-check")
-CORPUS = ("shared-check", "shared-download", "shared-corpus", "shared-lines", "shared-split")
-TOKENS = ("shared-check", "shared-tokenizer", "shared-encode", "shared-dataset")
-BATCHES = (*TOKENS, "shared-masking", "shared-order", "shared-pack", "shared-batches")
-TRAINING = (*BATCHES, "shared-model", "shared-optimizer", "shared-module", "shared-evaluate")
-
-
-@functools.cache
-def read_notebook(name):
-    """A notebook of the suite, by its name without the ending."""
-    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-
-
-def is_definition(statement):
-    """Whether a statement only gives names: an import, a function, a class, CONSTANTS = ..."""
-    kinds = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef
-    targets = statement.targets if isinstance(statement, ast.Assign) else []
-    constants = [isinstance(target, ast.Name) and target.id.isupper() for target in targets]
-    return isinstance(statement, kinds) or (constants != [] and all(constants))
-
-
-@functools.cache
-def cells(notebook, *ids, whole=False):
-    """A module of what these cells of a notebook define, executed in this order.
-
-    Only definitions are executed (see `is_definition`): what a cell then does with them, prints or
-    installs, is left out. With `whole=True` the cells run as they are. The module is a real one,
-    so that its classes can be pickled, and made once a session.
-    """
-    sources = {cell.id: cell.source for cell in read_notebook(notebook).cells}
-    module = types.ModuleType(f"{notebook}:{'+'.join(ids)}{'+whole' * whole}")
-    sys.modules[module.__name__] = module
-    for id in ids:
-        source, place = sources[id], f"<{notebook}.ipynb cell {id}>"
-        linecache.cache[place] = (len(source), None, source.splitlines(True), place)
-        tree = ast.parse(source)
-        tree.body = [node for node in tree.body if whole or is_definition(node)]
-        exec(compile(tree, place, "exec"), vars(module))
-    return module
-
 
 REFUSALS = []  # (seconds that it took, the line)
 
@@ -136,19 +92,29 @@ def corpus_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     text = folder / "text.txt"
     text.write_text("\n\n".join(sentences(400)), encoding="utf-8")
-    return cells("04_train", *CORPUS).load_corpus(str(text), folder)
+    return load_corpus(str(text), folder)
 
 
 @pytest.fixture(scope="session")
 def tokenizer(corpus_folder):
     """A WordPiece tokenizer learned from the training lines."""
-    return cells("04_train", *TOKENS).learn_wordpiece(corpus_folder / "train.txt", vocab_size=300)
+    return learn_wordpiece(corpus_folder / "train.txt", vocab_size=300)
 
 
 @pytest.fixture(scope="session")
 def dataset(corpus_folder, tokenizer):
     """The training lines as examples of at most 32 tokens, some of them truncated."""
-    return cells("04_train", *BATCHES).MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32)
+    return MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32)
+
+
+def masked_loss(module, batch):
+    """The loss of a MaskedLM summed over the masked tokens, their logits (K, V) and labels (K,)."""
+    import torch.nn.functional as F
+
+    from mlm.training import asked_labels
+
+    logits, labels = module.masked_logits(batch), asked_labels(batch)
+    return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"), logits, labels
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pooch.core
 import pytest
-from conftest import CORPUS, ROOT, cells, refused, sentences
 
-corpus = cells("04_train", *CORPUS)
+import mlm.corpus as corpus
+from conftest import ROOT, refused, sentences
 
 
 def write(path, text, encoding="utf-8"):
@@ -77,9 +77,9 @@ def test_split_is_the_same_in_another_process_and_locale(tmp_path):
     text = save(tmp_path, sentences(200))
     mine = read(corpus.load_corpus(text, tmp_path / "mine"))
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
-        "from conftest import CORPUS, cells\n"
-        "print(cells('04_train', *CORPUS).load_corpus(sys.argv[1], sys.argv[2]))"
+        f"import sys; sys.path.insert(0, {str(ROOT / 'notebooks')!r})\n"
+        "from mlm.corpus import load_corpus\n"
+        "print(load_corpus(sys.argv[1], sys.argv[2]))"
     )
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(

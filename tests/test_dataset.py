@@ -10,12 +10,14 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TOKENS, cells, refused, sentences
-from hosts import serve
 from transformers import AutoTokenizer, BertTokenizer
 
-tokens = cells("04_train", *TOKENS)
-LOAD = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom conftest import *\n"
+import mlm.tokens as tokens
+from conftest import ROOT, refused, sentences
+from hosts import serve
+
+PATHS = [str(ROOT / "tests"), str(ROOT / "notebooks")]
+LOAD = f"import sys; sys.path[:0] = {PATHS}\nfrom conftest import refused\nimport mlm.tokens as tokens\n"
 
 
 def start(program, *arguments, **environment):
@@ -218,7 +220,7 @@ def test_a_text_without_tokens_is_refused(tmp_path, tokenizer):
 
 def test_a_learned_vocabulary_is_the_same_everywhere(corpus_folder):
     program = (
-        "learned = cells('04_train', 'shared-tokenizer').learn_wordpiece(sys.argv[1])\n"
+        "learned = tokens.learn_wordpiece(sys.argv[1])\n"
         "import json; print(json.dumps(learned.get_vocab()))"
     )
     path = corpus_folder / "train.txt"
@@ -297,7 +299,6 @@ def test_a_hub_that_has_no_such_model(tmp_path, fault):
         return 401, {"X-Error-Code": "RepoNotFound"}, b""
 
     program = """
-tokens = cells("04_train", "shared-check", "shared-tokenizer")
 with refused("model='somebody/bert'", "no tokenizer found", sys.argv[1], "scratch:tiny"):
     tokens.load_tokenizer("somebody/bert", None)
 """
@@ -324,7 +325,6 @@ def test_time_is_linear_and_memory_small(tmp_path, corpus_folder, tokenizer):
     program = """
 import json, resource, time
 from pathlib import Path
-tokens = cells("04_train", "shared-check", "shared-tokenizer", "shared-encode")
 folder = Path(sys.argv[1])
 tokenizer = tokens.load_tokenizer(str(folder / "tokenizer"), None)
 rows = []

@@ -5,10 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import TRAINING, cells
 
-fast = cells("04_train", "shared-memory", "shared-fast")
-training = cells("04_train", *TRAINING)
+import mlm.kernels as fast
+from conftest import masked_loss
+from mlm.batches import MaskedBatches
+from mlm.model import load_bert
+from mlm.training import MaskedLM, evaluate
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def batch_of(dataset):
 
     def make(**how):
         keys = [(0, np.arange(40))]
-        return next(iter(training.MaskedBatches(dataset, keys, 40, 0.15, 0, **how)))
+        return next(iter(MaskedBatches(dataset, keys, 40, 0.15, 0, **how)))
 
     return make
 
@@ -27,16 +29,16 @@ def batch_of(dataset):
 
 @pytest.mark.parametrize(
     "how",
-    [{"packed": True}, {"packed": False}, {"static": True}, None],
+    [{"rows": "shared"}, {"rows": "own"}, {"rows": "static"}, None],
     ids=["shared rows", "rows", "static", "no mask"],
 )
 def test_attention_as_matrix_products_is_exact(bert, batch_of, how):
-    batch = batch_of(**how or {"packed": False})
+    batch = batch_of(**how or {"rows": "own"})
     if how is None:
         del batch["attention_mask"]
     found = []
     for model in (bert, fast.fast_on_cpu(copy.deepcopy(bert))):
-        loss, logits, _ = training.MaskedLM(model, {}).masked_loss(batch)
+        loss, logits, _ = masked_loss(MaskedLM(model, {}), batch)
         loss.backward()
         found.append(
             (loss.detach(), logits.detach(), {n: p.grad for n, p in model.named_parameters()})
@@ -62,11 +64,11 @@ def test_a_fast_model_is_the_same_model(bert):
 
 def test_what_a_fast_model_saves_is_loaded_as_any_other(bert, tokenizer, tmp_path, batch_of):
     batch = batch_of()
-    expected = training.MaskedLM(bert.eval(), {}).masked_loss(batch)[0].item()
+    expected = masked_loss(MaskedLM(bert.eval(), {}), batch)[0].item()
     fast.fast_on_cpu(bert).save_pretrained(tmp_path)
-    loaded = training.load_bert(str(tmp_path), tokenizer, 64)
+    loaded = load_bert(str(tmp_path), tokenizer, 64)
     assert loaded.config._attn_implementation == "sdpa"
-    found = training.MaskedLM(loaded.eval(), {}).masked_loss(batch)[0].item()
+    found = masked_loss(MaskedLM(loaded.eval(), {}), batch)[0].item()
     assert found == pytest.approx(expected)
 
 
@@ -75,10 +77,10 @@ def test_dropout_is_off_in_evaluation(bert, batch_of):
     for part in quick.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.5
-    module, batch = training.MaskedLM(quick, {}), batch_of()
-    assert training.evaluate(module, [batch]) == training.evaluate(module, [batch])
+    module, batch = MaskedLM(quick, {}), batch_of()
+    assert evaluate(module, [batch]) == evaluate(module, [batch])
     module.train()
-    assert module.masked_loss(batch)[0] != module.masked_loss(batch)[0]
+    assert masked_loss(module, batch)[0] != masked_loss(module, batch)[0]
 
 
 # dropout

@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import library
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import library
 import notebooks
 
 MASK = "def mask(token):\n    return 'M'"

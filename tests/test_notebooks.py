@@ -13,13 +13,14 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
 from conftest import NOTEBOOKS, ROOT, sentences
 from hosts import hub, serve
 from mlm.corpus import NIETZSCHE
 from mlm.model import load_bert
 from mlm.tokens import learn_wordpiece
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
 
 pytestmark = pytest.mark.slow
 TEXT = dict(corpus="pydoc")

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import CHECK, NOTEBOOKS, ROOT, cells, read_notebook, refused
 from papermill import inspect_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+
+from conftest import CHECK, NOTEBOOKS, ROOT, cells, read_notebook, refused
 
 NAMES = [path.stem for path in NOTEBOOKS]
 rules = cells("04_train", *CHECK).RULES

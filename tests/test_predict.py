@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 import torch
+from transformers import BertConfig, BertForMaskedLM, pipeline
+
 from conftest import refused
 from mlm.model import load_bert
 from mlm.pictures import draw_guesses, draw_surprises, percent
@@ -27,7 +29,6 @@ from mlm.predict import (
     surprises,
 )
 from mlm.tokens import learn_wordpiece
-from transformers import BertConfig, BertForMaskedLM, pipeline
 
 WORDS = "the will to power is not a name but a question of good and evil in every human being"
 SENTENCE = "The [MASK] to power is not a [MASK]."

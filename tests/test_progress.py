@@ -5,10 +5,11 @@ import os
 
 import nbformat
 import pytest
-from conftest import ROOT
 from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+
+from conftest import ROOT
 
 SMALL = dict(corpus="pydoc", model="scratch:tiny", max_steps=40, checkpoint_steps=10)
 

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 ELSEWHERE = ("# needs", "make test", "make check", "make fix")  # hardware, network; or it is us
@@ -40,10 +41,14 @@ def test_the_commands_run_as_printed(tmp_path):
         env={k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "papermill" in done.stdout.split("Executed notebooks")[1]  # how to go on, after make train
+    assert (
+        "papermill" in done.stdout.split("Executed notebooks")[1]
+    )  # how to go on, after make train
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
 def test_every_link_leads_somewhere(path):
     for target in links(path.read_text()):
         assert (path.parent / target).exists(), target

@@ -11,8 +11,9 @@ import sys
 import jupyter_client
 import pytest
 import torch
-from conftest import ROOT
 from papermill.parameterize import parameterize_notebook
+
+from conftest import ROOT
 from soak import RUN, cut_often, english, result, same, start
 
 pytestmark = pytest.mark.slow

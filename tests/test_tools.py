@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import store_outputs
-import structure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import get_sanitize_patterns
 
 import notebooks
+import store_outputs
+import structure
 
 ROOT = Path(__file__).resolve().parents[1]
 SANITIZE = ROOT / "tests" / "sanitize.cfg"

@@ -3,15 +3,21 @@
 import copy
 import json
 import math
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TRAINING, cells, refused
 
-training = cells("04_train", *TRAINING, "shared-lr", "baseline")
+import mlm.training as training
+from conftest import masked_loss, refused
+from mlm.batches import MaskedBatches, held_out_keys
+from mlm.journal import Journal, SeededDropout
+from mlm.model import load_bert
+from mlm.tokens import MaskedLMDataset
+
 OPTIMIZER = {
     "lr": 1e-3,
     "weight_decay": 0.01,
@@ -25,12 +31,12 @@ def first_batch(dataset, indices, p=0.15, **options):
     """The batch of these examples, in shared rows where nothing else is said."""
     keys = [(0, np.array(indices))]
     options = {"batch_size": len(indices)} | options
-    return next(iter(training.MaskedBatches(dataset, keys, mlm_probability=p, seed=0, **options)))
+    return next(iter(MaskedBatches(dataset, keys, mlm_probability=p, seed=0, **options)))
 
 
 @pytest.fixture
 def blocks(corpus_folder, tokenizer):
-    return training.MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32, "block")
+    return MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32, "block")
 
 
 @pytest.fixture
@@ -38,7 +44,6 @@ def module(bert):
     """A MaskedLM as Lightning has it while training with one process."""
     module = training.MaskedLM(bert, OPTIMIZER)
     module.trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0)
-    module.on_train_start()
     return module
 
 
@@ -52,7 +57,7 @@ def gradients(model):
 
 def dense(bert, dataset, indices, p=0.15):
     """Loss and gradients that BertForMaskedLM has for these examples, a row for each."""
-    bert, batch = copy.deepcopy(bert), first_batch(dataset, indices, p, packed=False)
+    bert, batch = copy.deepcopy(bert), first_batch(dataset, indices, p, rows="own")
     mask = batch.get("attention_mask")
     loss = bert(batch["input_ids"], attention_mask=mask, labels=batch["labels"]).loss
     loss.backward()
@@ -62,7 +67,7 @@ def dense(bert, dataset, indices, p=0.15):
 def stepped(module, batch):
     """Loss and gradients of the training step."""
     module.zero_grad()
-    loss = module.training_step(batch, 0)
+    loss = module.training_step(batch, 0)["loss"]
     loss.backward()
     return loss.item(), gradients(module.bert)
 
@@ -83,11 +88,11 @@ PADDED, MANY, ONE = [0, 5, 9, 77, 200, 359], list(range(100, 140)), [3]
 @pytest.mark.parametrize(
     "indices, options",
     [
-        (PADDED, {"packed": False}),
-        (PADDED, {"packed": True}),
-        (MANY, {"packed": True}),
-        (PADDED, {"static": True}),
-        (PADDED, {"static": True, "batch_size": 9}),
+        (PADDED, {"rows": "own"}),
+        (PADDED, {"rows": "shared"}),
+        (MANY, {"rows": "shared"}),
+        (PADDED, {"rows": "static"}),
+        (PADDED, {"rows": "static", "batch_size": 9}),
         (PADDED, {"p": 0.6}),
         (ONE, {"p": 0.999}),
     ],
@@ -104,10 +109,10 @@ def test_step_has_the_loss_and_gradients_of_bert(module, dataset, indices, optio
     assert grads["cls.predictions.bias"].abs().sum() > 0
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["rows", "shared rows"])
-def test_step_on_blocks(module, blocks, packed):
-    batch = first_batch(blocks, [0, 1, 2, 3], packed=packed)
-    assert ("attention_mask" in batch) == packed
+@pytest.mark.parametrize("rows", ["own", "shared"])
+def test_step_on_blocks(module, blocks, rows):
+    batch = first_batch(blocks, [0, 1, 2, 3], rows=rows)
+    assert ("attention_mask" in batch) == (rows == "shared")
     loss, grads = stepped(module, batch)
     expected, theirs = dense(module.bert, blocks, [0, 1, 2, 3])
     assert loss == pytest.approx(expected, rel=1e-6)
@@ -117,16 +122,16 @@ def test_step_on_blocks(module, blocks, packed):
 def test_padding_changes_nothing(module, dataset):
     """The same examples in batches of several shapes have one loss."""
     sums = [
-        module.masked_loss(first_batch(dataset, [4, 5, 6], **how))[0].item()
-        for how in ({"packed": True}, {"packed": False}, {"static": True})
+        masked_loss(module, first_batch(dataset, [4, 5, 6], **how))[0].item()
+        for how in ({"rows": "shared"}, {"rows": "own"}, {"rows": "static"})
     ]
-    alone = sum(module.masked_loss(first_batch(dataset, [i]))[0].item() for i in (4, 5, 6))
+    alone = sum(masked_loss(module, first_batch(dataset, [i]))[0].item() for i in (4, 5, 6))
     assert sums == pytest.approx([alone] * 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
-def test_a_batch_with_nothing_masked_is_no_nan(module, dataset, static):
-    batch = first_batch(dataset, PADDED, p=1e-9, static=static)
+@pytest.mark.parametrize("rows", ["shared", "static"])
+def test_a_batch_with_nothing_masked_is_no_nan(module, dataset, rows):
+    batch = first_batch(dataset, PADDED, p=1e-9, rows=rows)
     assert batch["masked"] == 0
     loss, grads = stepped(module, batch)
     assert loss == 0
@@ -135,8 +140,8 @@ def test_a_batch_with_nothing_masked_is_no_nan(module, dataset, static):
 
 
 def test_logits_are_those_of_the_masked_positions(module, dataset):
-    batch = first_batch(dataset, PADDED, packed=False)
-    loss, logits, labels = module.masked_loss(batch)
+    batch = first_batch(dataset, PADDED, rows="own")
+    loss, logits, labels = masked_loss(module, batch)
     with torch.no_grad():
         whole = module.bert(batch["input_ids"], batch["attention_mask"]).logits
     where = batch["labels"] != -100
@@ -147,9 +152,9 @@ def test_logits_are_those_of_the_masked_positions(module, dataset):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
+@pytest.mark.parametrize("rows", ["shared", "static"])
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_shares_of_several_processes_make_the_whole(module, dataset, world, static):
+def test_shares_of_several_processes_make_the_whole(module, dataset, world, rows):
     """What the processes compute, averaged as DDP does, is the loss and gradient of the batch."""
     whole = first_batch(dataset, PADDED)
     expected, theirs = stepped(module, whole)
@@ -157,7 +162,7 @@ def test_shares_of_several_processes_make_the_whole(module, dataset, world, stat
     parts = [
         stepped(
             module,
-            first_batch(dataset, PADDED, batch_size=3, rank=rank, world=world, static=static),
+            first_batch(dataset, PADDED, batch_size=3, rank=rank, world=world, rows=rows),
         )
         for rank in range(world)
     ]
@@ -166,22 +171,99 @@ def test_shares_of_several_processes_make_the_whole(module, dataset, world, stat
     close(mean, theirs)
 
 
-def test_sums_are_what_was_seen_since_the_last_log_line(module, dataset):
-    made = [first_batch(dataset, indices) for indices in ([1, 2], [3, 4, 5])]
-    expected = [sum(module.masked_loss(batch)[0].item() for batch in made)]
-    expected.append(sum(int(batch["masked"]) for batch in made))
+def test_sums_are_what_was_seen_since_the_last_log_line(module, dataset, corpus_folder, tokenizer):
+    """The journal adds up on the device; a log line is their mean and starts anew."""
+    valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
+    data = training.MaskedLMData(dataset, valid, 8, 0.15, 0, stop=100)  # a line each 4 steps
+    journal, made = Journal(data, 5.0), list(islice(data.train_batches(), 4))
+    trainer = SimpleNamespace(
+        global_step=0, is_global_zero=False, world_size=1, global_rank=0, loggers=[],
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
+    )  # fmt: skip
+    journal.on_train_start(trainer, module)
+    (before,) = journal.state["history"]
+    assert before["step"] == 0 and before["held_out_loss"] > 1
     for batch in made:
-        module.training_step(batch, 0)
-    assert module.sums.tolist() == pytest.approx(expected, rel=1e-5)
-    assert not module.sums.requires_grad
+        trainer.global_step += 1
+        outputs = module.training_step(batch, 0)
+        assert not outputs["sum"].requires_grad
+        journal.on_train_batch_end(trainer, module, outputs, batch, 0)
+    loss = sum(masked_loss(module, batch)[0].item() for batch in made)
+    count = sum(int(batch["masked"]) for batch in made)
+    assert journal.state["history"][1]["training_loss"] == pytest.approx(loss / count, rel=1e-5)
+    assert journal.state["history"][1]["step"] == 4 and journal.sums.tolist() == [0, 0]
+    assert journal.state["tokens"] == sum(batch["tokens"] for batch in made)
+
+
+def test_another_training_loss_leaves_the_held_out_loss_alone(module, dataset):
+    """Whoever edits the training step in 04 can compare with what was there before."""
+
+    class Edited(training.MaskedLM):
+        def training_step(self, batch, batch_idx):
+            return 7 * super().training_step(batch, batch_idx)["loss"]
+
+    edited, made = Edited(module.bert, OPTIMIZER), [first_batch(dataset, PADDED)]
+    assert training.evaluate(edited, made) == training.evaluate(module, made)
+
+
+def test_reset_puts_a_module_back(module, dataset):
+    """Whatever was done to it: first weights, train mode, decoder and embedding one tensor."""
+    start = {name: weight.clone() for name, weight in module.state_dict().items()}
+    module.eval()
+    predictions = module.bert.cls.predictions
+    predictions.decoder.weight = torch.nn.Parameter(predictions.decoder.weight + 1)  # as on XLA
+    training.reset(module, start)
+    assert module.training and module.bert.training
+    assert predictions.decoder.weight is module.bert.bert.embeddings.word_embeddings.weight
+    assert all(torch.equal(weight, start[name]) for name, weight in module.state_dict().items())
+
+
+@pytest.fixture
+def data(dataset, corpus_folder, tokenizer):
+    valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
+    return training.MaskedLMData(dataset, valid, 8, 0.15, 0, stop=50)
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+
+
+def test_data_can_be_looked_at_by_hand(data):
+    """Without a Trainer: all steps; its loader gives what train_batches gives."""
+    whole = list(data.train_batches())
+    assert len(whole) == 50
+    assert all(map(equal, data.train_dataloader(), whole))
+    assert all(map(equal, data.train_batches(start=45), whole[45:]))
+
+
+def test_a_resumed_trainer_gets_the_tail_and_each_process_its_share(data):
+    whole = list(data.train_batches())
+    data.trainer = SimpleNamespace(global_step=48, global_rank=0, world_size=1)
+    assert all(map(equal, data.train_dataloader(), whole[48:]))
+    shares = [list(data.train_batches(0, rank, 2)) for rank in range(2)]
+    for one, other in zip(*shares, strict=True):  # of batches twice as large
+        labels = [part["labels"] for part in (one, other)]
+        assert sum((part != -100).sum() for part in labels) == one["masked"] == other["masked"]
+
+
+def test_an_error_in_a_batch_is_told_before_it_is_raised(data, monkeypatch):
+    def broken(self, index):
+        raise IndexError("a bad example")
+
+    told = []
+    data.on_error = told.append
+    monkeypatch.setattr(MaskedLMDataset, "__getitem__", broken)
+    with pytest.raises(IndexError):
+        list(data.train_dataloader())
+    assert isinstance(told[0], IndexError)
 
 
 def test_bfloat16_is_near(bert, dataset):
     module = training.MaskedLM(bert, OPTIMIZER, torch.bfloat16)
     batch = first_batch(dataset, PADDED)
-    loss, logits, _ = module.masked_loss(batch)
+    loss, logits, _ = masked_loss(module, batch)
     module.matmul_dtype = torch.float32
-    exact = module.masked_loss(batch)[0].item()
+    exact = masked_loss(module, batch)[0].item()
     assert logits.dtype == torch.float32  # the loss is taken in full precision
     assert loss.item() == pytest.approx(exact, rel=0.02)
     assert loss.item() != exact
@@ -195,12 +277,12 @@ def test_dropout_is_a_function_of_seed_step_and_process(bert, dataset):
     batch = first_batch(dataset, PADDED)
 
     def loss(seed, step, rank, drawn=0):
-        module = training.MaskedLM(bert, OPTIMIZER, seed=seed)
-        module.trainer = SimpleNamespace(world_size=8, global_step=step, global_rank=rank)
-        module.on_train_start()
+        module = training.MaskedLM(bert, OPTIMIZER)
+        trainer = SimpleNamespace(world_size=8, global_step=step, global_rank=rank)
+        module.trainer = trainer
         torch.rand(drawn)
-        module.on_train_batch_start(batch, 0)
-        return module.train().training_step(batch, 0).item()
+        SeededDropout(seed).on_train_batch_start(trainer, module, batch, 0)
+        return module.train().training_step(batch, 0)["loss"].item()
 
     assert loss(0, 3, 1) == loss(0, 3, 1, drawn=99)
     assert len({loss(0, 3, 1), loss(1, 3, 1), loss(0, 4, 1), loss(0, 3, 2)}) == 4
@@ -210,8 +292,8 @@ def test_dropout_is_a_function_of_seed_step_and_process(bert, dataset):
 
 
 def test_evaluate_equals_a_plain_loop(module, dataset):
-    keys = training.held_out_keys(dataset.lengths, 16, 0)
-    made = list(training.MaskedBatches(dataset, keys, 16, 0.15, 0, packed=False))
+    keys = held_out_keys(dataset.lengths, 16, 0)
+    made = list(MaskedBatches(dataset, keys, 16, 0.15, 0, rows="own"))
     loss = right = count = 0
     with torch.no_grad():
         for batch in made:
@@ -231,12 +313,12 @@ def test_evaluate_equals_a_plain_loop(module, dataset):
 
 def test_evaluate_is_the_same_for_any_batches_and_processes(module, dataset):
     def figures(batch_size, rank=0, world=1, add_up=lambda sums: sums, **how):
-        keys = training.held_out_keys(dataset.lengths, batch_size * world, 0)
-        made = training.MaskedBatches(dataset, keys, batch_size, 0.15, 0, rank, world, **how)
+        keys = held_out_keys(dataset.lengths, batch_size * world, 0)
+        made = MaskedBatches(dataset, keys, batch_size, 0.15, 0, rank, world, **how)
         return training.evaluate(module, made, add_up)
 
     expected = figures(16)
-    for found in (figures(1), figures(500), figures(16, static=True), figures(16, packed=False)):
+    for found in (figures(1), figures(500), figures(16, rows="static"), figures(16, rows="own")):
         assert found == pytest.approx(expected, rel=1e-5)
     sums = []
     for rank in range(3):
@@ -289,8 +371,8 @@ def test_unigram_loss_by_hand():
 
 
 def test_unigram_loss_of_the_corpus(dataset):
-    keys = training.held_out_keys(dataset.lengths, 16, 0)
-    made = list(training.MaskedBatches(dataset, keys, 16, 0.15, 0))
+    keys = held_out_keys(dataset.lengths, 16, 0)
+    made = list(MaskedBatches(dataset, keys, 16, 0.15, 0))
     found = training.unigram_loss(dataset, made)
     assert 1 < found < math.log(dataset.vocab_size)
 
@@ -357,7 +439,7 @@ def test_adamw_is_that_of_torch(module, dataset):
         fused=False,
     )
     for step in range(5):
-        batch = first_batch(dataset, [step, step + 50, step + 99], packed=False)
+        batch = first_batch(dataset, [step, step + 50, step + 99], rows="own")
         stepped(module, batch)
         optimizer.step()
         scheduler.step()
@@ -418,7 +500,7 @@ def set_config(folder, **values):
 
 
 def test_a_folder_is_loaded_as_it_was_saved(folder, bert, tokenizer):
-    loaded = training.load_bert(str(folder), tokenizer, 64)
+    loaded = load_bert(str(folder), tokenizer, 64)
     assert loaded.state_dict().keys() == bert.state_dict().keys()
     for name, weight in bert.state_dict().items():
         assert (loaded.state_dict()[name] == weight).all(), name
@@ -428,13 +510,13 @@ def test_a_folder_is_loaded_as_it_was_saved(folder, bert, tokenizer):
 
 def test_half_precision_weights_are_loaded_in_full(folder, bert, tokenizer):
     bert.to(torch.bfloat16).save_pretrained(folder)
-    loaded = training.load_bert(str(folder), tokenizer, 64)
+    loaded = load_bert(str(folder), tokenizer, 64)
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("size, hidden, layers", [("tiny", 128, 2), ("mini", 256, 4)])
 def test_scratch_is_bert_of_that_size(tokenizer, size, hidden, layers):
-    made = training.load_bert(f"scratch:{size}", tokenizer)
+    made = load_bert(f"scratch:{size}", tokenizer)
     config = made.config
     assert (config.hidden_size, config.num_hidden_layers) == (hidden, layers)
     assert config.num_attention_heads * 64 == hidden
@@ -447,7 +529,7 @@ def test_scratch_is_bert_of_that_size(tokenizer, size, hidden, layers):
 def test_scratch_weights_come_from_the_seed(tokenizer):
     def weights(seed):
         torch.rand(3)
-        return training.load_bert("scratch:tiny", tokenizer, seed=seed).state_dict()
+        return load_bert("scratch:tiny", tokenizer, seed=seed).state_dict()
 
     first, again, other = weights(0), weights(0), weights(1)
     assert all((first[name] == again[name]).all() for name in first)
@@ -460,8 +542,7 @@ def test_a_fresh_head_comes_from_the_seed(folder, bert, tokenizer):
     bert.bert.save_pretrained(folder)
     set_config(folder, architectures=["BertModel"])
     first, again, other = (
-        training.load_bert(str(folder), tokenizer, 64, seed=seed).cls.predictions
-        for seed in (0, 0, 1)
+        load_bert(str(folder), tokenizer, 64, seed=seed).cls.predictions for seed in (0, 0, 1)
     )
     name = "transform.dense.weight"
     assert (first.state_dict()[name] == again.state_dict()[name]).all()
@@ -473,7 +554,7 @@ def test_decoder_and_embedding_are_one_tensor(where, folder, tokenizer):
     if where == "folder untied":
         set_config(folder, tie_word_embeddings=False)
     model = "scratch:tiny" if where == "scratch" else str(folder)
-    made = training.load_bert(model, tokenizer, 64)
+    made = load_bert(model, tokenizer, 64)
     assert made.cls.predictions.decoder.weight is made.bert.embeddings.word_embeddings.weight
     assert made.cls.predictions.decoder.bias is made.cls.predictions.bias
     made.cls.predictions.decoder.weight.data[7] = 1.5
@@ -484,7 +565,7 @@ def test_decoder_and_embedding_are_one_tensor(where, folder, tokenizer):
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_dropout_is_set_everywhere(model, dropout, folder, tokenizer):
     model = str(folder) if model == "folder" else model
-    made = training.load_bert(model, tokenizer, 64, dropout)
+    made = load_bert(model, tokenizer, 64, dropout)
     found = {part.p for part in made.modules() if isinstance(part, torch.nn.Dropout)}
     assert found == {dropout}
     assert made.config.attention_probs_dropout_prob == dropout
@@ -494,22 +575,22 @@ def test_dropout_is_set_everywhere(model, dropout, folder, tokenizer):
 def test_a_model_of_fewer_words_than_its_tokenizer(folder, tokenizer):
     set_config(folder, vocab_size=50)
     with refused(f"knows 50 tokens, its tokenizer makes {len(tokenizer)}", "one model"):
-        training.load_bert(str(folder), tokenizer, 64)
+        load_bert(str(folder), tokenizer, 64)
 
 
 @pytest.mark.fault
 def test_max_len_above_the_models_positions(folder, tokenizer):
     with refused("max_len=65", "64 positions", "at or below"):
-        training.load_bert(str(folder), tokenizer, 65)
+        load_bert(str(folder), tokenizer, 65)
     with refused("max_len=513", "512 positions"):
-        training.load_bert("scratch:tiny", tokenizer, 513)
+        load_bert("scratch:tiny", tokenizer, 513)
 
 
 @pytest.mark.fault
 def test_a_model_that_is_no_bert(folder, tokenizer):
     set_config(folder, model_type="gpt2")
     with refused(f"model={str(folder)!r}", "'gpt2'", "pass a BERT"):
-        training.load_bert(str(folder), tokenizer, 64)
+        load_bert(str(folder), tokenizer, 64)
 
 
 @pytest.mark.parametrize(
@@ -529,14 +610,14 @@ def test_a_folder_that_is_not_whole(folder, tokenizer, fault):
     else:
         weights.write_bytes(weights.read_bytes()[:5000])
     with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
-        training.load_bert(str(folder), tokenizer, 64)
+        load_bert(str(folder), tokenizer, 64)
 
 
 @pytest.mark.fault
 def test_weights_of_another_shape(folder, tokenizer):
     set_config(folder, hidden_size=64)
     with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
-        training.load_bert(str(folder), tokenizer, 64)
+        load_bert(str(folder), tokenizer, 64)
 
 
 @pytest.mark.fault
@@ -550,5 +631,5 @@ def test_no_pickled_weights_are_executed(folder, tokenizer, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save({"bert.embeddings.word_embeddings.weight": Bomb()}, folder / "pytorch_model.bin")
     with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
-        training.load_bert(str(folder), tokenizer, 64)
+        load_bert(str(folder), tokenizer, 64)
     assert not (tmp_path / "executed").exists()

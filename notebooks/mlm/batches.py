@@ -84,9 +84,9 @@ def pack(sizes, width=ROW_TOKENS):
         return count * round_up(max(emptiest)[0], WIDTH_STEP), rows
 
     widths = range(width // 2, width + 1, WIDTH_STEP)
-    fewest = {-(-total // max(wide, longest)) for wide in widths}
-    counts = sorted(fewest | {count + 1 for count in fewest})  # one more: rows are not quite equal
-    return min(map(fill, counts), key=lambda found: found[0])[1]
+    slack = (0, 1, 2)  # tokens by which the fullest row may exceed the mean of all
+    counts = {-(-total // max(wide - less, longest)) for wide in widths for less in slack}
+    return min(map(fill, sorted(counts)), key=lambda found: found[0])[1]
 
 
 def row_width(rows, sizes, full):

@@ -1,6 +1,7 @@
 """An example raises in one of the forked processes."""
 
 import torch
+
 from mlm.tokens import MaskedLMDataset
 
 real = MaskedLMDataset.__getitem__

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+
 from conftest import HERE, ROOT, SMALL, environment, papermill
 
 NEAR = dict(abs=1e-5, rel=0)
