@@ -1,6 +1,7 @@
 """The library inside the notebooks: equal, carried both ways, and brought to life where one is alone."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -226,3 +227,14 @@ def test_each_notebook_carries_the_same_cell():
     assert cells[0][1]["cellView"] == "form" and cells[0][1]["jupyter"]["source_hidden"]
     code = cells[0][0].split("# fmt: on")[1]
     assert len(code.splitlines()) + len(list(Path(library.LIBRARY).glob("*.py"))) < 75
+
+
+def test_imports_run_one_way_and_no_file_is_long():
+    """As text flows: no file imports one that stands after it in the list of __init__."""
+    texts = library.library_texts()
+    order = re.findall(r"^(\w+)  +\S", texts["__init__"], re.M)
+    assert {*order, "__init__"} == texts.keys()
+    for number, name in enumerate(order):
+        imported = re.findall(r"^\s*from \.(\w+) import", texts[name], re.M)
+        assert {*imported} <= {*order[:number]}, name
+        assert len(texts[name].splitlines()) <= 320, name

@@ -23,7 +23,9 @@ def main(workdir, run_name="run"):
     print(f"  {after:.2f}  after {run['training']['steps']:,} steps: ", end="")
     print("it reads the context." if learned else "it has learned nothing, which is a failure.")
     print("\nAsk it something, or train on a text of yours (first: source .venv/bin/activate):")
-    print(f"  papermill notebooks/05_predict.ipynb out.ipynb -p workdir {folder} -p run_name {run_name} \\")
+    print(
+        f"  papermill notebooks/05_predict.ipynb out.ipynb -p workdir {folder} -p run_name {run_name} \\"
+    )
     print('      -p sentence "If the [MASK] is not found, an error is raised."')
     print("  papermill notebooks/04_train.ipynb mine.ipynb --log-output -p corpus my_text.txt \\")
     print("      -p model scratch:tiny -p epochs 10 -p run_name mine")

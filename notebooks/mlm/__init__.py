@@ -4,20 +4,23 @@ Text flows through the files in this order, and none imports one that comes afte
 
 notebook    one-line errors; what is missing is installed
 parameters  every setting of the notebooks, described once; their check
-host        Colab, Kaggle, a TPU VM or none; versions; a TPU host's torch and torch_xla
+host        where a notebook runs; a TPU machine made ready
 hardware    what this machine has -> arguments of Trainer; several TPU cores
 corpus      a text: fetched, verified, read by lines, split
 tokens      tokenizer, token ids on disk, MaskedLMDataset
 masking     masks as a pure function of seed, epoch, example and position
 batches     the order of an epoch, rows that are shared, MaskedBatches
+boxes       pictures of masks, rows and attention, every token a box
 model       a BertForMaskedLM from the Hub, from a folder or from scratch
 kernels     what is fast on a CPU: memory, dropout, attention
 training    MaskedLM for Lightning, optimizer, learning rate, held-out loss, baseline
+pictures    all other plots of more than a few lines
 progress    what a person sees while training: bar and curve, or lines
-run         a run's folder: opened, resumed, kept, its faults
+journal     what is written down while training: losses, speed, held-out figures
+faults      an error or a wish to stop reaches every process
+run         a run's folder: opened, resumed; its checkpoints
 record      what is left of a run: weights twice, run.json
 predict     load a run, fill in words, score sentences
-speed       recipes for the same training, measured beside each other
-limits      matrix products, and where time and memory go
-pictures    the plots of more than a few lines
+speed       recipes side by side, one saving at a time
+limits      the machine's limit, the pieces of a step, how they grow
 """
