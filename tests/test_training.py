@@ -18,13 +18,7 @@ from mlm.journal import Journal, SeededDropout
 from mlm.model import load_bert
 from mlm.tokens import MaskedLMDataset
 
-OPTIMIZER = {
-    "lr": 1e-3,
-    "weight_decay": 0.01,
-    "warmup_steps": 2,
-    "total_steps": 20,
-    "schedule": "linear",
-}
+OPTIMIZER = dict(optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="linear", total_steps=20)
 
 
 def first_batch(dataset, indices, p=0.15, **options):
@@ -375,112 +369,6 @@ def test_unigram_loss_of_the_corpus(dataset):
     made = list(MaskedBatches(dataset, keys, 16, 0.15, 0))
     found = training.unigram_loss(dataset, made)
     assert 1 < found < math.log(dataset.vocab_size)
-
-
-# learning rate and optimizer
-
-
-@pytest.mark.parametrize("warmup, total", [(0, 1), (0, 7), (1, 10), (10, 100), (99, 1000)])
-def test_lr_rises_to_its_peak_and_falls(warmup, total):
-    factors = [training.lr_factor(step, warmup, total, "linear") for step in range(total + 1)]
-    assert factors.index(max(factors)) == warmup
-    assert factors[warmup] == 1 and factors.count(1) == 1
-    rise, fall = np.diff(factors[: warmup + 1]), np.diff(factors[warmup:])
-    assert (rise > 0).all() and np.allclose(rise, 1 / (warmup + 1))
-    assert (fall < 0).all() and np.allclose(fall, -1 / (total - warmup + 1))
-    assert 0 < factors[-1] < 2 / (total - warmup + 1)  # never 0
-    assert min(factors) > 0
-
-
-def test_a_constant_lr():
-    assert {training.lr_factor(step, 0, 9, "constant") for step in range(20)} == {1.0}
-
-
-@pytest.mark.parametrize("schedule", ["linear", "constant"])
-def test_adamw_follows_the_schedule_from_its_first_step(module, schedule):
-    options = OPTIMIZER | {"schedule": schedule}
-    optimizer, scheduler = training.adamw(module, **options)
-    for step in range(20):
-        expected = 1e-3 * training.lr_factor(step, 2, 20, schedule)
-        assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([expected] * 2)
-        optimizer.step()
-        scheduler.step()
-
-
-def test_biases_and_layernorm_do_not_decay(module):
-    options = OPTIMIZER | {"schedule": "constant", "lr": 0.1, "weight_decay": 0.5}
-    optimizer, _ = training.adamw(module, **options)
-    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
-    named = dict(module.named_parameters())
-    assert len(decays) == sum(len(g["params"]) for g in optimizer.param_groups) == len(named)
-    for name, weight in named.items():
-        vector = name.endswith("bias") or "LayerNorm" in name
-        assert decays[id(weight)] == (0 if vector else 0.5), name
-    before = {name: weight.detach().clone() for name, weight in named.items()}
-    for weight in named.values():
-        weight.grad = torch.zeros_like(weight)
-    optimizer.step()  # without a gradient only the decay moves a weight
-    for name, weight in named.items():
-        factor = 1 if decays[id(weight)] == 0 else 1 - 0.1 * 0.5
-        torch.testing.assert_close(weight.detach(), before[name] * factor)
-
-
-def test_adamw_is_that_of_torch(module, dataset):
-    """Five steps of the fused optimizer against torch's plain one."""
-    other = copy.deepcopy(module.bert)
-    optimizer, scheduler = training.adamw(module, **OPTIMIZER)
-    assert optimizer.defaults["fused"]
-    plain = torch.optim.AdamW(
-        [
-            {"params": [p for p in other.parameters() if p.ndim > 1], "weight_decay": 0.01},
-            {"params": [p for p in other.parameters() if p.ndim == 1], "weight_decay": 0.0},
-        ],
-        foreach=False,
-        fused=False,
-    )
-    for step in range(5):
-        batch = first_batch(dataset, [step, step + 50, step + 99], rows="own")
-        stepped(module, batch)
-        optimizer.step()
-        scheduler.step()
-        for group in plain.param_groups:
-            group["lr"] = 1e-3 * training.lr_factor(step, 2, 20, "linear")
-        plain.zero_grad()
-        other(
-            batch["input_ids"], batch.get("attention_mask"), labels=batch["labels"]
-        ).loss.backward()
-        plain.step()
-    for (name, mine), theirs in zip(module.bert.named_parameters(), other.parameters()):
-        if "key.bias" not in name:  # a softmax does not see it: its gradient is rounding alone
-            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-5, msg=name)
-
-
-def test_lightning_steps_the_schedule_each_step(module):
-    found = module.configure_optimizers()
-    assert found["lr_scheduler"]["interval"] == "step"
-    assert found["lr_scheduler"]["scheduler"].optimizer is found["optimizer"]
-
-
-@pytest.mark.parametrize(
-    "asked, schedule, model, hidden, batch, expected",
-    [
-        (3e-4, "linear", "bert", 768, 32, 3e-4),
-        (3e-4, "constant", "scratch:tiny", 128, 4, 3e-4),
-        (None, "constant", "bert", 768, 4, 1e-5),
-        (None, "constant", "scratch:tiny", 128, 4, 1e-5),
-        (None, "linear", "bert", 768, 32, 1e-4),
-        (None, "linear", "bert", 768, 128, 2e-4),
-        (None, "linear", "scratch:tiny", 128, 32, 1e-3),
-        (None, "linear", "scratch:tiny", 128, 8, 5e-4),
-        (None, "linear", "scratch:base", 768, 32, 1e-3 / 6),
-    ],
-)
-def test_the_learning_rate_and_its_reason(asked, schedule, model, hidden, batch, expected):
-    lr, why = training.choose_lr(asked, schedule, model, hidden, batch)
-    assert lr == pytest.approx(expected)
-    reasons = ("as asked", "the tutorial's", "from scratch", "fine-tuning")
-    kinds = (asked is not None, schedule == "constant", model.startswith("scratch"), True)
-    assert why.startswith(reasons[kinds.index(True)])
 
 
 # the model

@@ -13,7 +13,9 @@ batches     the order of an epoch, rows that are shared, MaskedBatches
 boxes       pictures of masks, rows and attention, every token a box
 model       a BertForMaskedLM from the Hub, from a folder or from scratch
 kernels     what is fast on a CPU: memory, dropout, attention
-training    MaskedLM for Lightning, optimizer, learning rate, held-out loss, baseline
+muon        Muon for weight matrices, AdamW for the rest
+optimizer   the recipe that fits a model: optimizer, learning rate, schedule, masks
+training    MaskedLM for Lightning, its data, held-out loss, baseline
 pictures    all other plots of more than a few lines
 progress    what a person sees while training: bar and curve, or lines
 journal     what is written down while training: losses, speed, held-out figures

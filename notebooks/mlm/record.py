@@ -8,6 +8,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from transformers.utils import logging as transformers_logging
 
 from .notebook import installed_version
+from .optimizer import RECIPE
 
 
 def main_process():
@@ -27,28 +28,18 @@ def save_model(module, tokenizer, folder):
     tokenizer.save_pretrained(folder / "model")
 
 
-def run_settings(parameters, about_corpus, tokenizer, device, total_steps, lr):
+def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_steps):
     """What two runs must have in common to be one, a dict of plain values.
 
-    `device` is what `trainer_arguments` found, `lr` the peak learning rate.
+    `recipe` is what `choose_recipe` chose, `device` what `trainer_arguments` found.
     """
-    same = [
-        "model",
-        "max_len",
-        "examples",
-        "batch_size",
-        "schedule",
-        "weight_decay",
-        "dropout",
-        "mlm_probability",
-        "seed",
-    ]
+    same = ["model", "max_len", "examples", "batch_size", "seed"]
     return {
         **{name: parameters[name] for name in same},
+        **recipe,
         "corpus_sha256": about_corpus["sha256"],
         "processes": device["processes"] * parameters["num_nodes"],
         "total_steps": total_steps,
-        "lr": lr,
         "device": device["kind"],
         "dtype": str(device["dtype"]),
         "vocab_size": len(tokenizer),
@@ -84,7 +75,7 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
             if state["seconds"]
             else None,
             "padding": 1 - (state["tokens"] + 2 * state["examples"]) / state["cells"],
-            "lr": settings["lr"],
+            **{name: settings[name] for name in RECIPE},
         },
         "before": measured.iloc[0].to_dict(),
         "after": measured.iloc[-1].to_dict(),

@@ -26,7 +26,8 @@ from .batches import MaskedBatches, epoch_batches
 from .corpus import text_lines
 from .kernels import FastDropout, fast_on_cpu, onednn_float32, steady_memory
 from .masking import uniform
-from .training import MaskedLM, adamw, asked_labels, choose_lr, evaluate, own_example_only
+from .optimizer import make_optimizer
+from .training import MaskedLM, asked_labels, evaluate, own_example_only
 
 # recipes
 
@@ -160,22 +161,24 @@ class Bench:
         return -(-len(self.data[rung.examples]) // rung.batch)
 
     def peak_lr(self, rung):
-        """The rung's own learning rate, else 04's for the model and the rung's batch."""
-        return choose_lr(rung.lr, "linear", self.model, self.bert.config.hidden_size, rung.batch)[0]
+        """The rung's own learning rate, else one rule for all: narrow models and large batches bear more."""
+        hidden, scratch = self.bert.config.hidden_size, self.model.startswith("scratch:")
+        rule = 1e-3 * 128 / hidden if scratch else 1e-4
+        return rung.lr or rule * (rung.batch / 32) ** 0.5
 
     def optimizer_arguments(self, rung):
-        """The arguments of `adamw` for one pass over the lines."""
+        """The arguments of `make_optimizer` for one pass over the lines."""
         return dict(
+            optimizer="adamw",
             lr=self.peak_lr(rung),
             weight_decay=0.01,
-            warmup_steps=self.steps(rung) // 10,
             total_steps=self.steps(rung),
             schedule="constant" if rung.lr else "linear",
         )
 
     def optimizer(self, rung):
         """(AdamW, its schedule); without `fused` torch takes one weight after the other."""
-        optimizer, schedule = adamw(self.module, **self.optimizer_arguments(rung))
+        optimizer, schedule = make_optimizer(self.module, **self.optimizer_arguments(rung))
         for group in optimizer.param_groups:
             group.update(fused=rung.fused, foreach=False)
         return optimizer, schedule

@@ -1,7 +1,6 @@
-"""MaskedLM for Lightning: its loss, its optimizer and learning rate, its data, and how it is measured."""
+"""MaskedLM for Lightning: its loss, its data, and how it is measured."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pytorch_lightning as pl
@@ -10,52 +9,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from .batches import MaskedBatches, TrainingOrder, held_out_keys
+from .optimizer import make_optimizer
 
-# optimizer and learning rate
-
-
-def choose_lr(lr, schedule, model, hidden_size, batch_size):
-    """(peak learning rate, why): what is asked for, else a rule of thumb for model and batch.
-
-    `batch_size` counts the examples of all processes in a step.
-    """
-    if lr is not None:
-        return lr, "as asked"
-    if schedule == "constant":
-        return 1e-5, "the tutorial's"
-    growth = (batch_size / 32) ** 0.5
-    if model.startswith("scratch:"):
-        return 1e-3 * 128 / hidden_size * growth, "from scratch: 1e-3 * 128 / hidden size, batch 32"
-    return 1e-4 * growth, "fine-tuning: 1e-4 at batch 32"
-
-
-def lr_factor(step, warmup_steps, total_steps, schedule):
-    """Share of the peak learning rate at a step: a linear rise, then a linear fall or a constant.
-
-    Never 0, and 1 only at the peak: an XLA compiler takes these two for constants and starts over.
-    """
-    if schedule == "constant":
-        return 1.0
-    rise = (step + 1) / (warmup_steps + 1)
-    return min(rise, (total_steps - step + 1) / (total_steps - warmup_steps + 1))
-
-
-def adamw(module, lr, weight_decay, warmup_steps, total_steps, schedule):
-    """(AdamW, its schedule). As usual for BERT, biases and LayerNorm do not decay (Devlin et al.'s
-    code); in the tutorial all did. Fused, one pass over the weights, where torch has it."""
-    matrices = [p for p in module.parameters() if p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.ndim == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-        lr=lr,
-        weight_decay=weight_decay,
-        fused=matrices[0].device.type in ("cpu", "cuda"),
-    )
-    factor = partial(
-        lr_factor, warmup_steps=warmup_steps, total_steps=total_steps, schedule=schedule
-    )
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
+HELD_OUT_PROBABILITY = 0.15  # the share of the held-out tokens that is asked about, in every run
 
 # the module
 
@@ -79,7 +35,7 @@ def asked_labels(batch):
 class MaskedLM(pl.LightningModule):
     """BERT and its masked-token loss in nats, as Lightning trains it.
 
-    `optimizer` holds the arguments of `adamw`; `dtype` is what matrix products run in, by autocast;
+    `optimizer` holds the arguments of `make_optimizer`; `dtype` is what matrix products run in, by autocast;
     the weights stay float32.
     """
 
@@ -107,7 +63,7 @@ class MaskedLM(pl.LightningModule):
         return {"loss": mean, "sum": loss.detach(), "count": (labels != -100).sum()}
 
     def configure_optimizers(self):
-        optimizer, scheduler = adamw(self, **self.optimizer)
+        optimizer, scheduler = make_optimizer(self, **self.optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -157,22 +113,22 @@ class MaskedLMData(pl.LightningDataModule):
         self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
         self.rows = "static" if compiles else "shared"
 
-    def batches(self, dataset, keys, rank=0, world=1):
+    def batches(self, dataset, keys, mlm_probability, rank, world):
         """An iterable of the batches of `keys`, for process `rank` of `world`."""
         return MaskedBatches(
-            dataset, keys, self.batch_size, self.mlm_probability, self.seed, rank, world, self.rows
+            dataset, keys, self.batch_size, mlm_probability, self.seed, rank, world, self.rows
         )
 
     def train_batches(self, start=0, rank=0, world=1):
         """The batches of steps `start` to the last."""
         together = self.batch_size * world
         order = TrainingOrder(self.train.lengths, together, self.seed, start, self.stop)
-        return self.batches(self.train, order, rank, world)
+        return self.batches(self.train, order, self.mlm_probability, rank, world)
 
     def held_out(self, rank=0, world=1):
-        """The held-out batches, their masks drawn once from the seed."""
+        """The held-out batches: their masks are drawn once from the seed, whatever the training's share."""
         keys = held_out_keys(self.valid.lengths, self.batch_size * world, self.seed)
-        return self.batches(self.valid, keys, rank, world)
+        return self.batches(self.valid, keys, HELD_OUT_PROBABILITY, rank, world)
 
     def train_dataloader(self):
         where = self.trainer and dict(

@@ -1,0 +1,94 @@
+"""How to train: the recipe that fits a model, its optimizer and its learning rate at each step."""
+
+import math
+from functools import partial
+
+import torch
+
+from .model import SIZES
+from .muon import MuonAdamW
+
+RECIPE = (
+    "optimizer",
+    "lr",
+    "schedule",
+    "weight_decay",
+    "dropout",
+    "mlm_probability",
+)  # what is chosen
+TUTORIAL = dict(
+    optimizer="adamw",
+    lr=1e-5,
+    schedule="constant",
+    weight_decay=0.01,
+    dropout=None,
+    mlm_probability=0.15,
+)
+FAST = dict(schedule="trapezoid", weight_decay=0.1, dropout=0.0, mlm_probability=0.3)
+MUON_LR = 5.0  # times AdamW's: Muon's own learning rate, since it moves whole matrices
+NARROW = 256  # a hidden size up to which Muon's products are cheap beside a step's own
+
+
+def choose_recipe(asked, model, batch_size):
+    """What to train with, and why: {name: value} and {name: reason}.
+
+    `asked` are the notebook's parameters: what is not None there is taken. "tutorial" is the recipe of
+    2020. "fast" was chosen by measurement (docs/recipe.md): random weights bear more than pretrained
+    ones, narrow models more than wide ones, and large batches, of `batch_size` examples in a step,
+    more than small ones (here: with the square root).
+    dropout None is the model's own.
+    """
+    growth, scratch = (batch_size / 32) ** 0.5, model.startswith("scratch:")
+    hidden = SIZES[model.removeprefix("scratch:")][0] if scratch else None
+    if asked["recipe"] == "tutorial":
+        found, why = TUTORIAL, "the tutorial's"
+    else:
+        optimizer = asked["optimizer"] or ("muon" if scratch and hidden <= NARROW else "adamw")
+        lr, why = 4e-4, f"fine-tuning, batch {batch_size}"
+        if scratch:
+            lr = (2e-3 if optimizer == "muon" else 1e-3) * 128 / hidden
+            why = f"from scratch, hidden size {hidden}, batch {batch_size}"
+        found = FAST | dict(optimizer=optimizer, lr=lr * growth)
+    given = {name: asked[name] for name in RECIPE if asked[name] is not None}
+    reasons = {name: "as asked" if name in given else why for name in RECIPE}
+    return {name: (found | given)[name] for name in RECIPE}, reasons
+
+
+def lr_factor(step, total_steps, schedule):
+    """Share of the peak learning rate at a step: "constant", "linear" or "trapezoid".
+
+    Linear rises over a tenth of the steps, then falls to the end. Trapezoid rises over a twentieth,
+    stays, and falls over the last three tenths (Zhai et al. 2022, arXiv:2106.04560). Never 0: an XLA
+    compiler takes that for a constant and starts over.
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "linear":
+        warmup = total_steps // 10
+        rise = (step + 1) / (warmup + 1)
+        return min(rise, (total_steps - step + 1) / (total_steps - warmup + 1))
+    warmup, fall = total_steps // 20, math.ceil(0.3 * total_steps)
+    return min(1.0, (step + 1) / (warmup + 1), (total_steps - step + 1) / (fall + 1))
+
+
+def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps):
+    """(optimizer, its schedule) for a MaskedLM. `optimizer`: "adamw" or "muon".
+
+    As usual for BERT, biases and LayerNorm do not decay (Devlin et al.'s code); in the tutorial all
+    did. AdamW is fused, one pass over the weights, where torch has it. Muon takes the matrices of the
+    encoder, AdamW the rest: embeddings, head, vectors.
+    """
+    named = list(module.named_parameters())
+    is_muons = [optimizer == "muon" and w.ndim == 2 and ".encoder." in name for name, w in named]
+    muons = [w for (_, w), is_muon in zip(named, is_muons) if is_muon]
+    others = [w for (_, w), is_muon in zip(named, is_muons) if not is_muon]
+    groups = [
+        {"params": [w for w in others if w.ndim > 1]},
+        {"params": [w for w in others if w.ndim == 1], "weight_decay": 0.0},
+    ]
+    if muons:
+        groups.append({"params": muons, "muon": True, "lr": MUON_LR * lr})
+    fused = named[0][1].device.type in ("cpu", "cuda")
+    made = MuonAdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
+    factor = partial(lr_factor, total_steps=total_steps, schedule=schedule)
+    return made, torch.optim.lr_scheduler.LambdaLR(made, factor)
