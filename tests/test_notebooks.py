@@ -93,7 +93,7 @@ def test_in_a_row_leaves_what_the_design_names(in_a_row):
     }
     result = json.loads((place / "run/run.json").read_text())
     assert set(result) == {
-        "parameters", "versions", "hardware", "data", "model", "training", "before", "after", "baseline", "xla",
+        "parameters", "versions", "hardware", "data", "model", "training", "before", "after", "baseline", "verdict", "xla",
     }  # fmt: skip
     assert result["training"]["steps"] == 12 and result["xla"] is None
     assert result["training"]["tokens_seen"] > 0 and 0 <= result["training"]["padding"] < 0.3

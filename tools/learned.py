@@ -7,21 +7,18 @@ import json
 import sys
 from pathlib import Path
 
-MARGIN = 0.3  # nats below the unigram baseline: clearly more than word frequencies
-
 
 def main(workdir, run_name="run"):
     """Print where the executed notebooks are, three losses, and the next commands; the exit status."""
     folder = Path(workdir)
     run = json.loads((folder / run_name / "run.json").read_text())
     before, after, baseline = (run[part]["loss"] for part in ("before", "after", "baseline"))
-    learned = after < baseline - MARGIN
+    learned, text = run["verdict"]["learned"], run["verdict"]["text"]
     print(f"\nExecuted notebooks: {folder}")
     print("Held-out masked-token loss, in nats:")
     print(f"  {before:.2f}  before training")
     print(f"  {baseline:.2f}  knowing only how frequent each word is (unigram baseline)")
-    print(f"  {after:.2f}  after {run['training']['steps']:,} steps: ", end="")
-    print("it reads the context." if learned else "it has learned nothing, which is a failure.")
+    print(f"  {after:.2f}  after {run['training']['steps']:,} steps: {text}")
     print("\nAsk it something, or train on a text of yours (first: source .venv/bin/activate):")
     print(
         f"  papermill notebooks/05_predict.ipynb out.ipynb -p workdir {folder} -p run_name {run_name} \\"

@@ -105,7 +105,7 @@ TABLE = [
     P("4", "dropout", "Optional[float]", None, "None: the recipe's; BERT's own is 0.1",
       "None (the recipe's) or 0 to below 1", lambda v: v is None or 0 <= v < 1),
     P("4", "mlm_probability", "Optional[float]", None,
-      "share of the tokens that are predicted; None: the recipe's",
+      "share of the tokens predicted; None: the recipe's",
       "None (the recipe's) or above 0 and below 1", lambda v: v is None or 0 < v < 1),
     P("4", "weight_decay", "Optional[float]", None,
       "of the weight matrices, not of vectors; None: the recipe's",

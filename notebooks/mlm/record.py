@@ -1,6 +1,7 @@
 """What is left of a run: the model, twice, and run.json, which says what was run with what result."""
 
 import json
+import math
 import platform
 
 import torch
@@ -46,10 +47,50 @@ def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_step
     }
 
 
+ENOUGH = 2000  # steps after which a narrow model from scratch had left word frequencies behind
+MARGIN = 0.3  # nats below the unigram baseline: clearly more than word frequencies
+
+
+def verdict(before, after, baseline, scratch, steps, epochs):
+    """What a run's losses (nats) mean, as {"nats_below_baseline", "learned", "text"}.
+
+    `scratch`: random weights; `epochs`: how often it has seen the text in its `steps`.
+    """
+    below = baseline - after
+    if after > before:
+        text = (
+            f"WORSE than before training ({before:.2f} before, {after:.2f} after): the learning rate is "
+            "too high for this model; leave lr to the recipe, or pass a lower one"
+        )
+    elif below < MARGIN:
+        more = (
+            f"about {max(2, round(ENOUGH / steps * epochs))} epochs"
+            if steps < ENOUGH
+            else "more epochs"
+        )
+        advice = (
+            f"{steps:,} steps are too few for a model from scratch: pass {more}, "
+            'or fine-tune model="bert-base-uncased"'
+            if scratch
+            else "pass more epochs, or more text"
+        )
+        text = (
+            f"no more than word frequencies ({after:.2f} against {baseline:.2f} nats): it does not read "
+            f"the context yet; {advice}"
+        )
+    else:
+        text = (
+            f"it reads the context: {below:.2f} nats better than word frequencies, which hesitate among "
+            f"{math.exp(baseline):,.0f} words where the model does among {math.exp(after):,.0f}"
+        )
+    return {"nats_below_baseline": below, "learned": below >= MARGIN, "text": text}
+
+
 def run_record(run, parameters, about_corpus, train, bert, baseline):
     """The record of a finished run as a dict; see the README for its fields."""
     state, settings, measured = run.state, run.settings, run.measured
     packages = ("torch", "torch_xla", "transformers", "pytorch-lightning")
+    before, after = measured.iloc[0].to_dict(), measured.iloc[-1].to_dict()
     return {
         "parameters": parameters,
         "versions": {
@@ -77,9 +118,17 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
             "padding": 1 - (state["tokens"] + 2 * state["examples"]) / state["cells"],
             **{name: settings[name] for name in RECIPE},
         },
-        "before": measured.iloc[0].to_dict(),
-        "after": measured.iloc[-1].to_dict(),
+        "before": before,
+        "after": after,
         "baseline": {"loss": baseline},
+        "verdict": verdict(
+            before["loss"],
+            after["loss"],
+            baseline,
+            settings["model"].startswith("scratch:"),
+            run.step,
+            state["examples"] / len(train),
+        ),
         "xla": state.get("xla"),
     }
 
