@@ -56,7 +56,7 @@ class Journal(pl.Callback):
         self.state = dict(
             history=[], sums=[0.0, 0.0], tokens=0, examples=0, cells=0, timed_tokens=0, seconds=0.0
         )
-        self.shown = False
+        self.shown, self.cells = False, 0  # of this process, since they were last counted
         self.clock = None  # starts at the first log line: before it, devices warm up and compile
 
     def state_dict(self):
@@ -79,7 +79,9 @@ class Journal(pl.Callback):
         self.sums = self.sums + torch.stack([outputs["sum"], outputs["count"]])
         self.state["tokens"] += batch["tokens"]
         self.state["examples"] += batch["examples"]
-        self.state["cells"] += batch["input_ids"].numel() * trainer.world_size
+        self.cells += batch["input_ids"].numel()
+        if trainer.world_size == 1:
+            self.count_cells(self.cells)
         if self.shown:
             self.progress.step()
         if step % self.log_every == 0 or step == self.data.stop:
@@ -94,6 +96,11 @@ class Journal(pl.Callback):
     def on_exception(self, trainer, module, exception):
         self.on_train_end(trainer, module)
 
+    def count_cells(self, cells):
+        """So many cells of batches, padding included, were seen by all processes together."""
+        self.state["cells"] += cells
+        self.cells = 0
+
     def votes(self):
         """Numbers of this process that are added up over all with each log line."""
         return []
@@ -102,8 +109,13 @@ class Journal(pl.Callback):
         """Loss and speed since the last log line, and all votes: one read of the device."""
         sums = self.sums
         if trainer.world_size > 1:
-            sums = torch.cat([sums, torch.tensor(self.votes()).to(module.device)])
-        loss, count, *self.voted = add_up(trainer, sums).cpu().tolist()
+            mine = torch.tensor([float(self.cells), *self.votes()]).to(module.device)
+            loss, count, cells, *self.voted = (
+                add_up(trainer, torch.cat([sums, mine])).cpu().tolist()
+            )
+            self.count_cells(int(cells))
+        else:
+            loss, count = sums.cpu().tolist()
         self.sums = torch.zeros(2).to(module.device)
         row = {
             "training_loss": loss / max(count, 1),

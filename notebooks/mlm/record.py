@@ -18,15 +18,20 @@ def main_process():
 
 
 def save_model(module, tokenizer, folder):
-    """Write saved.bin, a plain state_dict, and model/ (weights in safetensors, config, tokenizer)."""
+    """Write saved.bin, a plain state_dict, and model/ (weights in safetensors, config, tokenizer).
+
+    Returns whether saved.bin, read back, holds the very weights; True where another process writes.
+    """
     if not main_process():
-        return
+        return True
     transformers_logging.disable_progress_bar()  # one small file needs no bar
     part = folder / "saved.part"
     torch.save(module.state_dict(), part)
     part.replace(folder / "saved.bin")
     module.bert.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
+    saved = torch.load(folder / "saved.bin", weights_only=True, mmap=True)
+    return all(torch.equal(saved[name], weight) for name, weight in module.state_dict().items())
 
 
 def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_steps):
