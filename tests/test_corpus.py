@@ -138,6 +138,55 @@ def test_split_is_made_once(tmp_path):
     assert files(folder) == ["corpus.json", "train.txt", "valid.txt"]  # no scratch files
 
 
+def damages(content):
+    """The ways in which a file may be damaged: names and what is then in it; None: it is gone."""
+    middle = len(content) // 2
+    yield "flipped", content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    yield "cut", content[:middle]
+    yield "empty", b""
+    yield "another's", b'{"sha256": 7}' + content
+    yield "gone", None
+
+
+@pytest.mark.fault
+def test_what_was_damaged_is_made_again(tmp_path):
+    """Every file of a corpus' folder, in every way."""
+    text = save(tmp_path, sentences(120))
+    folder = corpus.load_corpus(text, tmp_path)
+    whole = {name: (folder / name).read_bytes() for name in files(folder)}
+    tried = 0
+    for name, content in whole.items():
+        for way, damaged in damages(content):
+            if damaged is None:
+                (folder / name).unlink()
+            else:
+                (folder / name).write_bytes(damaged)
+            assert corpus.load_corpus(text, tmp_path) == folder
+            assert {n: (folder / n).read_bytes() for n in files(folder)} == whole, (name, way)
+            tried += 1
+    assert tried == 15
+
+
+def test_several_that_make_one_corpus_at_once_all_succeed(tmp_path):
+    """As torchrun's processes do: none takes away what another has made and reads."""
+    text = save(tmp_path, sentences(3000))
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'notebooks')!r})\n"
+        "from mlm.corpus import load_corpus\n"
+        "for _ in range(20): print((load_corpus(*sys.argv[1:]) / 'corpus.json').read_text()[0])"
+    )
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, text, str(tmp_path)], stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    for job in jobs:
+        errors = job.communicate(timeout=60)[1]
+        assert job.returncode == 0, errors
+
+
 # what is read
 
 

@@ -160,18 +160,27 @@ def split_text(source, folder, lines):
     return {**counts, "rule": f"every tenth run of {run} lines is held out"}
 
 
+def is_whole(folder, sha256):
+    """Whether a corpus' folder holds the split of the text with this SHA-256, each file as written."""
+    try:
+        about = json.loads((folder / "corpus.json").read_text())
+        files = about["files"].items()
+        return about["sha256"] == sha256 and all(sha256_of(folder / n) == sha for n, sha in files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def load_corpus(corpus, workdir):
     """Fetch, check and split a corpus once; returns the folder with train.txt and valid.txt.
 
     The split (see `split_text`) needs no random numbers, is the same everywhere, and few held-out
-    lines have a training line as neighbour. corpus.json describes it and is written last, so that
-    a folder that has it is whole. Raises NotebookError where the text is not there or no text, or
+    lines have a training line as neighbour. corpus.json describes it, vouches for its files and is
+    written last; what is no longer as it was written is made again. Raises NotebookError where the text is not there or no text, or
     has less than 10 lines.
     """
     name, source = fetch_corpus(corpus, workdir)
     folder, sha256 = Path(workdir) / "corpus" / name, sha256_of(source)
-    about = folder / "corpus.json"
-    if about.is_file() and json.loads(about.read_text())["sha256"] == sha256:
+    if is_whole(folder, sha256):
         return folder
     try:
         lines = sum(1 for _ in text_lines(source))
@@ -184,15 +193,18 @@ def load_corpus(corpus, workdir):
         if folder in source.parents:  # a download: the next try asks the host again
             source.unlink()
         raise
-    about.unlink(missing_ok=True)  # until the split of this text is whole
+    if not is_whole(folder, sha256):  # another process may have been faster
+        (folder / "corpus.json").unlink(missing_ok=True)  # until the split of this text is whole
+    split = split_text(source, folder, lines)
     record = {
         "source": corpus,
         "sha256": sha256,
         "bytes": source.stat().st_size,
         "lines": lines,
-        "split": split_text(source, folder, lines),
+        "split": split,
+        "files": {name: sha256_of(folder / name) for name in ("train.txt", "valid.txt")},
     }
     scratch = folder / f"corpus.{os.getpid()}.part"
     scratch.write_text(json.dumps(record, indent=1) + "\n")
-    scratch.replace(about)
+    scratch.replace(folder / "corpus.json")
     return folder
