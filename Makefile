@@ -47,12 +47,14 @@ check: .venv/made-for-tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/python tools/library.py check
+	.venv/bin/python tools/readme.py check
 	.venv/bin/python tools/structure.py
 
 fix: .venv/made-for-tests
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 	.venv/bin/python tools/library.py fix
+	.venv/bin/python tools/readme.py fix
 
 test: check
 	.venv/bin/python -m pytest tests --ignore tests/tpu
@@ -72,3 +74,4 @@ outputs: .venv/made-for-tests
 	$(STORE) notebooks/04_train.ipynb -p corpus pydoc -p model scratch:tiny -p epochs 10
 	$(STORE) notebooks/05_predict.ipynb -p run_name run -p sentence $(SENTENCE)
 	$(STORE) notebooks/06_speed.ipynb -p corpus pydoc -p model scratch:tiny
+	.venv/bin/python tools/readme.py fix

@@ -4,11 +4,13 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, pipeline
 
 from conftest import refused
+from mlm.batches import HELD_OUT, MaskedBatches
 from mlm.model import load_bert
 from mlm.pictures import draw_guesses, draw_surprises, percent
 from mlm.predict import (
@@ -17,6 +19,7 @@ from mlm.predict import (
     encode,
     fill,
     find_run,
+    held_out_gaps,
     load_before,
     load_pred,
     pipeline_guesses,
@@ -28,7 +31,7 @@ from mlm.predict import (
     stand_in,
     surprises,
 )
-from mlm.tokens import learn_wordpiece
+from mlm.tokens import MaskedLMDataset, learn_wordpiece
 
 WORDS = "the will to power is not a name but a question of good and evil in every human being"
 SENTENCE = "The [MASK] to power is not a [MASK]."
@@ -431,3 +434,29 @@ def test_two_models_differ_not_by_colour_alone(small, words):
     hatches = {bars.get_label(): {bar.get_hatch() for bar in bars} for bars in ax.containers}
     assert hatches["before"] != hatches["after"]
     plt.close(figure)
+
+
+# held-out lines
+
+
+def test_gaps_are_those_of_the_measurement(tmp_path, corpus_folder, tokenizer, bert):
+    """The lines, the hidden words and the guesses of the held-out measure, and none without its text."""
+    from mlm.training import MaskedLM, evaluate
+
+    about = json.loads((corpus_folder / "corpus.json").read_text())
+    record = {"parameters": {"max_len": 32, "seed": 3}, "data": {"sha256": about["sha256"]}}
+    workdir = corpus_folder.parents[1]
+    models = {"one": bert.eval(), "same": bert}
+    gaps = held_out_gaps(models, tokenizer, record, workdir, lines=1000)  # all there are
+    assert 5 < len(gaps) <= 40 and gaps == held_out_gaps(models, tokenizer, record, workdir, 1000)
+    assert len(held_out_gaps(models, tokenizer, record, workdir, lines=3)) == 3
+    right = asked = 0
+    for questions in gaps.values():
+        for hidden, said in questions:
+            assert said["one"] == said["same"]
+            right, asked = right + (hidden == said["one"]), asked + 1
+    valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
+    fits = np.flatnonzero((valid.lengths >= 8) & (valid.lengths <= 16))
+    batches = MaskedBatches(valid, [(HELD_OUT, fits)], len(fits), 0.15, 3)
+    assert evaluate(MaskedLM(bert, {}), batches)["accuracy"] == pytest.approx(right / asked)
+    assert held_out_gaps(models, tokenizer, record, tmp_path) == {}

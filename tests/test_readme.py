@@ -3,10 +3,10 @@
 import os
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
+import readme
 from conftest import ROOT
 
 ELSEWHERE = ("# needs", "make test", "make check", "make fix")  # hardware, network; or it is us
@@ -54,16 +54,5 @@ def test_every_link_leads_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
-def test_the_picture_is_the_one_that_03_stores():
-    """What newcomers see first is an output of a real run."""
-    import base64
-
-    import nbformat
-
-    shown = {
-        base64.b64decode(output.data["image/png"])
-        for cell in nbformat.read(ROOT / "notebooks/03_dataset.ipynb", 4).cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    }
-    assert Path(ROOT / "docs/masked-batch.png").read_bytes() in shown
+def test_it_shows_what_the_notebooks_store(capsys):
+    assert readme.main("check") == 0, capsys.readouterr().out

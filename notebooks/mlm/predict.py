@@ -7,16 +7,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import logging as transformers_logging
 
-from .corpus import load_corpus, make_workdir
+from .batches import HELD_OUT, MaskedBatches
+from .corpus import is_whole, load_corpus, make_workdir
+from .masking import masked_counts
 from .model import load_bert
 from .notebook import NotebookError
-from .tokens import load_tokenizer
+from .tokens import MaskedLMDataset, load_tokenizer
+from .training import HELD_OUT_PROBABILITY
 
 # the run
 
@@ -275,3 +279,42 @@ def surprises(bert, tokenizer, sentence):
 def pseudo_perplexity(bert, tokenizer, sentence):
     """Among how many equally likely words the model hesitates, on average over the tokens."""
     return float(surprises(bert, tokenizer, sentence)[1].mean().exp())
+
+
+# what was learned
+
+
+@torch.no_grad()
+def held_out_gaps(models, tokenizer, record, workdir, lines=8):
+    """What models say of held-out lines: {line with gaps: [(hidden token, {name: guess}), ...]}.
+
+    The lines are chosen by a rule: of those with 8 to 16 tokens and a question, as many as asked, evenly
+    spread over the text. The questions are those that training was measured by. `models` is {name:
+    BertForMaskedLM}. Nothing is found where the run's text is not in `workdir`.
+    """
+    asked, folders = record["parameters"], Path(workdir).expanduser().glob("corpus/*")
+    whole = [folder for folder in folders if is_whole(folder, record["data"]["sha256"])]
+    if not whole:
+        print("The text of this run is not here, so no lines of it can be shown.")
+        return {}
+    data = MaskedLMDataset(whole[0] / "valid.txt", tokenizer, asked["max_len"])
+    numbers = np.flatnonzero((data.lengths >= 8) & (data.lengths <= 16))
+    share, seed = HELD_OUT_PROBABILITY, asked["seed"]
+    numbers = numbers[masked_counts(data.lengths[numbers], seed, HELD_OUT, numbers, share) > 0]
+    if not len(numbers):
+        return {}
+    numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, lines).astype(int))]
+    keys = [(HELD_OUT, np.array([number])) for number in numbers]
+    found = {}
+    for batch in MaskedBatches(data, keys, 1, share, seed, rows="own"):
+        ids, positions = batch["input_ids"], batch["positions"]
+        hidden = tokenizer.convert_ids_to_tokens(batch["labels"][0, positions].tolist())
+        said = {
+            name: tokenizer.convert_ids_to_tokens(
+                bert(ids).logits[0, positions].argmax(-1).tolist()
+            )
+            for name, bert in models.items()
+        }
+        answers = [dict(zip(said, guesses)) for guesses in zip(*said.values())]
+        found[tokenizer.decode(ids[0, 1:-1])] = list(zip(hidden, answers))
+    return found
