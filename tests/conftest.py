@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from mlm.corpus import load_corpus
 from mlm.tokens import MaskedLMDataset, learn_wordpiece
@@ -32,56 +34,16 @@ def refused(*words):
     assert [word for word in words if word not in line] == [], line
 
 
+WORDS = """
+the of and a in to is was he for it with as his on be at by had not are but from have
+philosopher's morality; instinct, truth? spirit! Apollo will to power nevertheless
+beyond good evil (genealogy) human too naïve Übermensch 1886 well-being self-overcoming
+"""
+
+
 def sentences(count, seed=0):
     """Lines of English words, of 1 to 40 words each, all different."""
-    words = [
-        "the",
-        "of",
-        "and",
-        "a",
-        "in",
-        "to",
-        "is",
-        "was",
-        "he",
-        "for",
-        "it",
-        "with",
-        "as",
-        "his",
-        "on",
-        "be",
-        "at",
-        "by",
-        "had",
-        "not",
-        "are",
-        "but",
-        "from",
-        "have",
-        "philosopher's",
-        "morality;",
-        "instinct,",
-        "truth?",
-        "spirit!",
-        "Apollo",
-        "will",
-        "to",
-        "power",
-        "nevertheless",
-        "beyond",
-        "good",
-        "evil",
-        "(genealogy)",
-        "human",
-        "too",
-        "naïve",
-        "Übermensch",
-        "1886",
-        "well-being",
-        "self-overcoming",
-    ]
-    chance = random.Random(seed)
+    chance, words = random.Random(seed), WORDS.split()
     drawn = (" ".join(chance.choices(words, k=chance.randint(1, 40))) for _ in range(count))
     return [f"{number} {line}" for number, line in enumerate(drawn)]
 
@@ -109,18 +71,31 @@ def dataset(corpus_folder, tokenizer):
 
 def masked_loss(module, batch):
     """The loss of a MaskedLM summed over the masked tokens, their logits (K, V) and labels (K,)."""
-    import torch.nn.functional as F
-
-    from mlm.training import asked_labels
+    from mlm.training import asked_labels  # here: it costs each process of a test 2 s
 
     logits, labels = module.masked_logits(batch), asked_labels(batch)
     return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"), logits, labels
 
 
+def parts_of(batch):
+    """[(input_ids, labels)] of the examples of a batch, taken out of their rows."""
+    ids, labels = batch["input_ids"], batch["labels"]
+    owner = batch.get("attention_mask", torch.ones_like(ids))
+    place = batch.get("position_ids", torch.arange(ids.shape[1]).expand_as(ids))
+    assert (ids[owner == 0] == 0).all() and (labels[owner == 0] == -100).all()  # padding
+    found = []
+    for row in range(len(ids)):
+        for number in range(1, int(owner[row].max()) + 1):
+            (where,) = torch.where(owner[row] == number)
+            assert where.tolist() == list(range(int(where[0]), int(where[0]) + len(where)))
+            assert place[row][where].tolist() == list(range(len(where)))
+            found.append((ids[row][where].tolist(), labels[row][where].tolist()))
+    return found
+
+
 @pytest.fixture
 def bert(tokenizer):
     """A BertForMaskedLM of two narrow layers without dropout."""
-    import torch
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import mlm.kernels as fast
 from conftest import masked_loss
 from mlm.batches import MaskedBatches
+from mlm.kernels import FastDropout, fast_dropout, fast_on_cpu, onednn_float32
 from mlm.model import load_bert
 from mlm.training import MaskedLM, evaluate
 
@@ -37,7 +37,7 @@ def test_attention_as_matrix_products_is_exact(bert, batch_of, how):
     if how is None:
         del batch["attention_mask"]
     found = []
-    for model in (bert, fast.fast_on_cpu(copy.deepcopy(bert))):
+    for model in (bert, fast_on_cpu(copy.deepcopy(bert))):
         loss, logits, _ = masked_loss(MaskedLM(model, {}), batch)
         loss.backward()
         found.append(
@@ -53,7 +53,7 @@ def test_attention_as_matrix_products_is_exact(bert, batch_of, how):
 
 def test_a_fast_model_is_the_same_model(bert):
     before = {name: value.clone() for name, value in bert.state_dict().items()}
-    quick = fast.fast_on_cpu(bert)
+    quick = fast_on_cpu(bert)
     assert quick is bert and quick.config._attn_implementation == "matmul"
     assert quick.state_dict().keys() == before.keys()
     assert all((quick.state_dict()[name] == value).all() for name, value in before.items())
@@ -65,7 +65,7 @@ def test_a_fast_model_is_the_same_model(bert):
 def test_what_a_fast_model_saves_is_loaded_as_any_other(bert, tokenizer, tmp_path, batch_of):
     batch = batch_of()
     expected = masked_loss(MaskedLM(bert.eval(), {}), batch)[0].item()
-    fast.fast_on_cpu(bert).save_pretrained(tmp_path)
+    fast_on_cpu(bert).save_pretrained(tmp_path)
     loaded = load_bert(str(tmp_path), tokenizer, 64)
     assert loaded.config._attn_implementation == "sdpa"
     found = masked_loss(MaskedLM(loaded.eval(), {}), batch)[0].item()
@@ -73,7 +73,7 @@ def test_what_a_fast_model_saves_is_loaded_as_any_other(bert, tokenizer, tmp_pat
 
 
 def test_dropout_is_off_in_evaluation(bert, batch_of):
-    quick = fast.fast_on_cpu(bert)
+    quick = fast_on_cpu(bert)
     for part in quick.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.5
@@ -91,7 +91,7 @@ def test_dropout_is_off_in_evaluation(bert, batch_of):
 def test_dropout_drops_its_share(p, dtype):
     torch.manual_seed(0)
     x = torch.full((999, 1001), 2.0, dtype=dtype)  # no multiple of 4 elements
-    y = fast.fast_dropout(x, p)
+    y = fast_dropout(x, p)
     assert (y.shape, y.dtype) == (x.shape, dtype)
     kept = y != 0
     n = x.numel()
@@ -112,22 +112,22 @@ def test_dropout_drops_its_share(p, dtype):
 
 def test_dropout_has_the_gradient_of_what_it_kept():
     x = torch.randn(50, 7, requires_grad=True)
-    y = fast.fast_dropout(x, 0.5)
+    y = fast_dropout(x, 0.5)
     y.sum().backward()
     assert (x.grad == torch.where(y == 0, 0.0, 2.0)).all()
     assert (y.detach() == x.detach() * x.grad).all()
 
 
 def test_dropout_of_nearly_everything_is_finite():
-    assert fast.fast_dropout(torch.ones(1000), 1 - 1e-9).isfinite().all()
+    assert fast_dropout(torch.ones(1000), 1 - 1e-9).isfinite().all()
 
 
 def test_dropout_of_nothing():
     x = torch.randn(5)
-    assert fast.fast_dropout(x, 0.0) is x
-    assert fast.fast_dropout(x, 0.5, training=False) is x
-    assert fast.FastDropout(0.5).eval()(x) is x
-    assert fast.fast_dropout(torch.empty(0, 3), 0.5).shape == (0, 3)
+    assert fast_dropout(x, 0.0) is x
+    assert fast_dropout(x, 0.5, training=False) is x
+    assert FastDropout(0.5).eval()(x) is x
+    assert fast_dropout(torch.empty(0, 3), 0.5).shape == (0, 3)
 
 
 def test_dropout_comes_from_the_seed():
@@ -135,7 +135,7 @@ def test_dropout_comes_from_the_seed():
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        drawn.append(fast.fast_dropout(x, 0.5))
+        drawn.append(fast_dropout(x, 0.5))
     assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any()
 
 
@@ -150,7 +150,7 @@ def test_float32_products_stay_float32(monkeypatch, rounds):
         with monkeypatch.context() as patch:
             if rounds:
                 patch.setattr(torch, "randn", lambda *size, **how: 1000 * randn(*size, **how))
-            used = fast.onednn_float32()
+            used = onednn_float32()
         assert not (used and rounds)
         assert torch.get_float32_matmul_precision() == ("medium" if used else "highest")
         rows, columns = torch.randn(2, 128, 512, generator=torch.Generator().manual_seed(1))

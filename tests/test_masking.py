@@ -8,8 +8,19 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import mlm.batches as batches
-from conftest import refused
+from conftest import parts_of, refused
+from mlm.batches import (
+    POSITION_STEP,
+    ROW_TOKENS,
+    WIDTH_STEP,
+    MaskedBatches,
+    TrainingOrder,
+    epoch_batches,
+    held_out_keys,
+    pack,
+    round_up,
+)
+from mlm.masking import mask_tokens, masked_counts, uniform
 from mlm.tokens import MaskedLMDataset
 
 P = 0.15
@@ -20,7 +31,7 @@ SPECIAL = 5  # [PAD] [UNK] [CLS] [SEP] [MASK] are the first of the learned vocab
 
 
 def test_uniform_is_uniform():
-    drawn = batches.uniform(3, 1, np.arange(500)[:, None], np.arange(400), 2).ravel()
+    drawn = uniform(3, 1, np.arange(500)[:, None], np.arange(400), 2).ravel()
     n, bins = len(drawn), 64
     assert drawn.dtype == np.float64
     assert drawn.min() >= 0 and drawn.max() < 1
@@ -36,7 +47,7 @@ def test_neighbouring_keys_give_unrelated_numbers(key):
     keys = np.indices((3, 4, 50, 60, 4)) + np.array([7, 2, 9, 1, 0]).reshape(5, 1, 1, 1, 1, 1)
     moved = keys.copy()
     moved[key] += keys[key].max() - keys[key].min() + 1
-    here, there = batches.uniform(*keys).ravel(), batches.uniform(*moved).ravel()
+    here, there = uniform(*keys).ravel(), uniform(*moved).ravel()
     assert not np.isin(here, there).any()
     for lag in (0, 1, 4, 240):
         a, b = here[: len(here) - lag], there[lag:]
@@ -45,24 +56,24 @@ def test_neighbouring_keys_give_unrelated_numbers(key):
 
 def test_uniform_depends_on_its_keys_alone():
     examples = np.array([5, 0, 2**33, 17])
-    together = batches.uniform(2**32 - 1, 2**40, examples[:, None], np.arange(9), 1)
+    together = uniform(2**32 - 1, 2**40, examples[:, None], np.arange(9), 1)
     for row, example in enumerate(examples):
         for position in range(9):
-            alone = batches.uniform(2**32 - 1, 2**40, int(example), position, 1)
+            alone = uniform(2**32 - 1, 2**40, int(example), position, 1)
             assert alone == together[row, position]
     assert together.shape == (4, 9)
 
 
 def test_uniform_is_splitmix64():
     """The same numbers on every machine: a resumed run may be on another one."""
-    assert batches.uniform(0) == (0xE220A8397B1DCDAF >> 11) / 2**53  # its first output for seed 0
+    assert uniform(0) == (0xE220A8397B1DCDAF >> 11) / 2**53  # its first output for seed 0
     state = 0
     for key in (2**32 - 1, 2**40, 3, 126, 1):
         state = (state ^ key) + 0x9E3779B97F4A7C15 & 2**64 - 1
         state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
         state = (state ^ state >> 27) * 0x94D049BB133111EB & 2**64 - 1
         state ^= state >> 31
-    assert batches.uniform(2**32 - 1, 2**40, 3, 126, 1) == (state >> 11) / 2**53
+    assert uniform(2**32 - 1, 2**40, 3, 126, 1) == (state >> 11) / 2**53
 
 
 # how many
@@ -73,7 +84,7 @@ def test_masked_counts_are_the_share_rounded_at_random(p):
     examples = 100_000
     for length in (1, 2, 6, 7, 20, 126):
         lengths = np.full(examples, length)
-        counts = batches.masked_counts(lengths, 1, 2, np.arange(examples), p)
+        counts = masked_counts(lengths, 1, 2, np.arange(examples), p)
         assert counts.dtype == np.int64
         assert set(counts) <= {int(np.floor(p * length)), int(np.ceil(p * length))}
         assert counts.max() <= length
@@ -84,7 +95,7 @@ def test_masked_counts_are_the_share_rounded_at_random(p):
 def test_masked_counts_are_drawn_for_each_epoch_and_seed():
     epochs = np.arange(10_000)
     for seed, epoch in ((1, epochs), (epochs, 1)):
-        counts = batches.masked_counts(7, seed, epoch, 3, P)
+        counts = masked_counts(7, seed, epoch, 3, P)
         assert abs(counts.mean() - P * 7) < 5 * 0.5 / np.sqrt(len(epochs))
 
 
@@ -103,8 +114,8 @@ def drawn():
     input_ids[:, 0] = 2
     input_ids[np.arange(n), lengths + 1] = 3
     before = input_ids.copy()
-    counts = batches.masked_counts(lengths, 4, 0, np.arange(n), P)
-    masked, labels = batches.mask_tokens(input_ids, lengths, counts, 4, 0, np.arange(n), 4, vocab)
+    counts = masked_counts(lengths, 4, 0, np.arange(n), P)
+    masked, labels = mask_tokens(input_ids, lengths, counts, 4, 0, np.arange(n), 4, vocab)
     assert (input_ids == before).all()  # not changed in place
     assert ((labels != -100).sum(1) == counts).all()
     return input_ids, masked, labels, is_token
@@ -151,29 +162,13 @@ def test_labels_are_the_tokens_that_were_there(drawn):
 
 def make(dataset, keys, batch_size=8, p=P, seed=0, **options):
     """The batches of these keys, as a list."""
-    return list(batches.MaskedBatches(dataset, keys, batch_size, p, seed, **options))
+    return list(MaskedBatches(dataset, keys, batch_size, p, seed, **options))
 
 
 def order(dataset, batch_size=8, seed=0, start=0, stop=None):
     """The keys of the steps start to stop; of one epoch where no stop is given."""
     stop = -(-len(dataset) // batch_size) if stop is None else stop
-    return batches.TrainingOrder(dataset.lengths, batch_size, seed, start, stop)
-
-
-def parts_of(batch):
-    """[(input_ids, labels)] of the examples of a batch, taken out of their rows."""
-    ids, labels = batch["input_ids"], batch["labels"]
-    owner = batch.get("attention_mask", torch.ones_like(ids))
-    place = batch.get("position_ids", torch.arange(ids.shape[1]).expand_as(ids))
-    assert (ids[owner == 0] == 0).all() and (labels[owner == 0] == -100).all()  # padding
-    found = []
-    for row in range(len(ids)):
-        for number in range(1, int(owner[row].max()) + 1):
-            (where,) = torch.where(owner[row] == number)
-            assert where.tolist() == list(range(int(where[0]), int(where[0]) + len(where)))
-            assert place[row][where].tolist() == list(range(len(where)))
-            found.append((ids[row][where].tolist(), labels[row][where].tolist()))
-    return found
+    return TrainingOrder(dataset.lengths, batch_size, seed, start, stop)
 
 
 @functools.cache
@@ -227,9 +222,9 @@ def test_what_a_batch_says_of_itself(dataset, how):
         assert batch["positions"].dtype == torch.int64
         assert (found[found != -100] == labels[labels != -100]).all()
         if how["rows"] == "shared":  # few shapes
-            assert len(found) % batches.POSITION_STEP == 0
-            assert (found == -100).sum() < batches.POSITION_STEP
-            assert shape[1] % batches.WIDTH_STEP == 0 or shape[1] == dataset.lengths.max() + 2
+            assert len(found) % POSITION_STEP == 0
+            assert (found == -100).sum() < POSITION_STEP
+            assert shape[1] % WIDTH_STEP == 0 or shape[1] == dataset.lengths.max() + 2
         elif how["rows"] == "own":
             assert (found != -100).all()
         assert batch["masked"] == (labels != -100).sum()
@@ -254,31 +249,31 @@ def test_masks_are_left_out_where_nothing_is_padded_or_shared(corpus_folder, tok
     "sizes", [[5], [130, 3, 3], [300, 300, 20], [128] * 4, range(3, 33), [30] * 100, [2] * 7]
 )
 def test_pack_puts_each_example_in_one_row(sizes):
-    sizes, width = np.array(sizes), batches.ROW_TOKENS
-    rows = batches.pack(sizes)
+    sizes, width = np.array(sizes), ROW_TOKENS
+    rows = pack(sizes)
     assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
     fewest, most = (-(-sizes.sum() // max(w, sizes.max())) for w in (width, width // 2))
     assert fewest <= len(rows) <= most + 1
     loads = [sizes[row].sum() for row in rows]
     assert max(loads) - min(loads) <= sizes.max()
     assert max(loads) * len(rows) <= fewest * (sizes.sum() / fewest + sizes.max())
-    assert batches.pack(sizes) == rows
+    assert pack(sizes) == rows
 
 
 def cells_of(rows, sizes):
     """Cells of a batch of such rows, padding included."""
     widest = max(sizes[row].sum() for row in rows)
-    return len(rows) * batches.round_up(widest, batches.WIDTH_STEP)
+    return len(rows) * round_up(widest, WIDTH_STEP)
 
 
 def test_pack_takes_the_number_of_rows_that_pads_least():
     """Of equals the smallest; held against all numbers there are."""
     for sizes in (np.full(100, 30), np.full(8, 32)):
-        rows, best = batches.pack(sizes), None
+        rows, best = pack(sizes), None
         for count in range(1, len(sizes) + 1):
             dealt = [list(range(row, len(sizes), count)) for row in range(count)]  # all are alike
             wide = sizes[dealt[0]].sum()
-            if batches.ROW_TOKENS / 2 <= wide <= batches.ROW_TOKENS:
+            if ROW_TOKENS / 2 <= wide <= ROW_TOKENS:
                 best = min(best or (1e9, 0), (cells_of(dealt, sizes), count))
         assert (cells_of(rows, sizes), len(rows)) == best
 
@@ -290,7 +285,7 @@ def test_pack_is_fast_and_tight_at_any_size():
     for examples in (32, 512, 2048):
         sizes = chance.integers(3, 40, examples)
         began = time.process_time()
-        rows = batches.pack(sizes)
+        rows = pack(sizes)
         seconds.append(time.process_time() - began)
         padding.append(1 - sizes.sum() / cells_of(rows, sizes))
     assert max(seconds) < 0.3
@@ -301,7 +296,7 @@ def test_an_edited_mask_reaches_the_batches(dataset):
     """03 hands its own functions over: what they return is in the batch."""
 
     def all_masked(input_ids, lengths, counts, seed, epoch, indices, mask_token_id, vocab_size):
-        masked, labels = batches.mask_tokens(
+        masked, labels = mask_tokens(
             input_ids, lengths, counts, seed, epoch, indices, mask_token_id, vocab_size
         )
         return np.where(labels != -100, mask_token_id, masked), labels
@@ -357,7 +352,7 @@ def test_seed_and_epoch_change_masks_and_order(dataset):
     (order1, masks1), (order2, masks2) = run(0, 0), run(0, 0)
     assert (order1, masks1) == (order2, masks2)
     for other in (run(0, 1), run(1, 0)):
-        together = [set(map(frozenset, batches)) for batches in (order1, other[0])]
+        together = [set(map(frozenset, made)) for made in (order1, other[0])]
         assert len(together[0] & together[1]) < 5  # other examples meet, in another order
         both = sum(a and b for x, y in zip(masks1, other[1]) for a, b in zip(x, y))
         n = int(dataset.lengths.sum())
@@ -366,7 +361,7 @@ def test_seed_and_epoch_change_masks_and_order(dataset):
 
 
 def test_batches_do_not_depend_on_what_was_drawn_before(dataset):
-    made = batches.MaskedBatches(dataset, list(order(dataset)), 8, P, 0)
+    made = MaskedBatches(dataset, list(order(dataset)), 8, P, 0)
     first, second = list(made), list(made)
     for a, b in zip(first, second, strict=True):
         assert a.keys() == b.keys()
@@ -449,7 +444,7 @@ def test_lines_of_like_length_go_together(dataset):
     """Little is padded, yet batches come in random order."""
 
     def padding(grouped):
-        made = batches.epoch_batches(dataset.lengths, 8, 0, 0, grouped)
+        made = epoch_batches(dataset.lengths, 8, 0, 0, grouped)
         longest = [dataset.lengths[indices].max() for indices in made]
         return 1 - dataset.lengths.sum() / sum(n * len(i) for n, i in zip(longest, made)), longest
 
@@ -463,7 +458,7 @@ def test_held_out_masks_are_the_same_whatever_the_batches(corpus_folder, tokeniz
     expected = None
     ways = (8, 1, "shared"), (1, 1, "static"), (64, 1, "static"), (3, 4, "shared")
     for batch_size, world, rows in ways:
-        keys = batches.held_out_keys(data.lengths, batch_size * world, seed=0)
+        keys = held_out_keys(data.lengths, batch_size * world, seed=0)
         seen = {}
         for rank in range(world):
             options = {"rank": rank, "world": world, "rows": rows}
@@ -479,7 +474,7 @@ def test_held_out_masks_are_the_same_whatever_the_batches(corpus_folder, tokeniz
 
 def test_a_loader_hands_batches_on_as_they_are(dataset):
     keys = list(order(dataset))[:3]
-    whole = batches.MaskedBatches(dataset, keys, 8, P, 0)
+    whole = MaskedBatches(dataset, keys, 8, P, 0)
     for batch, loaded in zip(whole, DataLoader(whole, batch_size=None), strict=True):
         assert all(np.array_equal(batch[name], loaded[name]) for name in batch)
 

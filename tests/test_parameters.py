@@ -135,7 +135,10 @@ def test_every_parameter_is_tried_below():
 @pytest.mark.parametrize("name", VALUES)
 @pytest.mark.fault
 def test_each_rule(name, capsys):
-    """Possible values pass; impossible ones and other types are refused, saying what is allowed."""
+    """Possible values pass; impossible ones and other types are refused, saying what is allowed.
+
+    A number may be written as text, where no text is meant.
+    """
     using = [notebook for notebook in NAMES if name in parameters_of(notebook)]
     assert using
     for notebook in using:
@@ -148,6 +151,13 @@ def test_each_rule(name, capsys):
         for value in impossible:
             with refused(f"{name}={value!r}", "is impossible: allowed is", parameter.allowed):
                 check(notebook, {name: value})
+        for value in [] if "str" in parameter.kinds else possible:
+            if value is not None:
+                found = check(notebook, {name: str(value)})[name]
+                assert found == value and type(found).__name__ in parameter.kinds
+        for value in [] if "str" in parameter.kinds else impossible:
+            with refused(f"{name}=", "is impossible: allowed is", parameter.allowed):
+                check(notebook, {name: str(value)})
         for value in wrong:
             if value is None and "NoneType" in parameter.kinds:
                 continue
@@ -193,8 +203,10 @@ def test_an_unknown_name_gets_the_nearest_suggested(given, meant):
 
 @pytest.mark.fault
 def test_an_unknown_name_in_the_first_cell():
-    with refused("unknown parameter 'batchsize'", "did you mean 'batch_size'?"):
-        check("04_train", edit=lambda source: source + "\nbatchsize = 4")
+    """Also where papermill puts a cell of its own after it."""
+    for values in ({}, {"epochs": 2}):
+        with refused("unknown parameter 'batchsize'", "did you mean 'batch_size'?"):
+            check("04_train", values, edit=lambda source: source + "\nbatchsize = 4")
 
 
 @pytest.mark.parametrize(
@@ -414,6 +426,11 @@ def where(arguments, device):
     ]
 
 
+def pretended(gpus=0, cores=None, fast16=True, **more):
+    """A Pretended with what `machine` makes this machine have."""
+    return hardware.Pretended(gpus, cores or 0, torch_xla=cores is not None, bf16=fast16, **more)
+
+
 NOTHING, ONE_GPU, TWO_GPUS = {}, {"gpus": 1}, {"gpus": 2}
 OLD_GPU, OLD_CPU = {"gpus": 1, "fast16": False}, {"fast16": False}
 ONE_CORE, EIGHT_CORES = {"cores": 1}, {"cores": 8}
@@ -472,6 +489,7 @@ NO_CORES = {"cores": 0}  # torch_xla is there, a TPU is not
 def test_trainer_arguments(machine, there, asked, expected):
     machine(**there)
     assert where(*hardware.trainer_arguments(**asked)) == expected
+    assert where(*hardware.trainer_arguments(**asked, machine=pretended(**there))) == expected
 
 
 @pytest.mark.parametrize(
@@ -504,8 +522,16 @@ def test_trainer_arguments(machine, there, asked, expected):
 @pytest.mark.fault
 def test_what_is_not_there_is_refused(machine, there, asked, words):
     machine(**there)
-    with refused(*words):
-        hardware.trainer_arguments(**asked)
+    for one in (None, pretended(**there)):
+        with refused(*words):
+            hardware.trainer_arguments(**asked, machine=one)
+
+
+def test_a_pretended_machine_has_all_answers_of_a_real_one():
+    def answers(kind):
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert answers(hardware.Machine()) == answers(hardware.Pretended()) - {"bf16"}
 
 
 @pytest.mark.parametrize("asked", [{}, {"tpu_cores": 1}, {"tpu_cores": -1}])
@@ -537,11 +563,12 @@ def test_a_machine_that_is_no_tpu_host_has_no_cores(machine):
 @pytest.mark.fault
 def test_a_kernel_that_has_used_the_tpu(machine):
     machine(cores=8, used=True)
-    for asked in (8, -1, None):
-        with refused("has used the TPU already", "restart the kernel"):
-            hardware.trainer_arguments(tpu_cores=asked)
-    for asked in (1, [3]):  # one core needs no other processes
-        assert hardware.trainer_arguments(tpu_cores=asked)[1]["kind"] == "tpu"
+    for one in (None, pretended(cores=8, xla_is_used=True)):
+        for asked in (8, -1, None):
+            with refused("has used the TPU already", "restart the kernel"):
+                hardware.trainer_arguments(tpu_cores=asked, machine=one)
+        for asked in (1, [3]):  # one core needs no other processes
+            assert hardware.trainer_arguments(tpu_cores=asked, machine=one)[1]["kind"] == "tpu"
 
 
 def test_kaggles_setting_that_breaks_8_processes_goes(machine, monkeypatch):
@@ -555,12 +582,13 @@ def test_kaggles_setting_that_breaks_8_processes_goes(machine, monkeypatch):
 def test_several_machines(machine, monkeypatch, launcher):
     machine(gpus=2)
     monkeypatch.setenv(launcher, "6")
-    arguments, device = hardware.trainer_arguments(num_nodes=3)
-    assert (arguments["num_nodes"], arguments["devices"]) == (3, 2)
-    assert arguments["strategy"] == "ddp"  # the launcher has started the processes
-    assert device["processes"] == 2
-    sharded = hardware.trainer_arguments(num_nodes=3, strategy="fsdp")[0]
-    assert sharded["strategy"] == "fsdp"
+    for one in (None, pretended(gpus=2, launched=True)):
+        arguments, device = hardware.trainer_arguments(num_nodes=3, machine=one)
+        assert (arguments["num_nodes"], arguments["devices"]) == (3, 2)
+        assert arguments["strategy"] == "ddp"  # the launcher has started the processes
+        assert device["processes"] == 2
+        sharded = hardware.trainer_arguments(num_nodes=3, strategy="fsdp", machine=one)[0]
+        assert sharded["strategy"] == "fsdp"
 
 
 def test_a_gpu_is_asked_about_bf16_in_another_process(monkeypatch):

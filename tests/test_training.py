@@ -8,15 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-import mlm.training as training
-from conftest import masked_loss, refused
+from conftest import masked_loss, parts_of, refused
 from mlm.batches import MaskedBatches, held_out_keys
 from mlm.journal import Journal, SeededDropout
 from mlm.model import load_bert
+from mlm.optimizer import lr_factor
 from mlm.tokens import MaskedLMDataset
+from mlm.training import MaskedLM, MaskedLMData, evaluate, reset, unigram_loss
 
 OPTIMIZER = dict(optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="linear", total_steps=20)
 
@@ -36,7 +38,7 @@ def blocks(corpus_folder, tokenizer):
 @pytest.fixture
 def module(bert):
     """A MaskedLM as Lightning has it while training with one process."""
-    module = training.MaskedLM(bert, OPTIMIZER)
+    module = MaskedLM(bert, OPTIMIZER)
     module.trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0)
     return module
 
@@ -165,10 +167,9 @@ def test_shares_of_several_processes_make_the_whole(module, dataset, world, rows
     close(mean, theirs)
 
 
-def test_sums_are_what_was_seen_since_the_last_log_line(module, dataset, corpus_folder, tokenizer):
+def test_sums_are_what_was_seen_since_the_last_log_line(module, make_data):
     """The journal adds up on the device; a log line is their mean and starts anew."""
-    valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
-    data = training.MaskedLMData(dataset, valid, 8, 0.15, 0, stop=100)  # a line each 4 steps
+    data = make_data(stop=100)  # a line each 4 steps
     journal, made = Journal(data, 5.0), list(islice(data.train_batches(), 4))
     trainer = SimpleNamespace(
         global_step=0, is_global_zero=False, world_size=1, global_rank=0, loggers=[],
@@ -192,12 +193,12 @@ def test_sums_are_what_was_seen_since_the_last_log_line(module, dataset, corpus_
 def test_another_training_loss_leaves_the_held_out_loss_alone(module, dataset):
     """Whoever edits the training step in 04 can compare with what was there before."""
 
-    class Edited(training.MaskedLM):
+    class Edited(MaskedLM):
         def training_step(self, batch, batch_idx):
             return 7 * super().training_step(batch, batch_idx)["loss"]
 
     edited, made = Edited(module.bert, OPTIMIZER), [first_batch(dataset, PADDED)]
-    assert training.evaluate(edited, made) == training.evaluate(module, made)
+    assert evaluate(edited, made) == evaluate(module, made)
 
 
 def test_reset_puts_a_module_back(module, dataset):
@@ -206,46 +207,105 @@ def test_reset_puts_a_module_back(module, dataset):
     module.eval()
     predictions = module.bert.cls.predictions
     predictions.decoder.weight = torch.nn.Parameter(predictions.decoder.weight + 1)  # as on XLA
-    training.reset(module, start)
+    reset(module, start)
     assert module.training and module.bert.training
     assert predictions.decoder.weight is module.bert.bert.embeddings.word_embeddings.weight
     assert all(torch.equal(weight, start[name]) for name, weight in module.state_dict().items())
 
 
 @pytest.fixture
-def data(dataset, corpus_folder, tokenizer):
+def make_data(dataset, corpus_folder, tokenizer):
+    """A function that makes the MaskedLMData of so many steps; an epoch has 45 of them."""
     valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
-    return training.MaskedLMData(dataset, valid, 8, 0.15, 0, stop=50)
+
+    def make(batch_size=8, p=0.15, stop=50, **how):
+        return MaskedLMData(dataset, valid, batch_size, p, 0, stop, **how)
+
+    return make
 
 
-def equal(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+def equal(some, others):
+    """Whether these are the same batches, bit by bit."""
+    return all(
+        one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+        for one, other in zip(some, others, strict=True)
+    )
 
 
-def test_data_can_be_looked_at_by_hand(data):
-    """Without a Trainer: all steps; its loader gives what train_batches gives."""
+def trainer_at(step, rank=0, world=1):
+    """As much of a Trainer at this step as the data asks for."""
+    return SimpleNamespace(global_step=step, global_rank=rank, world_size=world)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("start", [0, 1, 44, 45, 46, 50])
+def test_later_batches_are_the_tail_of_the_whole(make_data, start, compiles):
+    """By hand, without a Trainer, and as the loader of a resumed Trainer gives them."""
+    data = make_data(compiles=compiles)
     whole = list(data.train_batches())
     assert len(whole) == 50
-    assert all(map(equal, data.train_dataloader(), whole))
-    assert all(map(equal, data.train_batches(start=45), whole[45:]))
+    assert equal(data.train_batches(start), whole[start:])
+    assert equal(data.train_dataloader(), whole)
+    data.trainer = trainer_at(start)
+    assert equal(data.train_dataloader(), whole[start:])
 
 
-def test_a_resumed_trainer_gets_the_tail_and_each_process_its_share(data):
-    whole = list(data.train_batches())
-    data.trainer = SimpleNamespace(global_step=48, global_rank=0, world_size=1)
-    assert all(map(equal, data.train_dataloader(), whole[48:]))
-    shares = [list(data.train_batches(0, rank, 2)) for rank in range(2)]
-    for one, other in zip(*shares, strict=True):  # of batches twice as large
-        labels = [part["labels"] for part in (one, other)]
-        assert sum((part != -100).sum() for part in labels) == one["masked"] == other["masked"]
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("world", [2, 3])
+def test_shares_of_processes_make_the_whole(make_data, world, compiles):
+    """Example by example and mask by mask, the batches of one process that takes as many as all."""
+    data, start = make_data(compiles=compiles), 13
+    shares = [list(data.train_batches(start, rank, world)) for rank in range(world)]
+    whole = list(make_data(8 * world).train_batches(start))
+    for batch, *parts in zip(whole, *shares, strict=True):
+        together = [example for part in parts for example in parts_of(part)]
+        assert sorted(together) == sorted(parts_of(batch))
+        assert {float(part["masked"]) for part in parts} == {float(batch["masked"])}
+    for rank, share in enumerate(shares):
+        data.trainer = trainer_at(start, rank, world)
+        assert equal(data.train_dataloader(), share)
 
 
-def test_an_error_in_a_batch_is_told_before_it_is_raised(data, monkeypatch):
+def test_held_out_questions_depend_on_text_tokenizer_and_seed_alone(make_data):
+    """So the losses of two runs can be compared."""
+
+    def questions(world=1, **how):
+        shares = [list(make_data(**how).held_out(rank, world)) for rank in range(world)]
+        return sorted(part for share in shares for batch in share for part in parts_of(batch))
+
+    expected = questions()
+    assert len(expected) == 40
+    ways = {"p": 0.5}, {"compiles": True}, {"batch_size": 1}, {"batch_size": 64}, {"world": 3}
+    assert all(questions(**how) == expected for how in ways)
+    tokens = sum(len(ids) - 2 for ids, _ in expected)
+    asked = sum(label != -100 for _, labels in expected for label in labels)
+    assert abs(asked / tokens - 0.15) < 5 * math.sqrt(0.25 * 40) / tokens  # its share, rounded
+
+
+def test_lightning_steps_the_schedule_each_step(module, make_data, tmp_path):
+    class Rates(pl.Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            self.seen += [group["lr"] for group in trainer.optimizers[0].param_groups[:1]]
+
+    rates, data = Rates(), make_data()
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=5, callbacks=[rates], default_root_dir=tmp_path,
+        enable_checkpointing=False, **quiet,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    assert rates.seen == pytest.approx([1e-3 * lr_factor(n, 20, "linear") for n in range(5)])
+
+
+def test_an_error_in_a_batch_is_told_before_it_is_raised(make_data, monkeypatch):
     def broken(self, index):
         raise IndexError("a bad example")
 
     told = []
-    data.on_error = told.append
+    data = make_data(on_error=told.append)
     monkeypatch.setattr(MaskedLMDataset, "__getitem__", broken)
     with pytest.raises(IndexError):
         list(data.train_dataloader())
@@ -253,7 +313,7 @@ def test_an_error_in_a_batch_is_told_before_it_is_raised(data, monkeypatch):
 
 
 def test_bfloat16_is_near(bert, dataset):
-    module = training.MaskedLM(bert, OPTIMIZER, torch.bfloat16)
+    module = MaskedLM(bert, OPTIMIZER, torch.bfloat16)
     batch = first_batch(dataset, PADDED)
     loss, logits, _ = masked_loss(module, batch)
     module.matmul_dtype = torch.float32
@@ -271,7 +331,7 @@ def test_dropout_is_a_function_of_seed_step_and_process(bert, dataset):
     batch = first_batch(dataset, PADDED)
 
     def loss(seed, step, rank, drawn=0):
-        module = training.MaskedLM(bert, OPTIMIZER)
+        module = MaskedLM(bert, OPTIMIZER)
         trainer = SimpleNamespace(world_size=8, global_step=step, global_rank=rank)
         module.trainer = trainer
         torch.rand(drawn)
@@ -298,7 +358,7 @@ def test_evaluate_equals_a_plain_loop(module, dataset):
                     right += int(row.argmax() == label)
                     count += 1
     assert count > 500 and right > 0
-    found = training.evaluate(module, made)
+    found = evaluate(module, made)
     assert found["loss"] == pytest.approx(loss / count, rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(loss / count), rel=1e-4)
     assert found["perplexity"] == math.exp(found["loss"])  # its definition
@@ -309,7 +369,7 @@ def test_evaluate_is_the_same_for_any_batches_and_processes(module, dataset):
     def figures(batch_size, rank=0, world=1, add_up=lambda sums: sums, **how):
         keys = held_out_keys(dataset.lengths, batch_size * world, 0)
         made = MaskedBatches(dataset, keys, batch_size, 0.15, 0, rank, world, **how)
-        return training.evaluate(module, made, add_up)
+        return evaluate(module, made, add_up)
 
     expected = figures(16)
     for found in (figures(1), figures(500), figures(16, rows="static"), figures(16, rows="own")):
@@ -324,20 +384,20 @@ def test_evaluate_leaves_the_module_as_it_was(bert, dataset):
     for part in bert.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.5
-    module = training.MaskedLM(bert, OPTIMIZER)
+    module = MaskedLM(bert, OPTIMIZER)
     made = [first_batch(dataset, PADDED)]
     for mode in (True, False):
         module.train(mode)
-        assert training.evaluate(module, made) == training.evaluate(module, made)  # no dropout
+        assert evaluate(module, made) == evaluate(module, made)  # no dropout
         assert module.training == module.bert.training == mode
-    training.evaluate(module, made, lambda sums: sums if not sums.requires_grad else None)
+    evaluate(module, made, lambda sums: sums if not sums.requires_grad else None)
     assert all(p.grad is None for p in module.parameters())
 
 
 def test_evaluate_without_anything_to_predict(module, dataset):
     expected = {"loss": 0, "perplexity": 1, "accuracy": 0}
-    assert training.evaluate(module, []) == expected
-    assert training.evaluate(module, [first_batch(dataset, [1], p=1e-9)]) == expected
+    assert evaluate(module, []) == expected
+    assert evaluate(module, [first_batch(dataset, [1], p=1e-9)]) == expected
 
 
 @pytest.mark.fault
@@ -346,11 +406,11 @@ def test_evaluate_of_a_loss_beyond_all_bounds(module, dataset):
         module.bert.cls.predictions.bias[:] = (
             torch.arange(len(module.bert.cls.predictions.bias)) * 1e4
         )
-    found = training.evaluate(module, [first_batch(dataset, PADDED)])
+    found = evaluate(module, [first_batch(dataset, PADDED)])
     assert found["loss"] > 1000 and math.isfinite(found["perplexity"])
     with torch.no_grad():
         module.bert.cls.predictions.bias[:] = math.nan
-    assert math.isnan(training.evaluate(module, [first_batch(dataset, PADDED)])["loss"])
+    assert math.isnan(evaluate(module, [first_batch(dataset, PADDED)])["loss"])
 
 
 # the unigram baseline
@@ -361,13 +421,13 @@ def test_unigram_loss_by_hand():
     labels = torch.tensor([[-100, 0, 1], [2, -100, 0]])
     expected = -(2 * math.log(4 / 9) + math.log(2 / 9) + math.log(1 / 9)) / 4
     held_out = [{"labels": labels[:1]}, {"labels": labels[1:]}]
-    assert training.unigram_loss(train, held_out) == pytest.approx(expected, rel=1e-12)
+    assert unigram_loss(train, held_out) == pytest.approx(expected, rel=1e-12)
 
 
 def test_unigram_loss_of_the_corpus(dataset):
     keys = held_out_keys(dataset.lengths, 16, 0)
     made = list(MaskedBatches(dataset, keys, 16, 0.15, 0))
-    found = training.unigram_loss(dataset, made)
+    found = unigram_loss(dataset, made)
     assert 1 < found < math.log(dataset.vocab_size)
 
 
