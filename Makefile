@@ -57,7 +57,7 @@ fix: .venv/made-for-tests
 	.venv/bin/python tools/readme.py fix
 
 test: check
-	.venv/bin/python -m pytest tests --ignore tests/tpu
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/tpu -n auto --dist loadfile
 
 test-tpu: .venv/made-for-tests .venv-tpu/made .venv-kaggle/made
 	.venv-tpu/bin/python -m pytest tests/tpu

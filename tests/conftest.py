@@ -114,12 +114,26 @@ def bert(tokenizer):
     return BertForMaskedLM._from_config(config, attn_implementation="sdpa")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test's refusals go with its report: it may have run in another process."""
+    report = yield
+    if call.when == "call":
+        report.user_properties += [("refusal", refusal) for refusal in REFUSALS]
+        REFUSALS.clear()
+    return report
+
+
 def pytest_terminal_summary(terminalreporter):
     """How many rows the table of bad inputs and faults has, and how long the slowest refusal took."""
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
     rows = sum("fault" in r.keywords for r in reports if r.when == "call")
     if not rows:
         return
-    terminalreporter.write_line(f"bad inputs and faults: {rows} rows, {len(REFUSALS)} refusals")
-    for seconds, line in sorted(REFUSALS, reverse=True)[:1]:
+    found = {tuple(v) for r in reports for name, v in r.user_properties if name == "refusal"}
+    refusals = sum(
+        name == "refusal" for r in reports for name, _ in r.user_properties if r.when == "call"
+    )
+    terminalreporter.write_line(f"bad inputs and faults: {rows} rows, {refusals} refusals")
+    for seconds, line in sorted(found, reverse=True)[:1]:
         terminalreporter.write_line(f"the slowest took {seconds:.1f} s: {line}")

@@ -282,10 +282,27 @@ def test_a_name_that_was_changed_in_a_warm_kernel():
         check("04_train", before=[cell], edit=lambda s: s.replace("epochs: int", "epoch: int"))
 
 
+@pytest.mark.fault
+def test_a_misspelt_name_is_not_forgotten():
+    """Whatever else was run after the parameters cell, or stands in it."""
+
+    def misspelt(source):
+        return source.replace("epochs: int", "epoch: int")
+
+    cell = parameters_cell("04_train")
+    for more in ('run_name = "another"', "x = 5\nepochs = 2", "print(seed)"):
+        with refused("unknown parameter 'epoch'", "did you mean 'epochs'?"):
+            check("04_train", before=[cell], edit=misspelt, after=[more])
+    for edit in (lambda s: misspelt(s) + "\nprint(epoch)", lambda s: s + "\nepochz, y = 1, 2"):
+        with refused("unknown parameter 'epoch"):
+            check("04_train", before=[cell], edit=edit)
+
+
 def test_what_else_is_run_in_a_kernel_is_nobodys_business():
     found = check("04_train", before=["x = 5"], after=["x = 6", "import os\ny = x", "print(x)"])
     assert "x" not in found
     assert check("04_train", after=['run_name = "another"'])["run_name"] == "another"
+    assert check("04_train", after=["x = 5\nepochs = 2"])["epochs"] == 2
 
 
 def test_a_runner_that_keeps_no_history():

@@ -168,34 +168,29 @@ def parameters_cell(notebook):
 
 
 def assigned_names(cell):
-    """The names that a cell assigns to, if it does nothing else (but import); else None."""
+    """The names that a cell assigns to, outside of functions and the like."""
     try:
         body = ast.parse(cell).body
     except SyntaxError:
-        return None
-    names = []
-    for node in body:
-        targets = getattr(node, "targets", [getattr(node, "target", None)])
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(targets[0], ast.Name):
-            names += [target.id for target in targets]
-        elif not isinstance(node, (ast.Import, ast.ImportFrom)):
-            return None
-    return names or None
+        return []
+    targets = [
+        t for node in body for t in getattr(node, "targets", [getattr(node, "target", None)])
+    ]
+    found = [name for target in targets if target is not None for name in ast.walk(target)]
+    return [node.id for node in found if isinstance(node, ast.Name)]
 
 
 def names_given(history, known):
-    """The names in the parameters cell that ran last, and in the one that papermill puts after it.
+    """The names in the parameters cell that ran last, and in what papermill put after it.
 
-    `history` is what ran in this kernel, cell by cell; empty where a runner keeps none. Cells that
-    set none of the `known` names are somebody's own.
+    `history` is what ran in this kernel, cell by cell; empty where a runner keeps none. The
+    parameters cell is the one that sets at least half of the `known` names.
     """
     for number in range(len(history) - 1, -1, -1):
         names = assigned_names(history[number])
-        injected = history[number].startswith("# Parameters")  # papermill begins so
-        if names and (injected or known.keys() & names):
-            return names + (
-                assigned_names(history[number - 1]) or [] if injected and number else []
-            )
+        if 2 * len(known.keys() & names) >= len(known):
+            later = [cell for cell in history[number + 1 :] if cell.startswith("# Parameters")]
+            return names + [name for cell in later for name in assigned_names(cell)]
     return []
 
 
