@@ -19,7 +19,13 @@ import mlm.hardware as hardware
 import mlm.notebook as notebook_module
 from conftest import NOTEBOOKS, ROOT, refused
 from mlm.notebook import NotebookError
-from mlm.parameters import TABLE, check_parameters, parameters_cell, parameters_of
+from mlm.parameters import (
+    TABLE,
+    assigned_names,
+    check_parameters,
+    parameters_cell,
+    parameters_of,
+)
 
 NAMES = [path.stem for path in NOTEBOOKS]
 
@@ -634,3 +640,11 @@ def test_a_gpu_is_asked_about_bf16_in_another_process(monkeypatch):
 def test_this_cpu_is_asked_about_bf16():
     flags = Path("/proc/cpuinfo").read_text().split()
     assert hardware.cpu_has_bf16() == ("avx512_bf16" in flags or "amx_tile" in flags)
+
+
+@pytest.mark.parametrize("notebook", NAMES)
+def test_no_cell_gives_a_parameter_another_value(notebook):
+    """Or the check, run again by itself, would refuse what the notebook itself has put there."""
+    for cell in as_papermill_has_it(notebook).cells:
+        if cell.cell_type == "code" and cell.id not in ("parameters", "library"):
+            assert not parameters_of(notebook).keys() & set(assigned_names(cell.source)), cell.id

@@ -63,7 +63,7 @@ def dense(bert, dataset, indices, p=0.15):
 def stepped(module, batch):
     """Loss and gradients of the training step."""
     module.zero_grad()
-    loss = module.training_step(batch, 0)["loss"]
+    loss = module.training_step(batch, 0)
     loss.backward()
     return loss.item(), gradients(module.bert)
 
@@ -180,9 +180,10 @@ def test_sums_are_what_was_seen_since_the_last_log_line(module, make_data):
     assert before["step"] == 0 and before["held_out_loss"] > 1
     for batch in made:
         trainer.global_step += 1
-        outputs = module.training_step(batch, 0)
-        assert not outputs["sum"].requires_grad
-        journal.on_train_batch_end(trainer, module, outputs, batch, 0)
+        module.training_step(batch, 0)
+        assert not module.seen.requires_grad
+        journal.on_after_backward(trainer, module)
+        journal.on_train_batch_end(trainer, module, None, batch, 0)
     loss = sum(masked_loss(module, batch)[0].item() for batch in made)
     count = sum(int(batch["masked"]) for batch in made)
     assert journal.state["history"][1]["training_loss"] == pytest.approx(loss / count, rel=1e-5)
@@ -195,7 +196,7 @@ def test_another_training_loss_leaves_the_held_out_loss_alone(module, dataset):
 
     class Edited(MaskedLM):
         def training_step(self, batch, batch_idx):
-            return 7 * super().training_step(batch, batch_idx)["loss"]
+            return 7 * super().training_step(batch, batch_idx)
 
     edited, made = Edited(module.bert, OPTIMIZER), [first_batch(dataset, PADDED)]
     assert evaluate(edited, made) == evaluate(module, made)
@@ -336,7 +337,7 @@ def test_dropout_is_a_function_of_seed_step_and_process(bert, dataset):
         module.trainer = trainer
         torch.rand(drawn)
         SeededDropout(seed).on_train_batch_start(trainer, module, batch, 0)
-        return module.train().training_step(batch, 0)["loss"].item()
+        return module.train().training_step(batch, 0).item()
 
     assert loss(0, 3, 1) == loss(0, 3, 1, drawn=99)
     assert len({loss(0, 3, 1), loss(1, 3, 1), loss(0, 4, 1), loss(0, 3, 2)}) == 4

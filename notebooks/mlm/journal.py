@@ -74,9 +74,12 @@ class Journal(pl.Callback):
         if not self.state["history"]:
             self.measure(trainer, module)
 
+    def on_after_backward(self, trainer, module):
+        """Add up before the optimizer steps: on XLA it is then a part of the step's own program."""
+        self.sums = self.sums + module.seen
+
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         step = trainer.global_step
-        self.sums = self.sums + torch.stack([outputs["sum"], outputs["count"]])
         self.state["tokens"] += batch["tokens"]
         self.state["examples"] += batch["examples"]
         self.cells += batch["input_ids"].numel()
