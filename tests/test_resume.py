@@ -241,6 +241,17 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, text):
         assert 0 < record["training"]["padding"] < 0.4  # of both of them together
 
 
+def test_two_processes_on_four_cores_do_not_hang(tmp_path, text):
+    """There Lightning gives each fork two threads, of which the kernel's pool has kept but one."""
+    values = {**SMALL, "corpus": text, "batch_size": 4, "max_steps": 4, "cpu_processes": 2}
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [*RUN, "--patch", PATCHES / "four_cores.py", *pairs(values)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 @pytest.mark.fault
 def test_a_failing_process_ends_all_with_its_error(tmp_path, text):
     values = {**SMALL, "corpus": text, "batch_size": 4, "cpu_processes": 2}

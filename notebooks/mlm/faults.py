@@ -12,6 +12,7 @@ import time
 import traceback
 
 import pytorch_lightning as pl
+import torch
 
 
 def report(folder, error):
@@ -35,6 +36,7 @@ class Alarm(pl.Callback):
     def setup(self, trainer, module, stage):
         trainer.datamodule.on_error = self.report
         if os.getpid() != self.notebook:
+            torch.set_num_threads(1)  # a fork has its parent's threads in name only: it would wait
             threading.Thread(target=self.watch, daemon=True).start()
 
     def on_train_start(self, trainer, module):
