@@ -52,33 +52,41 @@ def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_step
     }
 
 
-ENOUGH = 2000  # steps after which a narrow model from scratch had left word frequencies behind
+ENOUGH = 2000  # steps after which a narrow model from scratch has left word frequencies behind
+MOST_EPOCHS = 40  # more of them teach a text by heart
 MARGIN = 0.3  # nats below the unigram baseline: clearly more than word frequencies
+RISE = 0.1  # nats by which the held-out loss may rise again
+PRETRAINED = 'fine-tune a pretrained one (model="bert-base-uncased")'
 
 
-def verdict(before, after, baseline, scratch, steps, epochs):
-    """What a run's losses (nats) mean, as {"nats_below_baseline", "learned", "text"}.
+def verdict(measured, baseline, scratch, epochs):
+    """What a run's losses mean, as {"nats_below_baseline", "learned", "text"}.
 
-    `scratch`: random weights; `epochs`: how often it has seen the text in its `steps`.
+    `measured`: (step, held-out loss in nats) of each measurement, the first before training;
+    `scratch`: random weights; `epochs`: how often the run has seen the text.
     """
-    below = baseline - after
-    if after > before:
+    (_, before), (steps, after) = measured[0], measured[-1]
+    best_step, best = min(measured, key=lambda row: row[1])
+    below, advice = baseline - after, "pass more epochs, or more text"
+    if scratch:
+        more = math.ceil(ENOUGH / max(steps, 1) * epochs)
+        enough = more <= MOST_EPOCHS
+        advice = (
+            f"about {more} epochs" if enough else "the text is too short for a model from scratch"
+        )
+        advice = f"{'pass ' if enough else ''}{advice}, or {PRETRAINED}"
+    if after > best + RISE and best_step > 0:
+        text = (
+            f"it learns the text by heart: the held-out loss was {best:.2f} at step {best_step:,} and "
+            f"rose to {after:.2f} (word frequencies: {baseline:.2f}); pass about "
+            f"{max(1, round(epochs * best_step / steps))} epochs, more text, or {PRETRAINED}"
+        )
+    elif after > before:
         text = (
             f"WORSE than before training ({before:.2f} before, {after:.2f} after): the learning rate is "
             "too high for this model; leave lr to the recipe, or pass a lower one"
         )
     elif below < MARGIN:
-        more = (
-            f"about {max(2, round(ENOUGH / steps * epochs))} epochs"
-            if steps < ENOUGH
-            else "more epochs"
-        )
-        advice = (
-            f"{steps:,} steps are too few for a model from scratch: pass {more}, "
-            'or fine-tune model="bert-base-uncased"'
-            if scratch
-            else "pass more epochs, or more text"
-        )
         text = (
             f"no more than word frequencies ({after:.2f} against {baseline:.2f} nats): it does not read "
             f"the context yet; {advice}"
@@ -127,11 +135,9 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
         "after": after,
         "baseline": {"loss": baseline},
         "verdict": verdict(
-            before["loss"],
-            after["loss"],
+            list(measured["loss"].items()),
             baseline,
             settings["model"].startswith("scratch:"),
-            run.step,
             state["examples"] / len(train),
         ),
         "xla": state.get("xla"),
