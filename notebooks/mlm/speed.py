@@ -48,7 +48,7 @@ class Rung:
     steady: bool = False  # freed memory is kept
     onednn: bool = False  # a CPU's float32 products by oneDNN
     by: str = "loop"  # or "Trainer": transformers.Trainer
-    lr: float | None = None  # a constant; None: the peak by 04's rule for model and batch
+    lr: float | None = None  # a constant; None: the peak by one rule for model and batch
 
 
 def climb(first, changes):
