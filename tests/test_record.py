@@ -10,7 +10,14 @@ from mlm.record import verdict
     [
         ((8.3, 3.2), True, 1990, 10, True, "reads the context: 2.40 nats better"),
         ((8.3, 5.5), True, 60, 0.3, False, "pass about 10 epochs, or fine-tune"),
-        ((8.3, 5.86), True, 57, 10, False, "the text is too short for a model from scratch, or"),
+        (
+            (8.3, 5.86),
+            True,
+            57,
+            10,
+            False,
+            "too short for a model from scratch: fine-tune a pretrained one",
+        ),
         ((10.7, 5.5), False, 100, 1, False, "pass more epochs, or more text"),
         (
             (6.8, 66.0),

@@ -70,11 +70,9 @@ def verdict(measured, baseline, scratch, epochs):
     below, advice = baseline - after, "pass more epochs, or more text"
     if scratch:
         more = math.ceil(ENOUGH / max(steps, 1) * epochs)
-        enough = more <= MOST_EPOCHS
-        advice = (
-            f"about {more} epochs" if enough else "the text is too short for a model from scratch"
-        )
-        advice = f"{'pass ' if enough else ''}{advice}, or {PRETRAINED}"
+        advice = f"the text is too short for a model from scratch: {PRETRAINED}"
+        if more <= MOST_EPOCHS:
+            advice = f"pass about {more} epochs, or {PRETRAINED}"
     if after > best + RISE and best_step > 0:
         text = (
             f"it learns the text by heart: the held-out loss was {best:.2f} at step {best_step:,} and "
