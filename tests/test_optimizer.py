@@ -214,3 +214,29 @@ def test_a_closure_sees_all_groups(module):
     assert optimizer.step(closure) == 7
     for name, weight in module.named_parameters():
         assert not torch.equal(weight, before[name]), name
+
+
+# clipping
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_clipped_gradients_have_the_norm_that_was_asked_for(bert, optimizer):
+    """Above the limit gradients are scaled to it, below it they stay bit by bit; the norm is kept."""
+    for clip, grows in ((0.5, True), (1e9, False), (0.0, False)):
+        module = MaskedLM(copy.deepcopy(bert), {})
+        made, _ = make_optimizer(module, optimizer, **OPTIONS, clip=clip)
+        random = torch.Generator().manual_seed(0)
+        for weight in module.parameters():
+            weight.grad = torch.randn(weight.shape, generator=random)
+        before = [weight.grad.clone() for weight in module.parameters()]
+        norm = torch.stack([grad.norm() for grad in before]).norm()
+        made.step()
+        after = [weight.grad for weight in module.parameters()]
+        if grows:
+            now = torch.stack([grad.norm() for grad in after]).norm()
+            assert now.item() == pytest.approx(clip, rel=1e-3)
+        else:
+            assert all(map(torch.equal, before, after))
+        assert made.norm is None if clip == 0 else made.norm.item() == pytest.approx(norm.item())
+
+

@@ -3,6 +3,7 @@
 Text flows through the files in this order, and none imports one that comes after it:
 
 notebook    one-line errors; what is missing is installed
+files       files that are whole, and known to be as they were written
 parameters  every setting of the notebooks, described once; their check
 host        where a notebook runs; a TPU machine made ready
 hardware    what this machine has -> arguments of Trainer; several TPU cores
@@ -20,9 +21,12 @@ pictures    all other plots of more than a few lines
 progress    what a person sees while training: bar and curve, or lines
 journal     what is written down while training: losses, speed, held-out figures
 faults      an error or a wish to stop reaches every process
-run         a run's folder: opened, resumed; its checkpoints
+checkpoints a run's checkpoints: whole, and known to be as they were written
+claim       one run, one trainer
+run         a run's folder: opened, trained in, resumed
 record      what is left of a run: weights twice, run.json
 predict     load a run, fill in words, score sentences
 speed       recipes side by side, one saving at a time
+race        recipes raced to a loss, against seconds
 limits      the machine's limit, the pieces of a step, how they grow
 """

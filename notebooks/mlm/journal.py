@@ -110,19 +110,21 @@ class Journal(pl.Callback):
 
     def note(self, trainer, module):
         """Loss and speed since the last log line, and all votes: one read of the device."""
-        sums = self.sums
+        norm = getattr(trainer.optimizers[0], "norm", None)  # the same in all processes
+        sums = self.sums if norm is None else torch.cat([self.sums, norm[None] / trainer.world_size])
         if trainer.world_size > 1:
             mine = torch.tensor([float(self.cells), *self.votes()]).to(module.device)
-            loss, count, cells, *self.voted = (
-                add_up(trainer, torch.cat([sums, mine])).cpu().tolist()
-            )
+            found = add_up(trainer, torch.cat([sums, mine])).cpu().tolist()
+            cells, *self.voted = found[len(sums) :]
             self.count_cells(int(cells))
         else:
-            loss, count = sums.cpu().tolist()
+            found = sums.cpu().tolist()
+        loss, count, *norm = found[: len(sums)]
         self.sums = torch.zeros(2).to(module.device)
         row = {
             "training_loss": loss / max(count, 1),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            **({"gradient_norm": norm[0]} if norm else {}),
         }
         if not math.isfinite(row["training_loss"]):
             raise NotebookError(

@@ -32,6 +32,8 @@ class MuonAdamW(torch.optim.AdamW):
     """
 
     momentum = 0.95
+    clip = 0.0  # the largest norm of all gradients together; 0: any
+    norm = None  # what it was in the last step, before it was clipped
     _step_supports_amp_scaling = (
         False  # a scaler of float16 gradients unscales them before the step
     )
@@ -42,6 +44,9 @@ class MuonAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self.clip:  # here, where the gradients of all processes have met, on every device
+            weights = [weight for group in self.param_groups for weight in group["params"]]
+            self.norm = torch.nn.utils.clip_grad_norm_(weights, self.clip)
         groups = self.param_groups
         try:  # torch's own step, for its own groups
             self.param_groups = [group for group in groups if not group.get("muon")]

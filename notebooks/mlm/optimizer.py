@@ -15,6 +15,7 @@ RECIPE = (
     "weight_decay",
     "dropout",
     "mlm_probability",
+    "clip",
 )  # what is chosen
 TUTORIAL = dict(
     optimizer="adamw",
@@ -23,8 +24,9 @@ TUTORIAL = dict(
     weight_decay=0.01,
     dropout=None,
     mlm_probability=0.15,
+    clip=0.0,
 )
-FAST = dict(schedule="trapezoid", weight_decay=0.1, dropout=0.0, mlm_probability=0.3)
+FAST = dict(schedule="trapezoid", weight_decay=0.1, dropout=0.0, mlm_probability=0.3, clip=0.0)
 MUON_LR = 5.0  # times AdamW's: Muon's own learning rate, since it moves whole matrices
 NARROW = 256  # a hidden size up to which Muon's products are cheap beside a step's own
 
@@ -71,12 +73,12 @@ def lr_factor(step, total_steps, schedule):
     return min(1.0, (step + 1) / (warmup + 1), (total_steps - step + 1) / (fall + 1))
 
 
-def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps):
+def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps, clip=0.0):
     """(optimizer, its schedule) for a MaskedLM. `optimizer`: "adamw" or "muon".
 
     As usual for BERT, biases and LayerNorm do not decay (Devlin et al.'s code); in the tutorial all
     did. AdamW is fused, one pass over the weights, where torch has it. Muon takes the matrices of the
-    encoder, AdamW the rest: embeddings, head, vectors.
+    encoder, AdamW the rest: embeddings, head, vectors. `clip` is the largest norm of the gradient.
     """
     named = list(module.named_parameters())
     is_muons = [optimizer == "muon" and w.ndim == 2 and ".encoder." in name for name, w in named]
@@ -90,5 +92,6 @@ def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps):
         groups.append({"params": muons, "muon": True, "lr": MUON_LR * lr})
     fused = named[0][1].device.type in ("cpu", "cuda")
     made = MuonAdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
+    made.clip = clip
     factor = partial(lr_factor, total_steps=total_steps, schedule=schedule)
     return made, torch.optim.lr_scheduler.LambdaLR(made, factor)

@@ -110,6 +110,9 @@ TABLE = [
     P("4", "weight_decay", "Optional[float]", None,
       "of the weight matrices, not of vectors; None: the recipe's",
       "None (the recipe's) or 0 to below 1", lambda v: v is None or 0 <= v < 1),
+    P("4", "clip", "Optional[float]", None,
+      "largest norm of the gradient, 0: any; None: the recipe's",
+      "None (the recipe's) or 0 and above", lambda v: v is None or 0 <= v < float("inf")),
     P("36", "mlm_probability", "float", 0.15, "share of the tokens that are predicted",
       "above 0 and below 1", lambda v: 0 < v < 1),
     P("14", "gpus", "Optional[int]", None, "None: all there are; 0: none; -1: all, or stop",
@@ -144,6 +147,8 @@ TABLE = [
       '"auto" or "never"', lambda v: v in ("auto", "never")),
     P("6", "steps", "int", 20, "each rung trains on steps * batch_size lines", "2 to 10000 steps",
       lambda v: 2 <= v <= 10000),
+    P("6", "race_epochs", "int", 3, "times that a recipe sees these lines, in the race of recipes",
+      "1 to 1000", lambda v: 1 <= v <= 1000),
     P("6", "repeats", "int", 3, "times that everything is measured", "1 to 100",
       lambda v: 1 <= v <= 100),
 ]

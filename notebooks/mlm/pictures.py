@@ -193,6 +193,22 @@ def draw_learned(ax, table, kinds, before, cross):
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def draw_recipes(ax, tracks, baseline):
+    """Held-out loss over seconds of training on a logarithmic axis, a line a recipe.
+
+    `tracks` is {name: DataFrame with "seconds" and "loss"}; the first look, at 0 seconds, is left out.
+    """
+    for number, (name, track) in enumerate(tracks.items()):
+        seen = track[track["seconds"] > 0]
+        look = dict(color=f"C{number}", marker="osD^v"[number % 5], markersize=3)
+        ax.plot(seen["seconds"], seen["loss"], label=name, **look)
+    ax.axhline(baseline, ls=":", color="0.4", label="unigram baseline")
+    ax.set(xscale="log", xlabel="seconds of training", ylabel="held-out loss, nats a masked token")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def draw_pieces(axes, cost):
     """The pieces of a step: beside each other in milliseconds (left) and in percent (right).
 

@@ -8,6 +8,7 @@ import ctypes
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -133,27 +134,27 @@ class Bench:
         self.module.matmul_dtype = rung.dtype
         torch.manual_seed(self.seed)
 
-    def keys(self, rung):
-        """The keys (epoch, indices) of a rung's batches, in one pass over the lines."""
+    def keys(self, rung, epochs=1):
+        """The keys (epoch, indices) of a rung's batches, in so many passes over the lines."""
         lengths = self.data[rung.examples].lengths
         if rung.order == "text":
             starts = range(rung.batch, len(lengths), rung.batch)
             groups = np.split(np.arange(len(lengths)), starts)
         else:
             grouped = rung.order == "length"
-            groups = epoch_batches(lengths, rung.batch, self.seed, 0, grouped)
-        return [(0, group) for group in groups]
+            shuffled = partial(epoch_batches, lengths, rung.batch, self.seed, grouped=grouped)
+            return [(epoch, group) for epoch in range(epochs) for group in shuffled(epoch)]
+        return [(epoch, group) for epoch in range(epochs) for group in groups]
 
     def on_device(self, batch):
         """A batch with its tensors where the model is."""
         return {k: v.to(self.place) if torch.is_tensor(v) else v for k, v in batch.items()}
 
-    def batches(self, rung, most=None):
-        """The batches of one pass over the lines, on the device; at most `most` of them."""
-        keys, data = self.keys(rung)[:most], self.data[rung.examples]
-        made = MaskedBatches(
-            data, keys, rung.batch, self.mlm_probability, self.seed, rows=rung.rows
-        )
+    def batches(self, rung, most=None, epochs=1, mlm_probability=None):
+        """The batches of so many passes over the lines, on the device; at most `most` of them."""
+        keys, data = self.keys(rung, epochs)[:most], self.data[rung.examples]
+        share = mlm_probability or self.mlm_probability
+        made = MaskedBatches(data, keys, rung.batch, share, self.seed, rows=rung.rows)
         return map(self.on_device, made)
 
     def steps(self, rung):
@@ -176,9 +177,10 @@ class Bench:
             schedule="constant" if rung.lr else "linear",
         )
 
-    def optimizer(self, rung):
-        """(AdamW, its schedule); without `fused` torch takes one weight after the other."""
-        optimizer, schedule = make_optimizer(self.module, **self.optimizer_arguments(rung))
+    def optimizer(self, rung, arguments=None):
+        """(optimizer, its schedule); without `fused` torch takes one weight after the other."""
+        arguments = arguments or self.optimizer_arguments(rung)
+        optimizer, schedule = make_optimizer(self.module, **arguments)
         for group in optimizer.param_groups:
             group.update(fused=rung.fused, foreach=False)
         return optimizer, schedule
@@ -257,14 +259,15 @@ class Clock(TrainerCallback):
         self.seconds += self.clock()
 
 
-def trainer_pass(bench, rung, most=None):
+def trainer_pass(bench, rung, most=None, callbacks=(), **changes):
     """Seconds of the same with transformers.Trainer, from its first batch to its last step.
 
-    It trains a copy, whose `forward` it changes; the bench's model gets the weights.
+    It trains a copy, whose `forward` it changes; the bench's model gets the weights. `changes` are
+    arguments that another recipe has.
     """
     data, clock, trained = bench.data[rung.examples], Clock(bench), copy.deepcopy(bench.bert)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        arguments = TrainingArguments(
+        arguments = dict(
             output_dir=folder, per_device_train_batch_size=rung.batch, num_train_epochs=1,
             max_steps=most or -1, learning_rate=bench.peak_lr(rung), weight_decay=0.01,
             warmup_steps=bench.steps(rung) // 10, max_grad_norm=0.0, optim="adamw_torch_fused",
@@ -275,12 +278,12 @@ def trainer_pass(bench, rung, most=None):
         )  # fmt: skip
         trainer = Trainer(
             trained,
-            arguments,
+            TrainingArguments(**arguments | changes),
             data_collator=DataCollatorForLanguageModeling(
                 data.tokenizer, mlm_probability=bench.mlm_probability
             ),
             train_dataset=[{"input_ids": example.tolist()} for example in data],
-            callbacks=[clock],
+            callbacks=[clock, *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

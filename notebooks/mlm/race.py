@@ -1,0 +1,108 @@
+"""Recipes raced to a loss: held-out loss against seconds, this suite beside transformers.Trainer."""
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import TrainerCallback
+
+from .optimizer import RECIPE, choose_recipe
+from .speed import Rung, trainer_pass
+from .training import MaskedLM, evaluate
+
+
+def recipe_of(name, model, batch):
+    """What `choose_recipe` chooses for a model and a batch: {name: value}; "fast" or "tutorial"."""
+    return choose_recipe(dict.fromkeys(RECIPE) | {"recipe": name}, model, batch)[0]
+
+
+@dataclass(frozen=True)
+class Racer:
+    """A recipe that sees the lines `epochs` times: how a step is computed, how it trains.
+
+    `how`: for this suite's loop what `choose_recipe` returns; for Trainer what differs in its arguments.
+    """
+
+    name: str
+    rung: Rung
+    how: dict
+    epochs: int
+
+
+class Track(TrainerCallback):
+    """Held-out loss and accuracy against seconds of training; to measure does not count as training.
+
+    It looks at steps that are evenly spread over the logarithm of time, and at the end.
+    """
+
+    def __init__(self, bench):
+        self.bench, self.rows = bench, []
+
+    def start(self, steps, bert):
+        """Training of so many steps begins with these weights."""
+        self.points = {round(steps ** (part / 32)) for part in range(33)} | {0, steps}
+        self.began = self.bench.clock()
+        self.look(0, bert)
+
+    def look(self, step, bert):
+        """So many steps are done."""
+        if step not in self.points:
+            return
+        now = self.bench.clock()
+        figures = evaluate(MaskedLM(bert, {}), self.bench.held_out)  # in float32, whoever trained
+        self.rows.append({"step": step, "seconds": now - self.began, **figures})
+        self.began += self.bench.clock() - now
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.start(state.max_steps, model)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.look(state.global_step, model)
+
+
+@contextlib.contextmanager
+def dropout_of(bert, share):
+    """Train with this dropout for a while; None: with the model's own."""
+    layers = [layer for layer in bert.modules() if isinstance(layer, torch.nn.Dropout)]
+    own = [layer.p for layer in layers]
+    try:
+        for layer in layers:
+            layer.p = layer.p if share is None else share
+        yield
+    finally:
+        for layer, p in zip(layers, own):
+            layer.p = p
+
+
+def race_loop(bench, racer, track):
+    """This suite's steps: what 04 does, without its logs, measurements and checkpoints."""
+    rung, how = racer.rung, dict(racer.how)
+    dropout, share = how.pop("dropout"), how.pop("mlm_probability")
+    steps = racer.epochs * bench.steps(rung)
+    optimizer, schedule = bench.optimizer(rung, how | {"total_steps": steps})
+    with dropout_of(bench.bert, dropout):
+        track.start(steps, bench.bert)
+        for step, batch in enumerate(bench.batches(rung, None, racer.epochs, share), 1):
+            bench.step(rung, batch, optimizer, schedule)
+            track.look(step, bench.bert)
+
+
+def race(bench, racer):
+    """A racer's way from the first weights: a DataFrame of step, seconds, loss, perplexity, accuracy."""
+    track = Track(bench)
+    bench.switch(racer.rung)
+    if racer.rung.by == "Trainer":
+        trainer_pass(
+            bench, racer.rung, None, [track], num_train_epochs=racer.epochs, **racer.how
+        )
+    else:
+        race_loop(bench, racer, track)
+    return pd.DataFrame(track.rows)
+
+
+def seconds_to(track, loss):
+    """Seconds until the held-out loss was first measured at `loss` or below; NaN where it never was."""
+    there = track.loc[track["loss"] <= loss, "seconds"]
+    return there.iloc[0] if len(there) else np.nan
