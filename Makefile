@@ -39,7 +39,7 @@ train: .venv/made
 	cd $(PRACTICE) && $(PAPERMILL)/01_setup.ipynb 01_setup.ipynb
 	cd $(PRACTICE) && $(PAPERMILL)/02_corpus.ipynb 02_corpus.ipynb -p corpus pydoc -p workdir $(PRACTICE)
 	cd $(PRACTICE) && $(PAPERMILL)/03_dataset.ipynb 03_dataset.ipynb $(SMALL)
-	cd $(PRACTICE) && $(PAPERMILL)/04_train.ipynb 04_train.ipynb $(SMALL) -p epochs 10 --log-output
+	cd $(PRACTICE) && $(PAPERMILL)/04_train.ipynb 04_train.ipynb $(SMALL) -p epochs 15 --log-output
 	cd $(PRACTICE) && $(PAPERMILL)/05_predict.ipynb 05_predict.ipynb -p run_name run -p workdir $(PRACTICE) -p sentence $(SENTENCE)
 	.venv/bin/python tools/learned.py runs/practice
 
@@ -71,7 +71,7 @@ outputs: .venv/made-for-tests
 	$(STORE) notebooks/01_setup.ipynb
 	$(STORE) notebooks/02_corpus.ipynb -p corpus pydoc
 	$(STORE) notebooks/03_dataset.ipynb -p corpus pydoc -p model scratch:tiny
-	$(STORE) notebooks/04_train.ipynb -p corpus pydoc -p model scratch:tiny -p epochs 10
+	$(STORE) notebooks/04_train.ipynb -p corpus pydoc -p model scratch:tiny -p epochs 15
 	$(STORE) notebooks/05_predict.ipynb -p run_name run -p sentence $(SENTENCE)
 	$(STORE) notebooks/06_speed.ipynb -p corpus pydoc -p model scratch:tiny
 	.venv/bin/python tools/readme.py fix

@@ -1,6 +1,6 @@
 """Kill a training run at random moments, go on each time, and compare with one that was left alone.
 
-    python tests/soak.py [--cuts 100] [--folder DIR]
+    python tests/soak.py [--cuts 100] [--folder DIR] [--threads 2]
 
 Prints how many cuts were survived; exit 1 if weights or history differ in one bit. The kills (SIGKILL)
 fall anywhere after the first log line of a process, so while checkpoints are written too: one is
@@ -35,12 +35,15 @@ def english(folder):
 
 
 def start(folder, **parameters):
-    """04_train in a process of its own, in `folder`, with one thread; a Popen with its output as text."""
+    """04_train in a process of its own, in `folder`; a Popen with its output as text.
+
+    With one thread, where the environment does not ask for more: so many round their sums alike.
+    """
     folder.mkdir(exist_ok=True)
     values = [str(part) for name in parameters for part in ("-p", name, parameters[name])]
     return subprocess.Popen(
         [*RUN, *values], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env={"OMP_NUM_THREADS": "1", **os.environ, "TOKENIZERS_PARALLELISM": "false"},
     )  # fmt: skip
 
 
@@ -93,7 +96,9 @@ def main():
     )
     parser.add_argument("--cuts", type=int, default=100)
     parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     folder = (arguments.folder or Path(tempfile.mkdtemp())).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     # a cut comes after a log line, of which there is one in 50 steps at most

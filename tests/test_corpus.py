@@ -1,12 +1,17 @@
 """Text in: what is read, refused, downloaded and held out."""
 
+import bz2
+import gzip
 import hashlib
 import http.server
 import json
+import lzma
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,16 +117,16 @@ def test_split_that_was_cut_off_is_done_again(tmp_path, monkeypatch, crash, olde
     if older_text:
         read(corpus.load_corpus(str(write(text, "\n".join(old))), tmp_path))
     write(text, "\n".join(new))
-    replaced, replace = [], Path.replace
+    replaced, replace = [], os.replace
 
-    def dies(self, target):
+    def dies(part, path):
         if len(replaced) == crash:
             raise KeyboardInterrupt
-        replaced.append(target)
-        return replace(self, target)
+        replaced.append(path)
+        return replace(part, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", dies)
+        patch.setattr(os, "replace", dies)
         with pytest.raises(KeyboardInterrupt):
             corpus.load_corpus(str(text), tmp_path)
     for lines in (old, new) if older_text else (new,):
@@ -165,6 +170,59 @@ def test_what_was_damaged_is_made_again(tmp_path):
             assert {n: (folder / n).read_bytes() for n in files(folder)} == whole, (name, way)
             tried += 1
     assert tried == 15
+
+
+def test_a_full_disk_is_said_and_nothing_half_written_is_used(tmp_path):
+    """With every limit between too little for anything and enough: the files' own, and one line."""
+    text = save(tmp_path, sentences(120))
+    expected = read(corpus.load_corpus(text, tmp_path / "whole"))
+    work = tmp_path / "work"
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT / 'notebooks')!r}]\n"
+        "import resource, shutil, signal\n"
+        "from pathlib import Path\n"
+        "from mlm.corpus import load_corpus\n"
+        "from mlm.notebook import refusal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "for limit in (*range(0, 20_000, 400), resource.RLIM_INFINITY):\n"
+        "    shutil.rmtree(sys.argv[2], ignore_errors=True)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "    line = refusal(load_corpus, *sys.argv[1:])\n"
+        "    left = [p.name for p in Path(sys.argv[2]).rglob('*') if '.part' in p.name]\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
+        "    load_corpus(*sys.argv[1:])\n"
+        "    parts = [p.read_bytes() for p in sorted(Path(sys.argv[2]).rglob('*.txt'))]\n"
+        "    import json; print(json.dumps([line, left, [p.decode() for p in parts]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, text, work], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    refusals = 0
+    for line, left, parts in map(json.loads, done.stdout.splitlines()):
+        assert line is None or ("disk of" in line and "is full" in line and "\n" not in line), line
+        assert not left
+        assert [part.removesuffix("\n").split("\n") for part in parts] == expected
+        refusals += line is not None
+    assert refusals >= 10 and line is None
+
+
+@pytest.mark.fault
+def test_a_download_that_was_damaged_is_made_again(tmp_path, monkeypatch, host):
+    """Every file of the folder of a text from the web, and of a known one, in every way."""
+    known(monkeypatch, f"{host.url}/ok")
+    for source in ("nietzsche", f"{host.url}/a.txt", "pydoc"):
+        folder = corpus.load_corpus(source, tmp_path)
+        whole = {name: (folder / name).read_bytes() for name in files(folder)}
+        assert len(whole) == 4
+        for name, content in whole.items():
+            others = [(f"is {n}", c) for n, c in whole.items() if n != name]
+            for way, damaged in (*damages(content), *others):
+                (folder / name).unlink()
+                if damaged is not None:
+                    (folder / name).write_bytes(damaged)
+                assert corpus.load_corpus(source, tmp_path) == folder
+                assert {n: (folder / n).read_bytes() for n in files(folder)} == whole, (name, way)
 
 
 def test_several_that_make_one_corpus_at_once_all_succeed(tmp_path):
@@ -215,20 +273,36 @@ def test_lines_are_read_rightly(tmp_path, content):
     [
         (b"", ["0 non-blank line(s)", "at least 10"]),
         (b"\n \r\n\t\n" * 20, ["0 non-blank line(s)", "at least 10"]),
+        (gzip.compress(b"line\n" * 20), ["a gzip archive", "unpack it first"]),
+        (bz2.compress(b"line\n" * 20), ["a bzip2 archive", "unpack it first"]),
+        (lzma.compress(b"line\n" * 20), ["an xz archive", "unpack it first"]),
+        (b"PK\x03\x04" + bytes(range(256)), ["zip archive", ".docx", "plain text"]),
+        (b"%PDF-1.7\n" + b"line\n" * 20, ["a PDF", "plain text"]),
+        (b"{\\rtf1 " + b"line\n" * 20, ["an RTF document", "plain text"]),
+        ("line\n".encode("utf-32") * 20, ["UTF-32 text", "iconv -f UTF-32 "]),
+        ("line\n".encode("utf-16-be") * 20, ["UTF-16BE text", "iconv -f UTF-16BE "]),
         (b"\xef\xbb\xbf", ["0 non-blank line(s)", "at least 10"]),
         (b"one line", ["1 non-blank line(s)", "a line of its own"]),
         (b"word " * 1_000_000, ["1 non-blank line(s)", "a line of its own"]),
         (b"line\n" * 9, ["9 non-blank line(s)", "at least 10"]),
         ("Größe\n".encode("latin-1") * 20, ["not UTF-8", "0xf6", "iconv -f LATIN1"]),
         (b"word\n" * 100_000 + b"\xff", ["not UTF-8", "0xff", "iconv"]),
-        ("line\n".encode("utf-16") * 20, ["not UTF-8", "iconv"]),
-        ("line\n".encode("utf-16-le") * 20, ["line 1 has a NUL byte", "not a text file"]),
+        ("line\n".encode("utf-16") * 20, ["UTF-16 text", "iconv -f UTF-16 "]),
+        ("line\n".encode("utf-16-le") * 20, ["UTF-16LE text", "iconv -f UTF-16LE "]),
         (b"line\n" * 20 + b"a\0b\n", ["line 21 has a NUL byte", "not a text file"]),
         (bytes(range(256)) * 100, ["not"]),
     ],
     ids=[
         "empty",
         "blank",
+        "gzip",
+        "bzip2",
+        "xz",
+        "docx",
+        "pdf",
+        "rtf",
+        "utf-32",
+        "utf-16-be",
         "BOM-only",
         "1-line",
         "5MB-line",
@@ -328,6 +402,51 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, monkeypatch, work
     write(tmp_path / "a.txt", "text")
     with refused(f"workdir={workdir!r} cannot be written", "pass another folder"):
         corpus.make_workdir(workdir)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("parameter", ["corpus", "workdir"])
+def test_what_is_no_path_is_refused(tmp_path, monkeypatch, parameter):
+    """Each in one line, within a second."""
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    os.mkfifo("pipe")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind("socket")
+    write(tmp_path / "locked.txt", "text").chmod(0)
+    given = [
+        "~nosuchuser/x", "a\0b", "x" * 300, "A whole text,\nof two lines. " * 2, "word " * 10_000,
+        "loop", "loop/x", "pipe", "socket", "/dev/null", "locked.txt/x", *[p for p in ("locked.txt",)
+        if not os.access(p, os.R_OK)],
+    ]  # fmt: skip
+    if parameter == "corpus":
+        given += [
+            "",
+            "http://[bad/",
+            "http://",
+            "http:///x",
+            "https://:x/",
+            "http://a\0b/",
+            "file://[x",
+        ]
+        given += [
+            "file:///%00",
+            "file:///" + "y" * 300,
+            "http://" + "z" * 300 + "/",
+            "pipe/",
+            "~nosuchuser",
+        ]
+    else:
+        given = [each for each in given if "text," not in each]  # a folder may be called so
+    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=lambda seconds: None))
+    call = dict(corpus=lambda x: corpus.load_corpus(x, tmp_path / "w"), workdir=corpus.make_workdir)
+    for each in given:
+        began = time.monotonic()
+        with refused() as line:
+            call[parameter](each)
+        assert len(line()) < 700 and ("pass " in line()), line()
+        assert time.monotonic() - began < 1, each
+    listening.close()
 
 
 # downloads

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -69,12 +70,14 @@ def reference(tokenizer, tmp_path):
 def test_each_line_is_what_the_tokenizer_makes_of_it(text, tokenizer, reference, max_len):
     dataset = tokens.MaskedLMDataset(text, tokenizer, max_len)
     lines = text.read_text("utf-8").split("\n")
-    expected = [reference(line, truncation=True, max_length=max_len)["input_ids"] for line in lines]
+    how = dict(split_special_tokens=True, truncation=True, max_length=max_len)
+    expected = [reference(line, **how)["input_ids"] for line in lines]
     expected = [ids for ids in expected if len(ids) > 2]  # [CLS] [SEP] alone asks nothing
     assert [example.tolist() for example in dataset] == expected
     assert len(dataset) == len(expected)
     assert dataset.lengths.tolist() == [len(ids) - 2 for ids in expected]
-    whole = sum(len(reference(line, add_special_tokens=False)["input_ids"]) for line in lines)
+    plain = dict(split_special_tokens=True, add_special_tokens=False)
+    whole = sum(len(reference(line, **plain)["input_ids"]) for line in lines)
     assert dataset.truncated == whole - sum(dataset.lengths)
     assert (dataset.truncated > 0) == (max_len < 600)
 
@@ -97,7 +100,8 @@ def test_nothing_is_truncated_where_all_fits(corpus_folder, tokenizer):
 def test_blocks_are_all_tokens_in_a_row(text, tokenizer, reference, max_len):
     dataset = tokens.MaskedLMDataset(text, tokenizer, max_len, "block")
     lines = text.read_text("utf-8").split("\n")
-    expected = [i for line in lines for i in reference(line, add_special_tokens=False)["input_ids"]]
+    plain = dict(split_special_tokens=True, add_special_tokens=False)
+    expected = [i for line in lines for i in reference(line, **plain)["input_ids"]]
     found = [example.tolist() for example in dataset]
     assert [i for ids in found for i in ids[1:-1]] == expected
     special = reference.cls_token_id, reference.sep_token_id
@@ -189,22 +193,198 @@ def test_tokenizing_that_was_cut_off_is_done_again(text, tokenizer, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(tokenizer), "__call__", dies)
-        patch.setattr(
-            tokens, "islice", lambda lines, _: [line for line, _ in zip(lines, range(50))]
-        )
+        patch.setattr(tokens, "BATCH", 5000)
         with pytest.raises(KeyboardInterrupt):
             tokens.encode_lines(text, tokenizer)
     assert [array.tolist() for array in tokens.encode_lines(text, tokenizer)] == expected
 
 
 def test_batches_of_lines_leave_no_seam(text, tokenizer, monkeypatch):
-    """Lines are tokenized 10,000 at a time; the same comes out of 7 at a time."""
+    """The same comes out of a few lines at a time, and of lines cut into short pieces at spaces."""
     expected = [array.tolist() for array in tokens.encode_lines(text, tokenizer)]
+    vocabulary = tokens.learn_wordpiece(text).get_vocab()
+    for name, size in (("BATCH", 1), ("BATCH", 700), ("PIECE", 301)):
+        for path in text.parent.glob("text-*"):
+            path.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(tokens, name, size)
+            assert [array.tolist() for array in tokens.encode_lines(text, tokenizer)] == expected
+            assert tokens.learn_wordpiece(text).get_vocab() == vocabulary
+
+
+def test_a_long_line_without_a_space_loses_no_letter(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "PIECE", 7)
+    (tmp_path / "a.txt").write_text(
+        "x" * 7 + "\n" + "y" * 30 + " z\n\n" + "ab cd ef gh ij\n", "utf-8"
+    )
+    found = list(tokens.pieces(tmp_path / "a.txt"))
+    assert "".join(text + "\n" * end for text, end in found) == (tmp_path / "a.txt").read_text()
+    assert max(len(text) for text, _ in found) <= 7
+
+
+# whole files
+
+
+def arrays(folder):
+    """{name: content} of all that stands beside a text; of a record what it says."""
+    found = {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+    return found | {name: found[name].rstrip() for name in found if name.endswith(".json")}
+
+
+def damages(content, others):
+    """What may become of a file: names and new content; None: it is gone."""
+    for part in (0, 0.3, 0.999):
+        at = int(part * len(content))
+        for bit in (1, 128):
+            yield f"{at} flipped", content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
+        yield f"cut to {at}", content[:at]
+    yield "longer", content + b"\0" * 8
+    yield "gone", None
+    for name, other in others.items():
+        yield f"is {name}", other
+
+
+@pytest.mark.fault
+def test_what_was_damaged_is_made_again(text, tokenizer):
+    """Every file beside the text, in every way; also exchanged for another, another text's included."""
+    folder = text.parent
+    other = folder / "other"
+    other.mkdir()
+    (other / "text.txt").write_text("another\nquite another text\n" * 9)
+    tokens.encode_lines(other / "text.txt", tokenizer)
+    foreign = {f"another's {name.rpartition('.')[2]}": c for name, c in arrays(other).items()}
+    shutil.rmtree(other)
+    expected = [array.tolist() for array in tokens.encode_lines(text, tokenizer)]
+    whole, tried = arrays(folder), 0
+    made = {name: content for name, content in whole.items() if name != "text.txt"}
+    assert len(made) == 3
+    for name, content in made.items():
+        others = {n: c for n, c in made.items() if n != name} | foreign
+        for way, damaged in damages(content, others):
+            (folder / name).unlink()
+            if damaged is not None:
+                (folder / name).write_bytes(damaged)
+            found = [array.tolist() for array in tokens.encode_lines(text, tokenizer)]
+            assert found == expected and arrays(folder) == whole, (name, way)
+            tried += 1
+    assert tried == 51
+
+
+def test_older_arrays_and_parts_go_and_no_other_file_does(text, tokenizer):
+    folder = text.parent
+    keep = "text-notes.json", "text-0123456789ab.txt", "texts-0123456789ab.ids"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    tokens.encode_lines(text, tokenizer)
+    text.write_text("an older text\n" * 20)
+    other = tokens.learn_wordpiece(text)
+    for name in keep:
+        (folder / name).write_text("mine")
+    for name in ("text-0123456789ab.ids", f"text.ids.{socket.gethostname()}-{dead.pid}.part"):
+        (folder / name).write_text("half")
+    for each in (tokenizer, other, tokenizer):  # two tokenizers of one text live side by side
+        tokens.encode_lines(text, each)
+    left = sorted(name for name in arrays(folder) if name not in (*keep, "text.txt"))
+    assert [name.rpartition(".")[2] for name in left] == ["ends", "ids", "json"] * 2, left
+    assert {*keep} < arrays(folder).keys()
+
+
+@pytest.mark.fault
+def test_a_full_disk_is_said_and_nothing_half_written_is_used(tmp_path, text, tokenizer):
+    """With every limit between too little for anything and enough."""
+    expected = [len(array) for array in tokens.encode_lines(text, tokenizer)]
     for path in text.parent.glob("text-*"):
         path.unlink()
-    real = tokens.islice
-    monkeypatch.setattr(tokens, "islice", lambda lines, count: real(lines, 7))
-    assert [array.tolist() for array in tokens.encode_lines(text, tokenizer)] == expected
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    program = """
+import json, os, resource, signal
+from pathlib import Path
+from mlm.notebook import refusal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+text, none = Path(sys.argv[1]), resource.RLIM_INFINITY
+tokenizer = tokens.load_tokenizer(sys.argv[2], None)
+rows = []
+for limit in (*range(0, 60_000, 1000), none):
+    for path in text.parent.glob("text-*"):
+        path.unlink()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, none))
+    line = refusal(tokens.encode_lines, text, tokenizer)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (none, none))
+    parts = [path.name for path in text.parent.glob("*.part")]
+    rows.append([line, parts, [len(array) for array in tokens.encode_lines(text, tokenizer)]])
+print(json.dumps(rows))
+"""
+    rows = result(start(program, text, tmp_path / "tokenizer"))
+    for line, parts, found in rows:
+        assert line is None or ("disk of" in line and "is full" in line and "\n" not in line), line
+        assert found == expected and parts == []
+    assert sum(line is not None for line, _, _ in rows) > 30 and rows[-1][0] is None
+
+
+def test_several_that_make_the_same_arrays_at_once_all_succeed(tmp_path, text, tokenizer):
+    """And others with another tokenizer, and while files are taken away."""
+    tokenizer.save_pretrained(tmp_path / "0")
+    tokens.learn_wordpiece(text, vocab_size=150).save_pretrained(tmp_path / "1")
+    program = """
+from pathlib import Path
+import json
+text, tokenizer = Path(sys.argv[1]), tokens.load_tokenizer(sys.argv[2], None)
+sums = set()
+for _ in range(8):
+    ids, ends = tokens.encode_lines(text, tokenizer)
+    sums.add((int(ids.sum()), int(ends.sum())))
+    next(iter(text.parent.glob("text-*.json")), text.parent / "none").unlink(missing_ok=True)
+print(json.dumps(sorted(sums)))
+"""
+    jobs = [start(program, text, tmp_path / f"{i % 2}") for i in range(4)]
+    sums = [result(job) for job in jobs]
+    assert all(len(found) == 1 for found in sums)
+    assert sums[0] == sums[2] != sums[1] == sums[3]
+
+
+# what a text holds
+
+
+def test_special_tokens_in_a_text_are_text(tmp_path, tokenizer):
+    """And the tokenizer still knows them where a person asks."""
+    special = tokenizer.all_special_tokens
+    assert len(special) == 5
+    (tmp_path / "a.txt").write_text("".join(f"the {name} word\n" for name in special) * 9)
+    ids, ends = tokens.encode_lines(tmp_path / "a.txt", tokenizer)
+    assert not np.isin(
+        ids[:], [tokenizer.convert_tokens_to_ids(n) for n in special if n != "[UNK]"]
+    ).any()
+    assert len(ends) == 45
+    for name in special:
+        assert tokenizer.convert_tokens_to_ids(name) in tokenizer(f"the {name} word")["input_ids"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "line", ["\u0e01" * 150, "0123456789abcdef" * 20, "a" * 101 + " the " + "b" * 101]
+)
+def test_a_text_that_is_mostly_unknown_is_refused(tmp_path, line):
+    (tmp_path / "a.txt").write_text(f"{line}\n" * 20, "utf-8")
+    learned = tokens.load_tokenizer("scratch:tiny", tmp_path / "a.txt")
+    with refused("a.txt", "% of its tokens are [UNK]", "spaces", "scratch:tiny"):
+        tokens.MaskedLMDataset(tmp_path / "a.txt", learned)
+
+
+def test_a_learned_tokenizer_knows_how_much_bert_can_read(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer.model_max_length == 512
+    assert tokens.load_tokenizer(str(tmp_path), None).model_max_length == 512
+
+
+def test_nothing_asked_is_no_loss_of_zero(tmp_path, tokenizer):
+    from mlm.batches import MaskedBatches, held_out_keys
+    from mlm.training import unigram_loss
+
+    (tmp_path / "a.txt").write_text("a\n")
+    data = tokens.MaskedLMDataset(tmp_path / "a.txt", tokenizer)
+    batches = MaskedBatches(data, held_out_keys(data.lengths, 1, 0), 1, 1e-9, 0)
+    with refused("no token of the held-out lines is asked about", "pass a corpus"):
+        unigram_loss(data, batches)
 
 
 @pytest.mark.fault
@@ -280,7 +460,7 @@ def test_no_tokenizer_there(tmp_path, tokenizer):
     for path in (tmp_path / "damaged").glob("*.json"):
         path.write_text(path.read_text()[:100])
     for path in (tmp_path / "empty", tmp_path / "damaged", tmp_path / "gone"):
-        with refused(f"model={str(path)!r}", "no tokenizer found", '"scratch:tiny"'):
+        with refused(f"model={str(path)!r}", "pass the name of a BERT", '"scratch:tiny"'):
             tokens.load_tokenizer(str(path), None)
 
 
@@ -315,31 +495,37 @@ with refused("model='somebody/bert'", "no tokenizer found", sys.argv[1], "scratc
 
 
 def test_time_is_linear_and_memory_small(tmp_path, corpus_folder, tokenizer):
-    """A text of 1.5 MB and one of 6 MB, encoded in a process of their own."""
+    """A text of 1.5 MB, one of 6 MB, one in lines of 30 KB, one of a single line: in their own process."""
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     lines, size = sentences(15_000), 0
     for name, copies in (("small", 1), ("large", 4)):
         (tmp_path / f"{name}.txt").write_text("\n".join(lines * copies), "utf-8")
     size = (tmp_path / "large.txt").stat().st_size
     assert size > 6_000_000
+    for name, end in (("long", 30_000), ("single", 10**9)):
+        text = " ".join(lines * 4)
+        rows = [text[i : i + end].replace("\n", " ") for i in range(0, len(text), end)]
+        (tmp_path / f"{name}.txt").write_text("\n".join(rows), "utf-8")
     program = """
 import json, resource, time
 from pathlib import Path
 folder = Path(sys.argv[1])
 tokenizer = tokens.load_tokenizer(str(folder / "tokenizer"), None)
 rows = []
-for name in ("small", "large"):
+for name in ("small", "large", "long", "single"):
     start = time.process_time()
     ids, ends = tokens.encode_lines(folder / f"{name}.txt", tokenizer)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rows.append([time.process_time() - start, peak, len(ends), len(ids)])
 print(json.dumps(rows))
 """
-    (t1, peak1, n1, ids1), (t4, peak4, n4, ids4) = result(start(program, tmp_path))
+    (t1, peak1, n1, ids1), (t4, peak4, n4, ids4), long, single = result(start(program, tmp_path))
     print(f"{t1:.1f} s and {t4:.1f} s, peak {peak1 / 1e6:.0f} and {peak4 / 1e6:.0f} MB, {ids4} ids")
     assert (n4, ids4) == (4 * n1, 4 * ids1)
     assert t4 < 8 * t1  # linear would be 4, quadratic 16
     assert peak4 - peak1 < 60e6
-    used = [path.stat().st_size for path in tmp_path.glob("large-*")]
+    assert (long[2] > 100, single[2:]) == (True, [1, ids4])
+    assert max(long[1], single[1]) - peak1 < 150e6
+    used = [path.stat().st_size for path in tmp_path.glob("large-*.[ie]*")]
     assert sum(used) == 4 * ids4 + 8 * n4
     shutil.rmtree(tmp_path)  # these are the only large files of the tests

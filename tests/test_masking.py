@@ -115,7 +115,7 @@ def drawn():
     input_ids[np.arange(n), lengths + 1] = 3
     before = input_ids.copy()
     counts = masked_counts(lengths, 4, 0, np.arange(n), P)
-    masked, labels = mask_tokens(input_ids, lengths, counts, 4, 0, np.arange(n), 4, vocab)
+    masked, labels = mask_tokens(input_ids, range(SPECIAL), counts, 4, 0, np.arange(n), 4, vocab)
     assert (input_ids == before).all()  # not changed in place
     assert ((labels != -100).sum(1) == counts).all()
     return input_ids, masked, labels, is_token
@@ -295,9 +295,9 @@ def test_pack_is_fast_and_tight_at_any_size():
 def test_an_edited_mask_reaches_the_batches(dataset):
     """03 hands its own functions over: what they return is in the batch."""
 
-    def all_masked(input_ids, lengths, counts, seed, epoch, indices, mask_token_id, vocab_size):
+    def all_masked(input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size):
         masked, labels = mask_tokens(
-            input_ids, lengths, counts, seed, epoch, indices, mask_token_id, vocab_size
+            input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size
         )
         return np.where(labels != -100, mask_token_id, masked), labels
 
@@ -487,3 +487,29 @@ def test_an_epoch_smaller_than_a_batch(dataset):
     keys = list(order(dataset, 1000, stop=3))
     assert [(epoch, len(indices)) for epoch, indices in keys] == [(0, 360), (1, 360), (2, 360)]
     assert [batch["examples"] for batch in make(dataset, keys, 1000)] == [360] * 3
+
+
+# [UNK]
+
+
+@how
+@pytest.mark.parametrize("examples", ["line", "block"])
+def test_unknown_words_are_never_asked_about(tmp_path, tokenizer, how, examples):
+    """Held out or not; all other words keep their chance, and its share is told."""
+    chance = np.random.default_rng(0)
+    words = np.array(["power", "truth", "good", "\u8a9e", "x" * 101])
+    lines = [" ".join(chance.choice(words, chance.integers(1, 30))) for _ in range(900)]
+    (tmp_path / "a.txt").write_text("\n".join(lines), "utf-8")
+    data, unknown = (
+        MaskedLMDataset(tmp_path / "a.txt", tokenizer, 32, examples),
+        tokenizer.unk_token_id,
+    )
+    for keys in (list(order(data, 8)), held_out_keys(data.lengths, 8, 0)):
+        made = make(data, keys, **how)
+        labels = torch.cat([batch["labels"].flatten() for batch in made])
+        assert unknown not in labels
+        asked, known = int((labels != -100).sum()), int(data.known.sum())
+        assert asked == sum(batch["masked"] for batch in made)
+        assert abs(asked / known - P) < 5 * np.sqrt(P * (1 - P) / known)
+    assert data.unknown == (data.ids[:] == unknown).mean() > 0.1
+    assert len(data.ids) - data.truncated > known

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from mlm.model import load_bert
 from mlm.muon import MuonAdamW, orthogonalized
+from mlm.notebook import NotebookError
 from mlm.optimizer import FAST, MUON_LR, RECIPE, TUTORIAL, choose_recipe, lr_factor, make_optimizer
-from mlm.training import MaskedLM
+from mlm.training import MaskedLM, MaskedLMData, evaluate, start_at_frequencies, unigram_loss
 
 NOTHING = dict.fromkeys(RECIPE) | {"recipe": "fast"}
 OPTIONS = dict(lr=1e-3, weight_decay=0.01, schedule="linear", total_steps=20)
@@ -115,8 +117,9 @@ def test_biases_and_layernorm_do_not_decay_and_each_weight_is_in_one_group(modul
         vector, group = name.endswith("bias") or "LayerNorm" in name, group_of[id(weight)]
         factor = 1 if vector else 1 - group["lr"] * 0.5
         torch.testing.assert_close(weight.detach(), before[name] * factor, msg=name)
-        matrix_of_encoder = kind == "muon" and not vector and ".encoder." in name
-        assert bool(group.get("muon")) == matrix_of_encoder, name
+        hidden = ".encoder." in name or ".transform." in name
+        between_hidden_states = kind == "muon" and not vector and hidden
+        assert bool(group.get("muon")) == between_hidden_states, name
 
 
 def test_adamw_is_that_of_torch(module):
@@ -240,3 +243,45 @@ def test_clipped_gradients_have_the_norm_that_was_asked_for(bert, optimizer):
         assert made.norm is None if clip == 0 else made.norm.item() == pytest.approx(norm.item())
 
 
+# a share of questions that falls
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_the_share_of_questions_falls_to_its_end(dataset, compiles):
+    """From the first share to the last in a line, whatever step one resumes at; the first by itself stays."""
+    steps = 40
+
+    def data(end):
+        return MaskedLMData(dataset, dataset, 16, 0.4, 0, steps, compiles, mlm_probability_end=end)
+
+    falling, constant = data(0.1), data(None)
+    made = list(falling.train_batches())
+    shares = np.array([batch["masked"].item() / batch["tokens"] for batch in made])
+    expected = np.linspace(0.4, 0.1, steps)
+    assert abs(shares - expected).max() < 0.05 and abs((shares - expected).mean()) < 0.005
+    for batch, again in zip(made[25:], falling.train_batches(start=25), strict=True):
+        assert torch.equal(batch["labels"], again["labels"])
+    first = next(iter(constant.train_batches()))
+    assert torch.equal(made[0]["labels"], first["labels"])
+    shapes = {batch["positions"].shape for batch in made}
+    assert len(shapes) == 1 or not compiles
+
+
+def test_a_share_that_rises_is_refused():
+    with pytest.raises(
+        NotebookError, match=r"mlm_probability_end=0\.5 .* at most mlm_probability=0.3"
+    ):
+        choose_recipe(NOTHING | {"mlm_probability_end": 0.5}, "scratch:tiny", 32)
+
+
+# where a new head starts
+
+
+def test_a_new_head_starts_at_word_frequencies(tokenizer, dataset):
+    """Before any training its loss is near that of a guesser by frequency, not that of chance."""
+    data = MaskedLMData(dataset, dataset, 16, 0.15, 0, 1)
+    bert = load_bert("scratch:tiny", tokenizer)
+    module, baseline = MaskedLM(bert, {}), unigram_loss(dataset, data.held_out())
+    chance = evaluate(module, data.held_out())["loss"]
+    start_at_frequencies(bert, dataset)
+    assert abs(evaluate(module, data.held_out())["loss"] - baseline) < 0.3 < chance - baseline

@@ -10,7 +10,9 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, pipeline
 
 from conftest import refused
-from mlm.batches import HELD_OUT, MaskedBatches
+from mlm.batches import HELD_OUT, MaskedBatches, held_out_keys
+from mlm.files import digests, write_record
+from mlm.gaps import accuracy_by_frequency, held_out_gaps
 from mlm.model import load_bert
 from mlm.pictures import draw_guesses, draw_surprises, percent
 from mlm.predict import (
@@ -19,7 +21,6 @@ from mlm.predict import (
     encode,
     fill,
     find_run,
-    held_out_gaps,
     load_before,
     load_pred,
     pipeline_guesses,
@@ -31,6 +32,7 @@ from mlm.predict import (
     stand_in,
     surprises,
 )
+from mlm.record import outputs
 from mlm.tokens import MaskedLMDataset, learn_wordpiece
 
 WORDS = "the will to power is not a name but a question of good and evil in every human being"
@@ -79,7 +81,9 @@ def whole_run(small, words, tmp_path_factory):
     torch.save({"state_dict": state, "global_step": 9}, folder / "checkpoints" / "last.ckpt")
     small.save_pretrained(folder / "model")
     words.save_pretrained(folder / "model")
-    (folder / "run.json").write_text(json.dumps(RECORD))
+    (folder / "logs").mkdir()
+    (folder / "logs" / "metrics.csv").write_text("step,loss\n")
+    write_record(folder / "run.json", {**RECORD, "files": digests(folder, outputs(folder))})
     return folder
 
 
@@ -100,7 +104,7 @@ def cut(path):
 @pytest.mark.parametrize("run_name", [None, "run"])
 def test_a_whole_run_is_found(whole_run, run_name):
     folder, record = find_run(str(whole_run.parent), run_name)
-    assert (folder, record) == (whole_run, RECORD)
+    assert folder == whole_run and {name: record[name] for name in RECORD} == RECORD
 
 
 def test_without_a_run_there_is_none(tmp_path, capsys):
@@ -380,6 +384,17 @@ def test_one_batch_is_one_mask_at_a_time(small, words, sentence):
         torch.testing.assert_close(surprise, -log_p[ids[0, position]], atol=1e-4, rtol=0)
 
 
+def test_memory_does_not_grow_with_the_square_of_a_sentence(small, words):
+    """At most 64 copies of it go through the model at once, and no more often than that needs."""
+    config = BertConfig(**{**small.config.to_dict(), "max_position_embeddings": 512})
+    torch.manual_seed(0)
+    long, seen = BertForMaskedLM(config).eval(), []
+    long.bert.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    tokens, nats = surprises(long, words, "good " * 510)
+    assert len(tokens) == len(nats) == 510
+    assert seen == [(64, 512)] * 7 + [(62, 512)]
+
+
 def test_a_surprise_is_the_guess_of_fill(small, words):
     tokens, nats = surprises(small, words, "the will to power")
     found = dict(fill(small, words, "the [MASK] to power", len(words))[0])
@@ -460,3 +475,20 @@ def test_gaps_are_those_of_the_measurement(tmp_path, corpus_folder, tokenizer, b
     batches = MaskedBatches(valid, [(HELD_OUT, fits)], len(fits), 0.15, 3)
     assert evaluate(MaskedLM(bert, {}), batches)["accuracy"] == pytest.approx(right / asked)
     assert held_out_gaps(models, tokenizer, record, tmp_path) == {}
+
+
+def test_accuracy_by_frequency_adds_up_to_that_of_the_measurement(corpus_folder, tokenizer, bert):
+    """Over all bands it is the held-out accuracy of 04, question by question."""
+    from mlm.training import MaskedLM, evaluate
+
+    about = json.loads((corpus_folder / "corpus.json").read_text())
+    record = {"parameters": {"max_len": 32, "seed": 3}, "data": {"sha256": about["sha256"]}}
+    found = accuracy_by_frequency({"one": bert}, tokenizer, record, corpus_folder.parents[1])
+    valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
+    batches = list(MaskedBatches(valid, held_out_keys(valid.lengths, 32, 3), 32, 0.15, 3))
+    asked = sum(int((batch["labels"] != -100).sum()) for batch in batches)
+    assert found["questions"].sum() == asked and len(found) > 1
+    mean = (found["one"] * found["questions"]).sum() / asked
+    assert evaluate(MaskedLM(bert, {}), batches)["accuracy"] == pytest.approx(mean)
+    guessed = found["most frequent"]  # one token's share: right in its own band alone
+    assert 0 < guessed.iloc[-1] and (guessed.iloc[:-1] == 0).all()

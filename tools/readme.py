@@ -3,7 +3,8 @@
     python tools/readme.py check     exit 1 with a line for each difference
     python tools/readme.py fix       write it anew
 
-Its picture is a figure of 03, its lines with gaps are printed by 05: outputs of real runs.
+Its picture is a figure of 03, its lines with gaps are printed by 05: outputs of real runs. Its table
+of sizes is the one that 04 prints a row of.
 """
 
 import base64
@@ -11,6 +12,9 @@ import re
 import sys
 
 from notebooks import ROOT, read
+
+sys.path.insert(0, str(ROOT / "notebooks"))
+from mlm.advice import table  # noqa: E402
 
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "masked-batch.png"
 
@@ -39,13 +43,19 @@ def learned(text):
     return re.sub(r"<!-- learned -->.*<!-- /learned -->", lambda _: block, text, flags=re.S)
 
 
+def written(text):
+    """The README with all that is written from elsewhere: the lines of 05, the library's table of sizes."""
+    rows = r"<!-- sizes -->\n(?:\|.*\n)+"
+    return re.sub(rows, lambda _: f"<!-- sizes -->\n{table()}\n", learned(text))
+
+
 def main(command):
     """Check or fix; the exit status."""
     text, png = README.read_text(encoding="utf-8"), picture()
-    differ = [README.name] if learned(text) != text else []
+    differ = [README.name] if written(text) != text else []
     differ += [PICTURE.name] if not PICTURE.exists() or PICTURE.read_bytes() != png else []
     if command == "fix":
-        README.write_text(learned(text), encoding="utf-8")
+        README.write_text(written(text), encoding="utf-8")
         PICTURE.write_bytes(png)
         return 0
     for name in differ:

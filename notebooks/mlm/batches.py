@@ -34,12 +34,13 @@ def epoch_batches(lengths, batch_size, seed, epoch, grouped=False):
 class TrainingOrder:
     """The keys (epoch, indices) of the batches of steps `start` to `stop` - 1.
 
-    To resume is to start later. `lengths` (examples,); an epoch's last batch may be short.
+    To resume is to start later. `lengths` (examples,); an epoch's last batch may be short. With
+    `share`, a function of the step, the share of the tokens that is predicted follows in the key.
     """
 
-    def __init__(self, lengths, batch_size, seed, start, stop):
+    def __init__(self, lengths, batch_size, seed, start, stop, share=None):
         self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.share = start, stop, share
 
     def __iter__(self):
         epoch = batches = None
@@ -47,7 +48,7 @@ class TrainingOrder:
             now, number = divmod(step, -(-len(self.lengths) // self.batch_size))
             if now != epoch:
                 epoch, batches = now, epoch_batches(self.lengths, self.batch_size, self.seed, now)
-            yield epoch, batches[number]
+            yield epoch, batches[number], *([self.share(step)] if self.share else [])
 
 
 def held_out_keys(lengths, batch_size, seed):
@@ -145,16 +146,17 @@ class MaskedBatches(IterableDataset):
         self.longest = int(dataset.lengths.max())  # tokens, without [CLS] and [SEP]
 
     def __iter__(self):
-        return (self.batch(epoch, indices) for epoch, indices in self.keys)
+        return (self.batch(*key) for key in self.keys)
 
     def masked_examples(self, epoch, indices, counts):
         """Masked ids and labels (n, T) of these examples, a row each."""
         data, sizes = self.dataset, self.dataset.lengths[indices] + 2
         tokens = np.full((len(indices), sizes.max(initial=2)), data.tokenizer.pad_token_id)
         for row, index in enumerate(indices):
-            tokens[row, : sizes[row]] = data[index]
+            tokens[row, : sizes[row]] = data[index].numpy()
         mask_id, drawn_from = data.tokenizer.mask_token_id, data.vocab_size
-        return self.mask(tokens, sizes - 2, counts, self.seed, epoch, indices, mask_id, drawn_from)
+        where = counts, self.seed, epoch, indices
+        return self.mask(tokens, data.special, *where, mask_id, drawn_from)
 
     def layout(self, sizes):
         """(rows, width): which examples, of these sizes in tokens, lie in which row; B and T."""
@@ -179,10 +181,12 @@ class MaskedBatches(IterableDataset):
             return self.batch_size * most
         return round_up(masks, POSITION_STEP if self.rows == "shared" else 1)
 
-    def batch(self, epoch, indices):
-        """The batch of these examples with the masks of this epoch."""
+    def batch(self, epoch, indices, mlm_probability=None):
+        """The batch of these examples with the masks of this epoch; of another share, if not larger."""
+        share = mlm_probability or self.mlm_probability
         lengths = self.dataset.lengths
-        counts = self.count(lengths[indices], self.seed, epoch, indices, self.mlm_probability)
+        known = self.dataset.known[indices]
+        counts = self.count(known, self.seed, epoch, indices, share)
         mine = slice(self.rank, None, self.world)
         ids, answers = self.masked_examples(epoch, indices[mine], counts[mine])
         sizes = lengths[indices[mine]] + 2

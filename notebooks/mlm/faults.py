@@ -7,6 +7,7 @@ So whoever fails writes it down, and each process watches for that. A wish to st
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -14,14 +15,20 @@ import traceback
 import pytorch_lightning as pl
 import torch
 
+from .notebook import NotebookError
+
 
 def report(folder, error):
-    """Write a process's error down where all others look; the first one stands."""
-    part = folder / f"failed.{os.getpid()}"
-    part.write_text("".join(traceback.format_exception(error)))
-    with contextlib.suppress(FileExistsError):
-        os.link(part, folder / "failed")
-    part.unlink()
+    """Write a process's error down where all others look, an error of ours as its line; the first stands."""
+    if isinstance(error, NotebookError):
+        text = str(error)
+    else:
+        text = "".join(traceback.format_exception(error))
+    with (
+        contextlib.suppress(OSError),  # there is one, or the folder is full or gone
+        open(folder / "failed", "x", encoding="utf-8") as file,
+    ):
+        file.write(text)
 
 
 class Alarm(pl.Callback):
@@ -58,10 +65,18 @@ class Alarm(pl.Callback):
 
 @contextlib.contextmanager
 def stop_on_signal(folder):
-    """While training, Ctrl-C, *Interrupt* and SIGTERM ask for a checkpoint and an end after this step."""
+    """While training, Ctrl-C, *Interrupt* and SIGTERM ask for a checkpoint and an end after this step.
+
+    A second one is not ours any more: it ends the process, wherever that waits. In a notebook a second
+    *Interrupt* ends the cell alone.
+    """
+    ends = signal.default_int_handler if "ipykernel" in sys.modules else signal.SIG_DFL
 
     def ask(number, frame):
-        (folder / "stop").touch()
+        signal.signal(signal.SIGINT, ends)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # the disk is full or gone: the next checkpoint says so
+            (folder / "stop").touch()
 
     kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -69,3 +84,22 @@ def stop_on_signal(folder):
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def quiet_threads():
+    """In this block a thread that cannot write prints no traceback: who gave it work meets the error.
+
+    TensorBoard's writer raises it at its next line.
+    """
+    kept = threading.excepthook
+
+    def shown(failure):
+        if not issubclass(failure.exc_type, OSError):
+            kept(failure)
+
+    threading.excepthook = shown
+    try:
+        yield
+    finally:
+        threading.excepthook = kept

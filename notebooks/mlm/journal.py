@@ -40,6 +40,10 @@ class SeededDropout(pl.Callback):
             torch_xla.manual_seed(number)
 
 
+class Stopped(Exception):
+    """A measurement was given up, since a stop is asked for."""
+
+
 class Journal(pl.Callback):
     """Logs the training loss about 25 times or more, measures the held-out loss five times.
 
@@ -54,8 +58,9 @@ class Journal(pl.Callback):
         self.evaluations = {-(-data.stop * part // 4) for part in (1, 2, 3, 4)}  # and before
         self.progress = Bar() if watched() else Lines()
         self.state = dict(
-            history=[], sums=[0.0, 0.0], tokens=0, examples=0, cells=0, timed_tokens=0, seconds=0.0
-        )
+            history=[], sums=[0.0, 0.0], tokens=0, examples=0, cells=0,
+            timed_tokens=0, timed_seconds=0.0, seconds=0.0,
+        )  # fmt: skip
         self.shown, self.cells = False, 0  # of this process, since they were last counted
         self.clock = None  # starts at the first log line: before it, devices warm up and compile
 
@@ -71,8 +76,12 @@ class Journal(pl.Callback):
         if self.shown:
             done, history = trainer.global_step, self.state["history"]
             self.progress.start(done, self.data.stop, history, self.baseline)
-        if not self.state["history"]:
-            self.measure(trainer, module)
+        self.counted = time.perf_counter()  # until when the seconds are counted
+        last = (self.state["history"] or [{}])[-1]
+        if trainer.global_step in {0, *self.evaluations} and (
+            "held_out_loss" not in last or last["step"] != trainer.global_step
+        ):
+            self.measure(trainer, module)  # or it was stopped in the middle of that
 
     def on_after_backward(self, trainer, module):
         """Add up before the optimizer steps: on XLA it is then a part of the step's own program."""
@@ -111,7 +120,9 @@ class Journal(pl.Callback):
     def note(self, trainer, module):
         """Loss and speed since the last log line, and all votes: one read of the device."""
         norm = getattr(trainer.optimizers[0], "norm", None)  # the same in all processes
-        sums = self.sums if norm is None else torch.cat([self.sums, norm[None] / trainer.world_size])
+        sums = (
+            self.sums if norm is None else torch.cat([self.sums, norm[None] / trainer.world_size])
+        )
         if trainer.world_size > 1:
             mine = torch.tensor([float(self.cells), *self.votes()]).to(module.device)
             found = add_up(trainer, torch.cat([sums, mine])).cpu().tolist()
@@ -131,9 +142,9 @@ class Journal(pl.Callback):
                 f"the training loss is {row['training_loss']} at step {trainer.global_step}: the last "
                 "good checkpoint is kept; try a lower lr or precision='32'"
             )
-        now, tokens = time.perf_counter(), self.state["tokens"]
+        now, tokens = self.count_time(), self.state["tokens"]
         if self.clock:
-            self.state["seconds"] += now - self.clock[0]
+            self.state["timed_seconds"] += now - self.clock[0]
             self.state["timed_tokens"] += tokens - self.clock[1]
             row["tokens_per_second"] = (tokens - self.clock[1]) / (now - self.clock[0])
         self.clock = now, tokens
@@ -141,17 +152,44 @@ class Journal(pl.Callback):
         self.skip(now)
 
     def measure(self, trainer, module):
-        """Held-out loss, perplexity and accuracy; not counted as training time."""
-        began = time.perf_counter()
+        """Held-out loss, perplexity and accuracy; not counted as training time.
+
+        Given up where one process alone is asked to stop: it is then made when the run goes on.
+        """
+        began = self.count_time()
         batches = self.data.held_out(trainer.global_rank, trainer.world_size)
-        figures = evaluate(module, batches, lambda sums: add_up(trainer, sums))
-        self.write(trainer, {f"held_out_{name}": value for name, value in figures.items()})
+        if trainer.world_size == 1 and trainer.global_step < self.data.stop:
+            batches = self.until_stopped(batches)
+        try:
+            figures = evaluate(module, batches, lambda sums: add_up(trainer, sums))
+            self.write(trainer, {f"held_out_{name}": value for name, value in figures.items()})
+        except Stopped:
+            module.train()
+            trainer.should_stop = True
         self.skip(began)
+
+    def asked_to_stop(self):
+        return False
+
+    def until_stopped(self, batches):
+        """The same batches; raises Stopped before the next one when a stop is asked for."""
+        for batch in batches:
+            if self.asked_to_stop():
+                raise Stopped
+            yield batch
+
+    def count_time(self):
+        """Add the seconds since this was last done to those of the run; the time now."""
+        now = time.perf_counter()
+        self.state["seconds"] += now - self.counted
+        self.counted = now
+        return now
 
     def skip(self, began):
         """Take the seconds since `began` out of the training time."""
+        self.counted = now = time.perf_counter()
         if self.clock:
-            self.clock = self.clock[0] + time.perf_counter() - began, self.clock[1]
+            self.clock = self.clock[0] + now - began, self.clock[1]
 
     def write(self, trainer, row):
         self.state["history"].append({"step": trainer.global_step, **row})

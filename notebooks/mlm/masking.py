@@ -27,23 +27,25 @@ def uniform(*keys):
 def masked_counts(lengths, seed, epoch, indices, mlm_probability):
     """How many tokens of each example are predicted: its share, rounded up or down at random.
 
-    Every token has the chance `mlm_probability`, and no example gets more than its share rounded
-    up: room for all masks of a batch is known beforehand, so none is ever left out.
+    `lengths` counts those that may be asked about. Each of them has the chance `mlm_probability`,
+    and no example gets more than its share rounded up: room for all masks of a batch is known
+    beforehand, so none is ever left out.
     """
     return np.floor(mlm_probability * lengths + uniform(seed, epoch, indices, 0)).astype(np.int64)
 
 
-def mask_tokens(input_ids, lengths, counts, seed, epoch, indices, mask_token_id, vocab_size):
+def mask_tokens(input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size):
     """BERT's masks (Devlin et al. 2018, appendix A.1) for rows [CLS] tokens [SEP] padding.
 
-    input_ids (B, T) int64; lengths, counts, indices (B,): tokens, predictions and number of each
-    example. Of the chosen 80% become [MASK], 10% a random token, 10% stay. Returns the masked
+    input_ids (B, T) int64; special, the ids that are never asked about: those of [CLS], [SEP],
+    padding, and [UNK], which is many words at once; counts, indices (B,): predictions and number of
+    each example. Of the chosen 80% become [MASK], 10% a random token, 10% stay. Returns the masked
     input_ids and the labels, (B, T), -100 where nothing is predicted.
     """
     position = np.arange(input_ids.shape[1])
     where = seed, epoch, np.asarray(indices)[:, None], position  # the keys of each token
-    is_token = (position >= 1) & (position <= np.asarray(lengths)[:, None])
-    order = np.where(is_token, uniform(*where, 1), 2.0).argsort(1, kind="stable")  # others last
+    last = np.isin(input_ids, special)
+    order = np.where(last, 2.0, uniform(*where, 1)).argsort(1, kind="stable")
     chosen = np.zeros(input_ids.shape, bool)
     np.put_along_axis(chosen, order, position < np.asarray(counts)[:, None], 1)
     fate, other = uniform(*where, 2), (uniform(*where, 3) * vocab_size).astype(np.int64)

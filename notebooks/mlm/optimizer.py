@@ -7,6 +7,7 @@ import torch
 
 from .model import SIZES
 from .muon import MuonAdamW
+from .notebook import NotebookError
 
 RECIPE = (
     "optimizer",
@@ -15,6 +16,7 @@ RECIPE = (
     "weight_decay",
     "dropout",
     "mlm_probability",
+    "mlm_probability_end",
     "clip",
 )  # what is chosen
 TUTORIAL = dict(
@@ -24,9 +26,17 @@ TUTORIAL = dict(
     weight_decay=0.01,
     dropout=None,
     mlm_probability=0.15,
+    mlm_probability_end=None,
     clip=0.0,
 )
-FAST = dict(schedule="trapezoid", weight_decay=0.1, dropout=0.0, mlm_probability=0.3, clip=0.0)
+FAST = dict(
+    schedule="trapezoid",
+    weight_decay=0.1,
+    dropout=0.0,
+    mlm_probability=0.3,
+    mlm_probability_end=None,
+    clip=1.0,
+)
 MUON_LR = 5.0  # times AdamW's: Muon's own learning rate, since it moves whole matrices
 NARROW = 256  # a hidden size up to which Muon's products are cheap beside a step's own
 
@@ -38,7 +48,8 @@ def choose_recipe(asked, model, batch_size):
     2020. "fast" was chosen by measurement (docs/recipe.md): random weights bear more than pretrained
     ones, narrow models more than wide ones, and large batches, of `batch_size` examples in a step,
     more than small ones (here: with the square root).
-    dropout None is the model's own.
+    dropout None is the model's own, mlm_probability_end None a share that stays.
+    Raises NotebookError where mlm_probability_end is above mlm_probability.
     """
     growth, scratch = (batch_size / 32) ** 0.5, model.startswith("scratch:")
     hidden = SIZES[model.removeprefix("scratch:")][0] if scratch else None
@@ -53,7 +64,14 @@ def choose_recipe(asked, model, batch_size):
         found = FAST | dict(optimizer=optimizer, lr=lr * growth)
     given = {name: asked[name] for name in RECIPE if asked[name] is not None}
     reasons = {name: "as asked" if name in given else why for name in RECIPE}
-    return {name: (found | given)[name] for name in RECIPE}, reasons
+    chosen = {name: (found | given)[name] for name in RECIPE}
+    first, last = chosen["mlm_probability"], chosen["mlm_probability_end"]
+    if last is not None and last > first:
+        raise NotebookError(
+            f"mlm_probability_end={last} is impossible: allowed is None or at most "
+            f"mlm_probability={first}, from which the share falls"
+        )
+    return chosen, reasons
 
 
 def lr_factor(step, total_steps, schedule):
@@ -73,15 +91,20 @@ def lr_factor(step, total_steps, schedule):
     return min(1.0, (step + 1) / (warmup + 1), (total_steps - step + 1) / (fall + 1))
 
 
+def is_hidden_matrix(name, weight):
+    """Whether a parameter turns hidden states into hidden states: in the encoder and before the scores."""
+    return weight.ndim == 2 and (".encoder." in name or ".transform." in name)
+
+
 def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps, clip=0.0):
     """(optimizer, its schedule) for a MaskedLM. `optimizer`: "adamw" or "muon".
 
     As usual for BERT, biases and LayerNorm do not decay (Devlin et al.'s code); in the tutorial all
-    did. AdamW is fused, one pass over the weights, where torch has it. Muon takes the matrices of the
-    encoder, AdamW the rest: embeddings, head, vectors. `clip` is the largest norm of the gradient.
+    did. AdamW is fused, one pass over the weights, where torch has it. Muon takes the matrices
+    between hidden states, AdamW the rest: embeddings, vectors. `clip` is the largest norm of the gradient.
     """
     named = list(module.named_parameters())
-    is_muons = [optimizer == "muon" and w.ndim == 2 and ".encoder." in name for name, w in named]
+    is_muons = [optimizer == "muon" and is_hidden_matrix(name, w) for name, w in named]
     muons = [w for (_, w), is_muon in zip(named, is_muons) if is_muon]
     others = [w for (_, w), is_muon in zip(named, is_muons) if not is_muon]
     groups = [

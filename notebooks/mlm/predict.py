@@ -7,20 +7,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
-from transformers.utils import logging as transformers_logging
 
-from .batches import HELD_OUT, MaskedBatches
-from .corpus import is_whole, load_corpus, make_workdir
-from .masking import masked_counts
-from .model import load_bert
+from .corpus import load_corpus, make_workdir
+from .files import full_path
+from .model import load_bert, quietly
 from .notebook import NotebookError
-from .tokens import MaskedLMDataset, load_tokenizer
-from .training import HELD_OUT_PROBABILITY
+from .record import check_files
+from .tokens import load_tokenizer
 
 # the run
 
@@ -54,7 +51,7 @@ def find_run(workdir, run_name):
 
     Raises NotebookError where it is missing, in part or not from 04, naming the file.
     """
-    workdir = Path(workdir).expanduser().resolve()
+    workdir = full_path("workdir", workdir)
     folder = workdir / (run_name or "run")
     if not folder.is_dir():
         others = ", ".join(sorted(path.parent.name for path in workdir.glob("*/run.json")))
@@ -69,7 +66,9 @@ def find_run(workdir, run_name):
                 f"{folder / name} is missing: the run was not finished or is copied in part; run "
                 "04_train.ipynb again with the same parameters, or copy the whole folder"
             )
-    return folder, read_record(folder / "run.json")
+    record = read_record(folder / "run.json")
+    check_files(folder)
+    return folder, record
 
 
 def run_line(folder, record, model):
@@ -93,18 +92,6 @@ def run_line(folder, record, model):
 # loading
 
 
-@contextlib.contextmanager
-def without_bars():
-    """No progress bars of transformers in this block: the disk is read in a moment."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
 def damaged_file(path):
     """The first file of a model's folder that cannot be read; `path` itself where there is none."""
     for file in sorted(path.glob("*")):
@@ -126,7 +113,7 @@ def reading(path):
     Raises NotebookError where that goes wrong, naming the file.
     """
     try:
-        with without_bars():
+        with quietly():
             yield
     except NotebookError:
         raise
@@ -207,7 +194,7 @@ def stand_in(model, corpus, workdir, seed):
     state = {f"bert.{name}": weight for name, weight in bert.state_dict().items()}
     torch.save(state, folder / "saved.bin")
     torch.save({"state_dict": state}, folder / "checkpoints" / "last.ckpt")
-    with without_bars():
+    with quietly():
         bert.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     return folder
@@ -267,54 +254,17 @@ def same_guesses(ours, theirs):
 @torch.no_grad()
 def surprises(bert, tokenizer, sentence):
     """(tokens, -log probability of each given all others), in nats."""
-    ids = encode(bert, tokenizer, sentence)["input_ids"]  # (1, T)
-    rows = torch.arange(ids.shape[1] - 2)
-    copies = ids.repeat(len(rows), 1)  # (T-2, T), without a copy for [CLS] and [SEP]
-    copies[rows, rows + 1] = tokenizer.mask_token_id
-    hidden = bert.bert(copies).last_hidden_state[rows, rows + 1]  # (T-2, H)
-    nats = -bert.cls(hidden).log_softmax(-1)[rows, ids[0, 1:-1]]
-    return tokenizer.convert_ids_to_tokens(ids[0, 1:-1]), nats
+    ids, nats = encode(bert, tokenizer, sentence)["input_ids"], []  # (1, T)
+    inside = torch.arange(1, ids.shape[1] - 1)  # without [CLS] and [SEP]
+    for places in inside.split(64):  # P at a time, or a long sentence would fill the memory
+        rows = torch.arange(len(places))
+        copies = ids.repeat(len(places), 1)  # (P, T)
+        copies[rows, places] = tokenizer.mask_token_id
+        hidden = bert.bert(copies).last_hidden_state[rows, places]  # (P, H)
+        nats.append(-bert.cls(hidden).log_softmax(-1)[rows, ids[0, places]])
+    return tokenizer.convert_ids_to_tokens(ids[0, 1:-1]), torch.cat(nats)
 
 
 def pseudo_perplexity(bert, tokenizer, sentence):
     """Among how many equally likely words the model hesitates, on average over the tokens."""
     return float(surprises(bert, tokenizer, sentence)[1].mean().exp())
-
-
-# what was learned
-
-
-@torch.no_grad()
-def held_out_gaps(models, tokenizer, record, workdir, lines=8):
-    """What models say of held-out lines: {line with gaps: [(hidden token, {name: guess}), ...]}.
-
-    The lines are chosen by a rule: of those with 8 to 16 tokens and a question, as many as asked, evenly
-    spread over the text. The questions are those that training was measured by. `models` is {name:
-    BertForMaskedLM}. Nothing is found where the run's text is not in `workdir`.
-    """
-    asked, folders = record["parameters"], Path(workdir).expanduser().glob("corpus/*")
-    whole = [folder for folder in folders if is_whole(folder, record["data"]["sha256"])]
-    if not whole:
-        print("The text of this run is not here, so no lines of it can be shown.")
-        return {}
-    data = MaskedLMDataset(whole[0] / "valid.txt", tokenizer, asked["max_len"])
-    numbers = np.flatnonzero((data.lengths >= 8) & (data.lengths <= 16))
-    share, seed = HELD_OUT_PROBABILITY, asked["seed"]
-    numbers = numbers[masked_counts(data.lengths[numbers], seed, HELD_OUT, numbers, share) > 0]
-    if not len(numbers):
-        return {}
-    numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, lines).astype(int))]
-    keys = [(HELD_OUT, np.array([number])) for number in numbers]
-    found = {}
-    for batch in MaskedBatches(data, keys, 1, share, seed, rows="own"):
-        ids, positions = batch["input_ids"], batch["positions"]
-        hidden = tokenizer.convert_ids_to_tokens(batch["labels"][0, positions].tolist())
-        said = {
-            name: tokenizer.convert_ids_to_tokens(
-                bert(ids).logits[0, positions].argmax(-1).tolist()
-            )
-            for name, bert in models.items()
-        }
-        answers = [dict(zip(said, guesses)) for guesses in zip(*said.values())]
-        found[tokenizer.decode(ids[0, 1:-1])] = list(zip(hidden, answers))
-    return found

@@ -32,13 +32,23 @@ class Lines:
 
     def start(self, done, total, history, baseline):
         """Training begins at step `done` of `total`; `baseline` is the unigram loss in nats."""
+        self.began, self.done, self.total = time.monotonic(), done, total
+
+    def left(self, step):
+        """How long the rest will take if it goes on as until now, in words; "" where there is none."""
+        if not self.done < step < self.total:
+            return ""
+        seconds = (time.monotonic() - self.began) / (step - self.done) * (self.total - step)
+        return f", about {f'{seconds / 60:.0f} min' if seconds > 100 else f'{seconds:.0f} s'} left"
 
     def step(self):
         """One more step is done."""
 
     def row(self, history):
         """The last row of the history is new."""
-        print(figures_line(history[-1]), flush=True)
+        row = history[-1]
+        left = self.left(row["step"]) if "training_loss" in row else ""
+        print(figures_line(row) + left, flush=True)
 
     def end(self):
         """Training ends, or stops."""

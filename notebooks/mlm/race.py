@@ -78,11 +78,13 @@ def dropout_of(bert, share):
 
 def race_loop(bench, racer, track):
     """This suite's steps: what 04 does, without its logs, measurements and checkpoints."""
-    rung, how = racer.rung, dict(racer.how)
-    dropout, share = how.pop("dropout"), how.pop("mlm_probability")
+    rung, share = racer.rung, racer.how["mlm_probability"]
+    how = {
+        name: racer.how[name] for name in ("optimizer", "lr", "weight_decay", "schedule", "clip")
+    }
     steps = racer.epochs * bench.steps(rung)
     optimizer, schedule = bench.optimizer(rung, how | {"total_steps": steps})
-    with dropout_of(bench.bert, dropout):
+    with dropout_of(bench.bert, racer.how["dropout"]):
         track.start(steps, bench.bert)
         for step, batch in enumerate(bench.batches(rung, None, racer.epochs, share), 1):
             bench.step(rung, batch, optimizer, schedule)
@@ -94,9 +96,7 @@ def race(bench, racer):
     track = Track(bench)
     bench.switch(racer.rung)
     if racer.rung.by == "Trainer":
-        trainer_pass(
-            bench, racer.rung, None, [track], num_train_epochs=racer.epochs, **racer.how
-        )
+        trainer_pass(bench, racer.rung, None, [track], num_train_epochs=racer.epochs, **racer.how)
     else:
         race_loop(bench, racer, track)
     return pd.DataFrame(track.rows)

@@ -3,35 +3,77 @@
 import json
 import math
 import platform
+import shutil
 
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 from transformers.utils import logging as transformers_logging
 
-from .notebook import installed_version
+from .checkpoint import staged, writing
+from .claim import leave, main_process
+from .files import damaged, digests, read_record, seal, take_name
+from .files import write_record as write_sealed
+from .notebook import NotebookError, installed_version
 from .optimizer import RECIPE
+from .run import write_metrics
+
+CHECKPOINT = "checkpoints/last.ckpt"
 
 
-def main_process():
-    """Whether this process is to write: there are others only where torchrun or SLURM started us."""
-    return rank_zero_only.rank == 0
+def written_record(run):
+    """run.json, where it was written with the very checkpoint that the run has now; else None."""
+    record = read_record(run.folder / "run.json") or {}
+    made_with = record.get("files", {}).get(CHECKPOINT)
+    return record if run.good and made_with == run.good[1] else None
 
 
-def save_model(module, tokenizer, folder):
+def outputs(folder):
+    """The names of the files that a run's record vouches for, besides its checkpoint, sorted."""
+    model = [f"model/{path.name}" for path in (folder / "model").glob("*")]
+    return sorted(["logs/metrics.csv", "saved.bin", *model])
+
+
+def save_model(module, tokenizer, run):
     """Write saved.bin, a plain state_dict, and model/ (weights in safetensors, config, tokenizer).
 
+    What a finished run has left whole stays untouched; what is damaged is made anew.
     Returns whether saved.bin, read back, holds the very weights; True where another process writes.
+    Raises NotebookError where the run is not finished or the disk is full.
     """
+    run.check_finished()
     if not main_process():
         return True
-    transformers_logging.disable_progress_bar()  # one small file needs no bar
-    part = folder / "saved.part"
-    torch.save(module.state_dict(), part)
-    part.replace(folder / "saved.bin")
-    module.bert.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    folder, record = run.folder, written_record(run)
+    vouched = {k: v for k, v in record["files"].items() if k != CHECKPOINT} if record else {}
+    bad = damaged(folder, vouched)
+    run.untouched = record is not None and bad is None
+    if bad:
+        print(f"{folder / bad} is damaged or missing: made anew from the checkpoint")
+    if not run.untouched:
+        with writing("saved.bin and model/", folder), staged(folder) as parts:
+            write_outputs(module, tokenizer, parts)
+            for part in sorted(path for path in parts.rglob("*") if path.is_file()):
+                path = folder / part.relative_to(parts)
+                path.parent.mkdir(exist_ok=True)
+                take_name(part, path)
+        write_metrics(folder, run.state["history"])
     saved = torch.load(folder / "saved.bin", weights_only=True, mmap=True)
     return all(torch.equal(saved[name], weight) for name, weight in module.state_dict().items())
+
+
+def write_outputs(module, tokenizer, folder):
+    """Write saved.bin and model/ into a folder."""
+    transformers_logging.disable_progress_bar()  # one small file needs no bar
+    torch.save(module.state_dict(), folder / "saved.bin")
+    module.bert.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    for weights in (folder / "model").glob("*.safetensors"):
+        shutil.copymode(folder / "saved.bin", weights)  # safetensors are their owner's alone
+
+
+def tokenizer_digest(tokenizer):
+    """The SHA-256 of all that a tokenizer does, but for how it was last asked to cut and to pad."""
+    does = json.loads(tokenizer.backend_tokenizer.to_str())
+    return seal({k: v for k, v in does.items() if k not in ("truncation", "padding")})
 
 
 def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_steps):
@@ -49,6 +91,7 @@ def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_step
         "device": device["kind"],
         "dtype": str(device["dtype"]),
         "vocab_size": len(tokenizer),
+        "tokenizer_sha256": tokenizer_digest(tokenizer),
     }
 
 
@@ -98,7 +141,14 @@ def verdict(measured, baseline, scratch, epochs):
 
 
 def run_record(run, parameters, about_corpus, train, bert, baseline):
-    """The record of a finished run as a dict; see the README for its fields."""
+    """The record of a finished run as a dict; see the README for its fields.
+
+    As it was written before, where that was with this checkpoint. Raises NotebookError where the run is
+    not finished.
+    """
+    run.check_finished()
+    if written := written_record(run):
+        return written
     state, settings, measured = run.state, run.settings, run.measured
     packages = ("torch", "torch_xla", "transformers", "pytorch-lightning")
     before, after = measured.iloc[0].to_dict(), measured.iloc[-1].to_dict()
@@ -123,8 +173,8 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
             "steps": run.step,
             "tokens_seen": state["tokens"],
             "seconds": state["seconds"],
-            "tokens_per_second": state["timed_tokens"] / state["seconds"]
-            if state["seconds"]
+            "tokens_per_second": state["timed_tokens"] / state["timed_seconds"]
+            if state["timed_seconds"]
             else None,
             "padding": 1 - (state["tokens"] + 2 * state["examples"]) / state["cells"],
             **{name: settings[name] for name in RECIPE},
@@ -142,9 +192,30 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
     }
 
 
-def write_record(record, folder):
-    """Write run.json, whole or not at all."""
-    if main_process():
-        part = folder / "run.part"
-        part.write_text(json.dumps(record, indent=1) + "\n")
-        part.replace(folder / "run.json")
+def write_record(record, run):
+    """Write run.json, which vouches for all files of a run, where `save_model` wrote any.
+
+    Then others can open the run. Raises NotebookError where it cannot be written.
+    """
+    if main_process() and not run.untouched:
+        with writing("run.json", run.folder):
+            vouched = {CHECKPOINT: run.good[1], **digests(run.folder, outputs(run.folder))}
+            write_sealed(run.folder / "run.json", {**record, "files": vouched})
+    leave(run.folder)
+
+
+def check_files(folder):
+    """Raises NotebookError where a file of a finished run is not what run.json vouches for.
+
+    The checkpoint, which is not needed to predict, may be missing.
+    """
+    record = read_record(folder / "run.json")
+    vouched = dict(record.get("files", {})) if record else {}
+    if not (folder / CHECKPOINT).exists():
+        vouched.pop(CHECKPOINT, None)
+    bad = damaged(folder, vouched) if vouched else "run.json"
+    if bad:
+        raise NotebookError(
+            f"{folder / bad} is not as it was written: run 04_train.ipynb again with the same "
+            "parameters, it makes it anew from the checkpoint; or copy the whole folder again"
+        )

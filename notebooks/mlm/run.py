@@ -1,4 +1,4 @@
-"""A run's folder: opened, trained in, resumed; its checkpoints.
+"""A run's folder: opened, trained in, resumed.
 
 A folder belongs to one run. What its checkpoint was made with must be what is asked for now, or the
 weights would be those of neither.
@@ -6,6 +6,7 @@ weights would be those of neither.
 
 import contextlib
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -13,65 +14,12 @@ import pandas as pd
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from .faults import stop_on_signal
+from .checkpoint import PARTS, good_checkpoint, keep_checkpoint, vouch_again, writing
+from .claim import claim, leave, main_process
+from .faults import quiet_threads, stop_on_signal
+from .files import whole_file
 from .journal import Journal
 from .notebook import NotebookError
-
-# checkpoints
-
-
-def keep_checkpoint(trainer, folder):
-    """Write last.ckpt whole or not at all, the one before becoming previous.ckpt.
-
-    It is written beside the last one, read back and checked, and only then takes its place: there is
-    a good one at any moment, whatever is pulled out.
-    Raises NotebookError where it cannot be written or has weights that are not finite.
-    """
-    part, last = folder / "next.part", folder / "last.ckpt"
-    try:
-        trainer.save_checkpoint(part)  # all processes meet here
-        if trainer.is_global_zero:
-            read = torch.load(part, map_location="cpu", mmap=True, weights_only=True)
-            weights = read["state_dict"].items()
-            bad = [name for name, w in weights if not torch.isfinite(w).all()]
-            if bad:
-                raise NotebookError(
-                    f"weights are no longer finite at step {trainer.global_step} ({bad[0]}): the "
-                    "last good checkpoint is kept; try a lower lr or precision='32'"
-                )
-            if last.exists():
-                last.replace(folder / "previous.ckpt")
-            part.replace(last)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        raise NotebookError(
-            f"the checkpoint of step {trainer.global_step} could not be written to {folder} "
-            f"({error}); the last good one is kept: make room, then run this again"
-        ) from None
-    trainer.strategy.barrier()
-
-
-def read_checkpoint(folder):
-    """The newest whole checkpoint of a run as (path, step, state), or None where there is none yet.
-
-    Raises NotebookError where there are some and all of them are damaged.
-    """
-    damaged = []
-    for path in (folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "previous.ckpt"):
-        if path.exists():
-            try:
-                found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-                return path, found["global_step"], found["callbacks"]["Keeper"]
-            except Exception as error:
-                print(f"{path} is damaged ({type(error).__name__}): trying the one before")
-                damaged.append(path.name)
-    if damaged:
-        raise NotebookError(
-            f"{folder}/checkpoints: {' and '.join(damaged)} cannot be read, so this run cannot go on; "
-            "to train anew, pass another run_name or resume='never'"
-        )
-    return None
-
 
 # the run
 
@@ -79,59 +27,93 @@ def read_checkpoint(folder):
 class Run:
     """A run in its folder, `total_steps` long, trained with these settings.
 
-    `step` steps are done; `checkpoint` is the path of what they left, None before there is one;
-    `state` is the journal's.
+    `step` steps are done; `checkpoint` is the path of what they left, `good` that and its SHA-256, None
+    before there is one; `state` is the journal's. `go_on` says how to go on with it after a stop.
     """
 
-    def __init__(self, folder, settings):
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder, settings, go_on="run this cell and all below again"):
+        self.folder, self.settings, self.go_on = folder, settings, go_on
         self.total_steps = settings["total_steps"]
+        self.untouched = False  # whether all that a finished run left is as it was written
         self.read()
 
     def read(self):
-        """Look at what is there."""
-        self.checkpoint, self.step, self.state = read_checkpoint(self.folder) or (None, 0, None)
+        """Look at what is there; raises NotebookError where all checkpoints are damaged."""
+        self.checkpoint, self.step, self.state = None, 0, None
+        self.good = good_checkpoint(self.folder / "checkpoints")
+        if self.good:
+            self.checkpoint = self.good[0]
+            found = torch.load(self.checkpoint, map_location="cpu", mmap=True, weights_only=True)
+            self.step, self.state = found["global_step"], found["callbacks"]["Keeper"]
 
     @property
     def finished(self):
         return self.step >= self.total_steps
 
+    def check_finished(self):
+        """Raises NotebookError where training has not come to its end: there is no result yet."""
+        if not self.finished:
+            raise NotebookError(
+                f"{self.folder.name} is at step {self.step:,} of {self.total_steps:,}: run the "
+                "training cell to its end first, then those below"
+            )
+
     def loggers(self, baseline):
-        """A TensorBoard log that goes on where the run does, the baseline beside its losses."""
+        """A TensorBoard log that goes on where the run does, the baseline beside its losses.
+
+        None of a finished run. Raises NotebookError where they cannot be written.
+        """
+        if self.finished:
+            return []
         logs = self.folder / "logs"
-        logger = TensorBoardLogger(logs, "", "tensorboard", purge_step=self.step or None)
-        line = TensorBoardLogger(logs, "", "tensorboard/unigram baseline")
-        for step in (0, self.total_steps):
-            line.log_metrics({"held_out_loss": baseline}, step)
-        line.save()
+        with writing("the logs", self.folder):
+            logger = TensorBoardLogger(logs, "", "tensorboard", purge_step=self.step or None)
+            line = TensorBoardLogger(logs, "", "tensorboard/unigram baseline")
+            for step in (0, self.total_steps):
+                line.log_metrics({"held_out_loss": baseline}, step)
+            line.save()
         return [logger]
 
     @contextlib.contextmanager
     def training(self):
         """While the block trains: a signal asks for a stop, an error of any process is seen here.
 
-        Raises NotebookError where a process failed or the run was stopped, saying how to go on.
+        Raises NotebookError where a process failed or the run was stopped, saying how to go on. Then
+        others may go on with it, too.
         """
-        for name in ("stop", "failed"):
-            (self.folder / name).unlink(missing_ok=True)
-        failed = self.folder / "failed"
         try:
-            with stop_on_signal(self.folder):
-                yield
+            with writing("logs or checkpoints", self.folder, OSError):
+                self.train_on()
+                with stop_on_signal(self.folder), quiet_threads():
+                    yield
         except BaseException:
-            if self.settings["processes"] == 1 or not failed.exists():
+            leave(self.folder)
+            if self.settings["processes"] == 1 or not self.failure():
                 raise
-        if failed.exists():
-            print(failed.read_text())
-            raise NotebookError(
-                "a process failed, with the error above; the last good checkpoint is kept"
-            )
+        if failure := self.failure():
+            leave(self.folder)
+            raise NotebookError(failure)
         self.read()
         if not self.finished:
+            leave(self.folder)
             raise NotebookError(
-                f"stopped at step {self.step:,} of {self.total_steps:,}, saved: to go on, run this "
-                "cell and all below again"
+                f"stopped at step {self.step:,} of {self.total_steps:,}"
+                f"{', saved' if self.step else ''}: to go on, {self.go_on}"
             )
+
+    def train_on(self):
+        """Forget how the run ended before."""
+        for name in ("stop", "failed"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def failure(self):
+        """Why a process of several failed, as one line; its traceback is printed. None if none did."""
+        with contextlib.suppress(OSError):
+            text = (self.folder / "failed").read_text().strip()
+            if "\n" not in text:
+                return text
+            print(text)
+            return "a process failed, with the error above; the last good checkpoint is kept"
 
     def load(self, module):
         """Give a MaskedLM the weights of the last checkpoint, on the CPU; decoder and embedding one."""
@@ -152,29 +134,80 @@ class Run:
 
 
 def new_folder(folder):
-    """`folder`, or the first of folder-2, folder-3, ... that is not there yet."""
+    """Make `folder`, or the first of folder-2, folder-3, ... that is not there yet; returns its path."""
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         raise NotebookError(
             "resume='never': processes that torchrun started cannot agree on a new folder; "
             "pass another run_name instead"
         )
     candidate, number = folder, 1
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = folder.with_name(f"{folder.name}-{number}")
+
+
+def claim_folder(folder, resume):
+    """The folder that a run is to have, there and locked; raises NotebookError where it cannot be."""
+    try:
+        if resume == "never":
+            folder = new_folder(folder)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        claim(folder)
+        if main_process():
+            shutil.rmtree(folder / "checkpoints" / PARTS, ignore_errors=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, NotebookError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise NotebookError(
+            f"run_name={folder.name!r}: {folder} cannot be a run's folder ({reason}); pass another "
+            "run_name, or a workdir that can be written"
+        ) from None
+    return folder
 
 
 def open_run(workdir, run_name, resume, settings):
     """The Run to train in: an unfinished one of the same settings goes on; "never" takes a new folder.
 
-    Raises NotebookError where the folder holds another run, naming what differs.
+    Until its record is written, or training fails or stops, no other process can open it.
+    Raises NotebookError where the folder holds another run, naming what differs, or is trained in.
     """
-    folder = Path(workdir) / run_name
-    run = Run(new_folder(folder) if resume == "never" else folder, settings)
-    if run.checkpoint is None and (run.folder / "run.json").exists():
+    folder = claim_folder(Path(workdir) / run_name, resume)
+    try:
+        run = Run(folder, settings)
+        check_same(run)
+    except BaseException:
+        leave(folder)
+        raise
+    if main_process():
+        vouch_again(folder / "checkpoints", run.good)
+    if resume == "never":
+        run.go_on = f'pass run_name="{folder.name}", resume="auto"'
+    print(f"{folder.name}: {run.step:,} of {run.total_steps:,} steps are done")
+    threads, before = torch.get_num_threads(), (run.state or {}).get("threads")
+    if run.finished:
+        print(
+            "finished before: nothing to train. To train again, with an edited cell for example, "
+            'set run_name = "another" and run this cell and all below again'
+        )
+    elif before not in (None, threads) and settings["device"] == "cpu":
+        print(
+            f"begun with {before} thread(s), goes on with {threads}: sums are rounded in another order, "
+            "so the weights differ in their last bits from those of a run that was left alone"
+        )
+    return run
+
+
+def check_same(run):
+    """Raises NotebookError where a run's folder holds what was made with other settings."""
+    folder, settings = run.folder, run.settings
+    if run.checkpoint is None and (folder / "run.json").exists():
         raise NotebookError(
-            f"{run.folder} holds a finished run without a checkpoint that could be read; to keep it, "
+            f"{folder} holds a finished run without a checkpoint that could be read; to keep it, "
             "pass another run_name or resume='never'"
         )
     theirs = run.state["settings"] if run.state else settings
@@ -185,17 +218,16 @@ def open_run(workdir, run_name, resume, settings):
             if theirs.get(name) != settings.get(name)
         ]
         raise NotebookError(
-            f"{run.folder} holds another run ({'; '.join(differ)}); pass the same again to go on "
+            f"{folder} holds another run ({'; '.join(differ)}); pass the same again to go on "
             "with it, or another run_name or resume='never' to start anew"
         )
-    (run.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    print(f"{run.folder.name}: {run.step:,} of {run.total_steps:,} steps are done")
-    if run.finished:
-        print(
-            "finished before: nothing to train. To train again, with an edited cell for example, "
-            'set run_name = "another" and run this cell and all below again'
-        )
-    return run
+
+
+def write_metrics(folder, history):
+    """The history as a table, logs/metrics.csv: a row a step."""
+    table = pd.DataFrame(history).groupby("step").first()
+    with whole_file(folder / "logs" / "metrics.csv", "w", encoding="utf-8", newline="") as file:
+        table.to_csv(file)
 
 
 class Keeper(Journal):
@@ -204,16 +236,20 @@ class Keeper(Journal):
     def __init__(self, run, data, baseline, checkpoint_steps, checkpoint_minutes):
         super().__init__(data, baseline)
         self.folder, self.steps, self.minutes = run.folder, checkpoint_steps, checkpoint_minutes
-        self.state["settings"] = run.settings
+        self.good = run.good
+        self.state.update(settings=run.settings, threads=torch.get_num_threads())
 
     def on_train_start(self, trainer, module):
         self.saved = trainer.global_step, time.monotonic()
         super().on_train_start(trainer, module)
 
+    def asked_to_stop(self):
+        return (self.folder / "stop").exists()
+
     def votes(self):
         """[stop?, save?] of this process, as numbers that can be added up."""
         late = time.monotonic() - self.saved[1] > 60 * self.minutes
-        return [float((self.folder / "stop").exists()), float(late)]
+        return [float(self.asked_to_stop()), float(late)]
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.voted = None  # several processes can only agree where they meet: at a log line
@@ -230,14 +266,13 @@ class Keeper(Journal):
 
     def save(self, trainer, module):
         """Everything that is needed to go on, into last.ckpt; the history as a table beside it."""
-        began = time.perf_counter()
+        began = self.count_time()
         self.state["sums"] = self.sums.cpu().tolist()
         if module.device.type == "xla":
             self.state["xla"] = xla_counts()
-        keep_checkpoint(trainer, self.folder / "checkpoints")
+        self.good = keep_checkpoint(trainer, self.folder / "checkpoints", self.good)
         if trainer.is_global_zero:
-            table = pd.DataFrame(self.state["history"]).groupby("step").first()
-            table.to_csv(self.folder / "logs" / "metrics.csv")
+            write_metrics(self.folder, self.state["history"])
         self.saved = trainer.global_step, time.monotonic()
         self.skip(began)
 

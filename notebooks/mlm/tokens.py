@@ -1,20 +1,65 @@
 """Lines become token ids: the tokenizer, the ids on disk, the examples of the dataset."""
 
-import functools
+import contextlib
 import hashlib
-import os
-from itertools import islice
+import re
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
-import requests
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, BertTokenizer
 
+from .files import (
+    clear_parts,
+    damaged,
+    digests,
+    read_record,
+    sha256_of,
+    whole_file,
+    write_record,
+)
+from .hub import cannot_load, hub_is_away, model_source
 from .notebook import NotebookError
+
+PIECE = 2**16  # characters: only longer lines are cut before they are tokenized
+BATCH = 2**20  # characters that are tokenized at once, 150 bytes of memory each
+LINE = 100  # characters that a line costs besides its own
+ROOM = 512  # the longest text that BERT has positions for
+UNKNOWN = 0.5  # a text with a larger share of [UNK] is refused
+
+
+# lines
+
+
+def pieces(text_file):
+    """(text, whether a line ends there) of a file: its lines, long ones cut at spaces where they have any."""
+    with open(text_file, encoding="utf-8") as lines:
+        for line in lines:
+            line, start = line.strip(), 0
+            while len(line) - start > PIECE:
+                space = line.rfind(" ", start + 1, start + PIECE)
+                stop = space if space > 0 else start + PIECE
+                yield line[start:stop], False
+                start = stop
+            yield line[start:], True
+
+
+def batched(pieces):
+    """Lists of (text, whether a line ends there), as much in each as is tokenized at once."""
+    batch, size = [], 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece[0]) + LINE
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+# tokenizer
 
 
 def learn_wordpiece(text_file, vocab_size=8000, min_frequency=2):
@@ -27,10 +72,8 @@ def learn_wordpiece(text_file, vocab_size=8000, min_frequency=2):
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     learner.normalizer = normalizers.BertNormalizer(lowercase=True)
     learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    with open(text_file, encoding="utf-8") as lines:
-        letters = {
-            c for line in lines for c in learner.normalizer.normalize_str(line).split() for c in c
-        }
+    normalized = map(learner.normalizer.normalize_str, (text for text, _ in pieces(text_file)))
+    letters = {letter for text in normalized for letter in text if not letter.isspace()}
     inner = [f"##{letter}" for letter in sorted(letters)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=max(vocab_size, len(special) + 2 * len(inner)),
@@ -38,23 +81,8 @@ def learn_wordpiece(text_file, vocab_size=8000, min_frequency=2):
         special_tokens=special + inner,
         show_progress=False,
     )
-    learner.train([str(text_file)], trainer)
-    return BertTokenizer(vocab=learner.get_vocab())
-
-
-@functools.cache
-def hub_is_away(model):
-    """Whether `model` is on a Hub that does not answer: then only what was downloaded before is there.
-
-    Asked once, with patience for 10 seconds: the Hub's own client would try for minutes.
-    """
-    if Path(model).is_dir() or huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        requests.head(huggingface_hub.constants.ENDPOINT, timeout=10)
-    except requests.RequestException:
-        return True
-    return False
+    learner.train_from_iterator((text for text, _ in pieces(text_file)), trainer)
+    return BertTokenizer(vocab=learner.get_vocab(), model_max_length=ROOM)
 
 
 def load_tokenizer(model, text_file):
@@ -64,14 +92,13 @@ def load_tokenizer(model, text_file):
     """
     if model.startswith("scratch:"):
         return learn_wordpiece(text_file)
+    source = model_source(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=hub_is_away(model))
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, local_files_only=hub_is_away(source), trust_remote_code=False
+        )
     except Exception as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise NotebookError(
-            f"model={model!r}: no tokenizer found ({reason}); pass the name of a "
-            'BERT on the Hub, a folder that save_pretrained wrote, or (no network) "scratch:tiny"'
-        ) from None
+        raise cannot_load(model, error, ": no tokenizer found") from None
     lacks = [
         n for n in ("mask", "pad", "cls", "sep") if getattr(tokenizer, f"{n}_token_id") is None
     ]
@@ -80,48 +107,114 @@ def load_tokenizer(model, text_file):
             f"model={model!r}: its tokenizer has no {lacks[0]} token, so it is no masked language "
             "model; pass a BERT, such as bert-base-uncased"
         )
+    if not tokenizer.is_fast:
+        raise NotebookError(
+            f"model={model!r}: its tokenizer, {type(tokenizer).__name__}, has no fast form "
+            "(tokenizer.json); pass a BERT that has one, such as bert-base-multilingual-cased"
+        )
     return tokenizer
+
+
+# ids on disk
+
+
+def write_arrays(text_file, tokenizer, paths):
+    """Tokenize a text into two files of numbers, ids and ends, as `encode_lines` describes them.
+
+    A text is text: what looks like [MASK] in it is brackets and a word.
+    """
+    with whole_file(paths[0]) as ids, whole_file(paths[1]) as ends:
+        end = stop = 0  # of the tokens, and of the last line with any
+        for batch in batched(pieces(text_file)):
+            encoded = tokenizer(
+                [text for text, _ in batch],
+                add_special_tokens=False,
+                split_special_tokens=True,
+                truncation=False,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )["input_ids"]
+            for tokens in encoded:
+                ids.write(np.asarray(tokens, np.int32).tobytes())
+            stops = end + np.cumsum([len(tokens) for tokens in encoded])
+            end = int(stops[-1])
+            stops = stops[[ends_line for _, ends_line in batch]]
+            stops = stops[np.diff(stops, prepend=stop) > 0]  # lines without a token are none
+            ends.write(stops.astype(np.int64).tobytes())
+            stop = int(stops[-1]) if len(stops) else stop
+
+
+def clear_arrays(text_file, about):
+    """Remove arrays of this very file that no record vouches for, or that are of another text."""
+    mine = re.compile(re.escape(text_file.stem) + r"-[0-9a-f]{12}\.(ids|ends|json)")
+    for path in text_file.parent.iterdir():
+        record = read_record(path.with_suffix(".json")) if mine.fullmatch(path.name) else about
+        if record is None or record.get("text") != about["text"]:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    clear_parts(text_file.parent)
 
 
 def encode_lines(text_file, tokenizer):
     """Token ids of every line, without special tokens, in files beside the text; made only once.
 
     Returns memory-mapped arrays: ids (tokens,) int32 and ends (lines,) int64, where line i is
-    ids[ends[i-1]:ends[i]]. Lines are tokenized in batches by the Rust tokenizer (all cores) and
-    written as they come, so that memory does not grow with the text.
+    ids[ends[i-1]:ends[i]]. Lines are tokenized by the Rust tokenizer (all cores) and written as they
+    come, so that memory grows neither with the text nor with its lines (of a line of more than PIECE
+    characters it sees a piece at a time). A record beside them vouches for both files, and says of which
+    text and tokenizer they are; what is no longer as it was written is made again. Raises
+    NotebookError where the text has no token, or the disk is full.
     """
     text_file = Path(text_file)
-    key = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
-    key.update(f"{text_file.stat().st_size} {text_file.stat().st_mtime_ns}".encode())
-    stem = text_file.with_name(f"{text_file.stem}-{key.hexdigest()[:12]}")
-    paths = [stem.with_suffix(".ids"), stem.with_suffix(".ends")]
-    if not all(path.is_file() for path in paths):
-        parts = [path.with_name(f"{path.name}.{os.getpid()}.part") for path in paths]
-        end = 0
-        with (
-            open(text_file, encoding="utf-8") as lines,
-            open(parts[0], "wb") as ids,
-            open(parts[1], "wb") as ends,
+    vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    about = {"text": sha256_of(text_file), "tokenizer": vocabulary}
+    key = hashlib.sha256("".join(about.values()).encode()).hexdigest()[:12]
+    record, *paths = (
+        text_file.with_name(f"{text_file.stem}-{key}.{end}") for end in ("json", "ids", "ends")
+    )
+    names = [path.name for path in paths]
+    for _ in range(5):  # others that make the same may take a file away between two lines
+        found = read_record(record) or {}
+        files = found.get("files", {})
+        if (
+            found == about | {"files": files}
+            and [*files] == names
+            and not damaged(text_file.parent, files)
         ):
-            while batch := [line.strip() for line in islice(lines, 10_000)]:
-                encoded = tokenizer(
-                    batch,
-                    add_special_tokens=False,
-                    truncation=False,
-                    padding=False,
-                    return_attention_mask=False,
-                    return_token_type_ids=False,
-                    verbose=False,
-                )["input_ids"]
-                sizes = np.array([len(line) for line in encoded], dtype=np.int64)
-                np.concatenate([np.asarray(line, dtype=np.int32) for line in encoded]).tofile(ids)
-                (end + np.cumsum(sizes[sizes > 0])).tofile(ends)
-                end += int(sizes.sum())
-        for part, path in zip(parts, paths):
-            part.replace(path)
+            break
+        clear_arrays(text_file, about)
+        write_arrays(text_file, tokenizer, paths)
+        with contextlib.suppress(FileNotFoundError):
+            write_record(record, about | {"files": digests(text_file.parent, names)})
+    else:
+        raise NotebookError(
+            f"{paths[0]} is never as it was written; is the disk sound? pass another workdir"
+        )
     if not paths[0].stat().st_size:
         raise NotebookError(f"{text_file}: the tokenizer finds no token in it; is it really text?")
     return np.memmap(paths[0], np.int32, "r"), np.memmap(paths[1], np.int64, "r")
+
+
+# examples
+
+
+def refuse_unknown(text_file, share):
+    """Raise a NotebookError where so large a share of a text's tokens is [UNK]: nothing is learned."""
+    if share > UNKNOWN:
+        raise NotebookError(
+            f"{text_file}: {share:.0%} of its tokens are [UNK], which the vocabulary lacks: put "
+            "spaces between the words (one of more than 100 letters is always [UNK]), or pass a "
+            'model of this language, or model="scratch:tiny", which learns its words'
+        )
+
+
+def places(ids, wanted):
+    """Where in `ids` (tokens,) one of the `wanted` stands, in order; read from disk in pieces."""
+    step = 10**7
+    cuts = range(0, len(ids), step)
+    return np.concatenate([i + np.flatnonzero(np.isin(ids[i : i + step], wanted)) for i in cuts])
 
 
 class MaskedLMDataset(Dataset):
@@ -129,7 +222,9 @@ class MaskedLMDataset(Dataset):
 
     examples="line": each non-blank line, truncated to `max_len` tokens, as in the 2020 tutorial.
     examples="block": all lines in a row, cut into blocks of `max_len` tokens (the last is shorter).
-    `lengths` (examples,) counts the tokens of each without the two special ones.
+    `lengths` (examples,) counts the tokens of each without the two special ones, `known` those of
+    them that may be asked about: not [UNK], whose share of the text is `unknown`. Raises
+    NotebookError where that is more than half.
     """
 
     def __init__(self, text_file, tokenizer, max_len=128, examples="line"):
@@ -144,6 +239,11 @@ class MaskedLMDataset(Dataset):
         self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
         self.cls, self.sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         self.truncated = len(self.ids) - int(self.lengths.sum())  # tokens beyond max_len
+        self.special = tokenizer.all_special_ids
+        never = places(self.ids, self.special)  # only [UNK]: a text has no other
+        first, last = np.searchsorted(never, [self.starts, self.starts + self.lengths])
+        self.known, self.unknown = self.lengths - (last - first), len(never) / len(self.ids)
+        refuse_unknown(text_file, self.unknown)
 
     def __len__(self):
         return len(self.starts)

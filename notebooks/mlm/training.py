@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from .batches import MaskedBatches, TrainingOrder, held_out_keys
+from .notebook import NotebookError
 from .optimizer import make_optimizer
 
 HELD_OUT_PROBABILITY = 0.15  # the share of the held-out tokens that is asked about, in every run
@@ -102,16 +103,24 @@ class MaskedLMData(pl.LightningDataModule):
     """The training batches up to step `stop` and the held-out ones; each process has its share.
 
     A resumed Trainer gets those from its own step on. `on_error`, a function, is told of an error in
-    them. `compiles`: all batches have one shape, for compilers.
+    them. `compiles`: all batches have one shape, for compilers. `mlm_probability_end`: the share that
+    is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
     """
 
     def __init__(
-        self, train, valid, batch_size, mlm_probability, seed, stop, compiles=False, on_error=None
-    ):
+        self, train, valid, batch_size, mlm_probability, seed, stop, compiles=False, on_error=None,
+        mlm_probability_end=None,
+    ):  # fmt: skip
         super().__init__()
         self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
         self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
+        self.mlm_probability_end = mlm_probability_end
         self.rows = "static" if compiles else "shared"
+
+    def share(self, step):
+        """The share of the tokens that is asked about at a step: it falls in a line to the last one."""
+        fall = self.mlm_probability - self.mlm_probability_end
+        return self.mlm_probability - fall * step / max(1, self.stop - 1)
 
     def batches(self, dataset, keys, mlm_probability, rank, world):
         """An iterable of the batches of `keys`, for process `rank` of `world`."""
@@ -122,7 +131,8 @@ class MaskedLMData(pl.LightningDataModule):
     def train_batches(self, start=0, rank=0, world=1):
         """The batches of steps `start` to the last."""
         together = self.batch_size * world
-        order = TrainingOrder(self.train.lengths, together, self.seed, start, self.stop)
+        share = self.share if self.mlm_probability_end else None
+        order = TrainingOrder(self.train.lengths, together, self.seed, start, self.stop, share)
         return self.batches(self.train, order, self.mlm_probability, rank, world)
 
     def held_out(self, rank=0, world=1):
@@ -172,12 +182,30 @@ def evaluate(module, batches, add_up=lambda sums: sums):
     return {"loss": loss, "perplexity": perplexity, "accuracy": right / max(count, 1)}
 
 
+def log_frequencies(train):
+    """The log of each token's share of the training text, (V,); one is added to each count."""
+    pieces = (train.ids[i : i + 10**7] for i in range(0, len(train.ids), 10**7))  # from disk
+    counts = sum(np.bincount(piece, minlength=train.vocab_size) for piece in pieces) + 1.0
+    return np.log(counts / counts.sum())
+
+
 def unigram_loss(train, held_out):
     """Mean loss (nats) on the held-out masked tokens of the training text's word frequencies.
 
-    One is added to each count, so that no word is impossible.
+    Raises NotebookError where nothing is asked.
     """
-    pieces = (train.ids[i : i + 10**7] for i in range(0, len(train.ids), 10**7))  # from disk
-    counts = sum(np.bincount(piece, minlength=train.vocab_size) for piece in pieces) + 1.0
     labels = torch.cat([batch["labels"].flatten() for batch in held_out]).numpy()
-    return float(-np.log(counts / counts.sum())[labels[labels != -100]].mean())
+    asked = labels[labels != -100]
+    if not len(asked):
+        raise NotebookError(
+            "no token of the held-out lines is asked about, so nothing could be measured: they are "
+            "too few or too short; pass a corpus with more or longer lines, or another seed"
+        )
+    return float(-log_frequencies(train)[asked].mean())
+
+
+@torch.no_grad()
+def start_at_frequencies(bert, train):
+    """Give a head that was never trained the word frequencies as its bias: it need not learn them."""
+    frequencies = torch.from_numpy(log_frequencies(train)).float()
+    bert.cls.predictions.bias[: len(frequencies)] = frequencies

@@ -1,0 +1,89 @@
+"""What models say of the held-out lines of a run: the questions that it was measured by, one by one."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .batches import HELD_OUT, MaskedBatches
+from .corpus import is_whole
+from .files import full_path
+from .masking import masked_counts
+from .tokens import MaskedLMDataset
+from .training import HELD_OUT_PROBABILITY, MaskedLM, MaskedLMData, asked_labels
+
+
+BANDS = 10, 100, 1000  # a word is rare up to the first, then less so
+
+
+def text_of(record, workdir):
+    """The folder with the whole text of a run; None, and a line that says so, where it is not here."""
+    for folder in full_path("workdir", workdir).glob("corpus/*"):
+        if is_whole(folder, record["data"]["sha256"]):
+            return folder
+    print("The text of this run is not here, so no lines of it can be shown.")
+
+
+@torch.no_grad()
+def held_out_gaps(models, tokenizer, record, workdir, lines=8):
+    """What models say of held-out lines: {line with gaps: [(hidden token, {name: guess}), ...]}.
+
+    The lines are chosen by a rule: of those with 8 to 16 tokens and a question, as many as asked, evenly
+    spread over the text. The questions are those that training was measured by. `models` is {name:
+    BertForMaskedLM}. Nothing is found where the run's text is not in `workdir`.
+    """
+    asked, folder = record["parameters"], text_of(record, workdir)
+    if folder is None:
+        return {}
+    data = MaskedLMDataset(folder / "valid.txt", tokenizer, asked["max_len"])
+    numbers = np.flatnonzero((data.lengths >= 8) & (data.lengths <= 16))
+    share, seed = HELD_OUT_PROBABILITY, asked["seed"]
+    numbers = numbers[masked_counts(data.known[numbers], seed, HELD_OUT, numbers, share) > 0]
+    if not len(numbers):
+        return {}
+    numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, lines).astype(int))]
+    keys = [(HELD_OUT, np.array([number])) for number in numbers]
+    found = {}
+    for batch in MaskedBatches(data, keys, 1, share, seed, rows="own"):
+        ids, positions = batch["input_ids"], batch["positions"]
+        hidden = tokenizer.convert_ids_to_tokens(batch["labels"][0, positions].tolist())
+        said = {
+            name: tokenizer.convert_ids_to_tokens(
+                bert(ids).logits[0, positions].argmax(-1).tolist()
+            )
+            for name, bert in models.items()
+        }
+        answers = [dict(zip(said, guesses)) for guesses in zip(*said.values())]
+        found[tokenizer.decode(ids[0, 1:-1])] = list(zip(hidden, answers))
+    return found
+
+
+@torch.no_grad()
+def accuracy_by_frequency(models, tokenizer, record, workdir):
+    """Share of first guesses that are right, by how often the hidden token stands in the training text.
+
+    All held-out questions of a run, in a DataFrame: a row for each of the BANDS, a column for each of
+    `models`, {name: BertForMaskedLM}, one for a guesser who always says the most frequent token. None
+    where the run's text is not in `workdir`.
+    """
+    asked, folder = record["parameters"], text_of(record, workdir)
+    if folder is None:
+        return None
+    train, valid = (
+        MaskedLMDataset(folder / f"{part}.txt", tokenizer, asked["max_len"])
+        for part in ("train", "valid")
+    )
+    counts = np.bincount(train.ids, minlength=train.vocab_size)
+    data = MaskedLMData(train, valid, 32, HELD_OUT_PROBABILITY, asked["seed"], 0)
+    hidden = torch.cat([asked_labels(batch) for batch in data.held_out()]).numpy()
+    right = {"most frequent": np.full(len(hidden), counts.argmax()) == hidden}
+    for name, bert in models.items():
+        scores = (MaskedLM(bert, {}).eval().masked_logits(batch) for batch in data.held_out())
+        right[name] = torch.cat([s.argmax(-1) for s in scores]).numpy() == hidden
+    names = [f"{low + 1:,} to {high:,}" for low, high in zip((0, *BANDS), BANDS)]
+    names = ["never", *names, f"more than {BANDS[-1]:,}"]
+    band = np.searchsorted((0, *BANDS), counts[hidden])
+    table = pd.DataFrame({"questions": 1, **right})[hidden != -100]
+    found = table.groupby(band[hidden != -100]).agg(
+        {"questions": "sum", **dict.fromkeys(right, "mean")}
+    )
+    return found.rename(index=dict(enumerate(names))).rename_axis("in the training text")

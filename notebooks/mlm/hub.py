@@ -1,0 +1,66 @@
+"""What the parameter `model` names: a folder, or a BERT on the Hub. None of its own code is ever run."""
+
+import contextlib
+import functools
+import re
+from pathlib import Path
+
+import huggingface_hub
+import requests
+from transformers import PretrainedConfig
+
+from .files import full_path, kind_of, shown
+from .notebook import NotebookError
+
+HUB_NAME = re.compile(r"(\w[\w.-]{,95}/)?\w[\w.-]{,95}", re.ASCII)
+
+
+@functools.cache
+def hub_is_away(model):
+    """Whether `model` is on a Hub that does not answer: then only what was downloaded before is there.
+
+    Asked once, with patience for 10 seconds: the Hub's own client would try for minutes.
+    """
+    if Path(model).is_dir() or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        requests.head(huggingface_hub.constants.ENDPOINT, timeout=10)
+    except requests.RequestException:
+        return True
+    return False
+
+
+def cannot_load(model, error, what=" cannot be loaded"):
+    """The NotebookError for a model that is not there or not whole."""
+    reason = str(error).strip().partition("\n")[0].partition(". ")[0][:200]
+    return NotebookError(
+        f"model={shown(model)}{what} ({reason}); pass the name of a BERT on the Hub, a folder that "
+        'save_pretrained wrote, or (no network) "scratch:tiny"'
+    )
+
+
+def model_source(model):
+    """What `from_pretrained` is to read for a `model`: an absolute folder, or a name on the Hub.
+
+    Raises NotebookError where it can be neither, is a run's folder, or is no BERT.
+    """
+    path = full_path("model", model)
+    if kind_of(path) == "is a folder":
+        source, inside = str(path), path / "model"
+        if inside.is_dir() and not (path / "config.json").exists():
+            raise NotebookError(
+                f"model={shown(model)} is the folder of a run, not of a model; pass {inside}"
+            )
+    elif HUB_NAME.fullmatch(model) and not path.exists():
+        source = model
+    else:
+        raise cannot_load(model, f"{path} {kind_of(path)}")
+    about = {}
+    with contextlib.suppress(Exception):  # what cannot be read is said by whoever needs it
+        about, _ = PretrainedConfig.get_config_dict(source, local_files_only=hub_is_away(source))
+    if about and about.get("model_type") != "bert":
+        raise NotebookError(
+            f"model={shown(model)} is a {about.get('model_type')!r} model; pass a BERT (model_type "
+            "'bert')"
+        )
+    return source
