@@ -46,6 +46,8 @@ VALUES = {
     "recipe": (["fast", "tutorial"], ["slow", ""], [None]),
     "optimizer": ([None, "adamw", "muon"], ["sgd", ""], [7]),
     "schedule": ([None, "trapezoid", "linear", "constant"], ["cosine", ""], [7]),
+    "mlm_probability_end": ([0.1, 0.99], [0, 1.0, -0.1, float("nan")], [None, "none"]),
+    "clip": ([0, 0.5, 10], [-0.1, float("inf"), float("nan")], [None, "none"]),
     "weight_decay": ([0, 0.0, 0.5], [-0.1, 1.0, float("nan")], [None, "none"]),
     "dropout": ([None, 0, 0.0, 0.9], [1.0, -0.1, float("nan")], ["a tenth"]),
     "mlm_probability": ([0.15, 0.999], [0, 0.0, 1, 1.0, -0.1, float("nan")], [None, "15%"]),
@@ -71,6 +73,7 @@ VALUES = {
     "resume": (["auto", "never"], ["always", ""], [None, True]),
     "sentence": (["What is [MASK]?"], ["", "no mask"], [None]),
     "top_k": ([1, 8], [0, 101], [None, "eight"]),
+    "race_epochs": ([1, 1000], [0, 1001], [None, 1.5]),
     "repeats": ([1, 3], [0, 101], [None, 1.5]),
     "steps": ([2, 30], [1, 0, 10**6], [None]),
 }

@@ -4,9 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_speed import DENSE, OURS, bench  # noqa: F401  (a fixture)
 
-from mlm.race import Racer, dropout_of, race, recipe_of, seconds_to
+from mlm.race import (
+    Racer,
+    best_of_search,
+    dropout_of,
+    race,
+    racers,
+    recipe_of,
+    seconds_table,
+    seconds_to,
+)
+from test_speed import DENSE, OURS, bench  # noqa: F401  (a fixture)
 
 MODEL = "scratch:tiny"
 RACERS = [
@@ -55,3 +64,31 @@ def test_dropout_comes_back(bench):  # noqa: F811
     with dropout_of(bench.bert, 0.25):
         assert {layer.p for layer in layers} == {0.25}
     assert 0.25 not in {layer.p for layer in layers}
+
+
+def test_the_table_has_the_best_of_the_search_and_who_was_never_there(bench, tracks):  # noqa: F811
+    """On the diagonal a recipe's own time; nobody but itself reaches the lowest loss of all."""
+    named = {
+        "Trainer, lr 1": tracks["tutorial"],
+        "Trainer, lr 2": tracks["Trainer"],
+        "suite": tracks["suite"],
+    }
+    ends = {name: track["loss"].iloc[-1] for name, track in named.items()}
+    kept = best_of_search(named)
+    assert "suite" in kept and len(kept) == 2
+    assert min(ends["Trainer, lr 1"], ends["Trainer, lr 2"]) in [ends[name] for name in kept]
+    table = seconds_table(kept)
+    assert all(table.iloc[i, i] > 0 for i in range(2))
+    best = min(kept, key=ends.get)
+    assert (
+        table.loc[[row for row in table.index if row.endswith(f"where {best} ended")]]
+        .count(axis=1)
+        .item()
+        == 1
+    )
+
+
+def test_everybody_starts():
+    made = racers(DENSE, replace(DENSE, by="Trainer"), OURS, MODEL, 4)
+    assert len(made) == len({racer.name for racer in made}) == 8
+    assert made[0].how["lr"] == 1e-5 and made[-1].how["mlm_probability"] == 0.3

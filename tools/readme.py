@@ -14,7 +14,7 @@ import sys
 from notebooks import ROOT, read
 
 sys.path.insert(0, str(ROOT / "notebooks"))
-from mlm.advice import table  # noqa: E402
+from mlm.advice import table
 
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "masked-batch.png"
 

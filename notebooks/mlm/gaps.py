@@ -11,7 +11,6 @@ from .masking import masked_counts
 from .tokens import MaskedLMDataset
 from .training import HELD_OUT_PROBABILITY, MaskedLM, MaskedLMData, asked_labels
 
-
 BANDS = 10, 100, 1000  # a word is rare up to the first, then less so
 
 

@@ -1,14 +1,17 @@
 """What bounds the speed: matrix products. Where a step's time and memory go, and how both grow."""
 
 import time
+from itertools import chain
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 
 from .batches import MaskedBatches
 from .journal import SeededDropout
 from .kernels import onednn_float32, steady_memory
+from .speed import in_turn
 from .tokens import MaskedLMDataset, encode_lines
 
 # matrix products
@@ -194,3 +197,29 @@ def lightning(bench, rung, batches, trainer_args):
     )  # fmt: skip
     trainer.fit(bench.module, Batches(batches))
     return timer.seconds
+
+
+def overhead(bench, rung, arguments, repeats):
+    """What Lightning costs beside a bare loop over the same tensors: a DataFrame, a row a way.
+
+    Columns: ms a step, and percent more than the bare loop (median, lowest, highest). `arguments` are
+    Trainer's. Each way takes two seconds or longer.
+    """
+    ready = list(bench.batches(rung))
+    lightning(bench, rung, ready, arguments), bare_loop(bench, rung, ready)  # warm up
+    passes = max(1, round(2 / bare_loop(bench, rung, ready)))
+
+    def made():
+        """The same batches, made when they are asked for."""
+        return chain.from_iterable(bench.batches(rung) for _ in range(passes))
+
+    ways = {
+        "bare loop": lambda: bare_loop(bench, rung, ready * passes),
+        "Lightning, same tensors": lambda: lightning(bench, rung, ready * passes, arguments),
+        "Lightning, batches made": lambda: lightning(bench, rung, made(), arguments),
+    }
+    seconds = in_turn(ways, repeats)
+    more = seconds.div(seconds["bare loop"], axis=0).sub(1).mul(100)
+    a_step = 1000 * seconds.median() / len(ready) / passes
+    columns = {"percent more": more.median(), "lowest": more.min(), "highest": more.max()}
+    return pd.DataFrame({"ms a step": a_step, **columns})

@@ -108,7 +108,7 @@ TABLE = [
       "share of the tokens predicted; None: the recipe's",
       "None (the recipe's) or above 0 and below 1", lambda v: v is None or 0 < v < 1),
     P("4", "mlm_probability_end", "Optional[float]", None,
-      "the share at the last step, to which it falls; None: the recipe's",
+      "the share at the last step; None: the recipe's",
       "None (the recipe's) or above 0 and not above mlm_probability", lambda v: v is None or 0 < v < 1),
     P("4", "weight_decay", "Optional[float]", None,
       "of the weight matrices, not of vectors; None: the recipe's",

@@ -1,7 +1,7 @@
 """Recipes raced to a loss: held-out loss against seconds, this suite beside transformers.Trainer."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,33 @@ class Racer:
     rung: Rung
     how: dict
     epochs: int
+
+
+RUN_MLM = dict(  # Trainer as transformers' run_mlm.py sets it, where it is not asked for more
+    per_device_train_batch_size=8,
+    learning_rate=5e-5,
+    weight_decay=0.0,
+    warmup_steps=0,
+    max_grad_norm=1.0,
+)
+SEARCHED = {True: (1e-4, 3e-4, 1e-3, 2e-3, 4e-3), False: (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)}  # scratch?
+
+
+def racers(plain, stock, ours, model, epochs):
+    """The tutorial's recipe, Trainer's defaults, Trainer at five learning rates, this suite's recipe.
+
+    `plain`, `stock`, `ours` are the Rungs that compute their steps.
+    """
+    default, scratch = replace(stock, batch=8, dtype=torch.float32), model.startswith("scratch:")
+    return [
+        Racer("the tutorial's", plain, recipe_of("tutorial", model, plain.batch), 1),
+        Racer("Trainer, run_mlm's defaults", default, RUN_MLM, 3),
+        *(
+            Racer(f"Trainer, lr {lr:g}", stock, dict(learning_rate=lr), epochs)
+            for lr in SEARCHED[scratch]
+        ),
+        Racer("this suite", ours, recipe_of("fast", model, ours.batch), epochs),
+    ]
 
 
 class Track(TrainerCallback):
@@ -106,3 +133,21 @@ def seconds_to(track, loss):
     """Seconds until the held-out loss was first measured at `loss` or below; NaN where it never was."""
     there = track.loc[track["loss"] <= loss, "seconds"]
     return there.iloc[0] if len(there) else np.nan
+
+
+def best_of_search(tracks):
+    """The tracks without those of Trainer's learning rates that ended above its best one."""
+    ends = {name: track["loss"].iloc[-1] for name, track in tracks.items()}
+    searched = [name for name in tracks if name.startswith("Trainer, lr")]
+    best = min(searched, key=ends.get)
+    return {name: track for name, track in tracks.items() if name not in searched or name == best}
+
+
+def seconds_table(tracks):
+    """Seconds of each recipe (columns) to the loss at which each ended (rows), a DataFrame."""
+    ends = {name: track["loss"].iloc[-1] for name, track in tracks.items()}
+    rows = {
+        f"{loss:.2f}, where {name} ended": {n: seconds_to(t, loss) for n, t in tracks.items()}
+        for name, loss in ends.items()
+    }
+    return pd.DataFrame(rows).T
