@@ -160,10 +160,9 @@ install_pair() {
         wanted=("torch==2.9.*" "torch_xla[tpu]==2.9.0" "${wanted[@]}")
         : >"$pins"
     fi
-    if [[ $python_version == 3.13 ]]; then  # [tpu] asks for libtpu 0.0.21, not built for it
-        [[ $libtpu ]] || fail "libtpu 0.0.21 is not built for Python 3.13 and no other is here: set" \
-            "PYTHON to 3.10, 3.11 or 3.12, or TPU_LIBRARY_PATH to this machine's libtpu.so"
-        wanted=("${wanted[@]/\[tpu\]/}")
+    if [[ $python_version == 3.13 && ${wanted[*]} == *"torch_xla[tpu]==2.9."* ]]; then
+        wanted=("${wanted[@]/\[tpu\]/}")  # it asks for libtpu 0.0.21, which is not built for 3.13
+        [[ $libtpu ]] || wanted+=("libtpu==0.0.21.1")
     fi
     pip_install "${wanted[@]}"
     [[ $dry_run ]] || survey

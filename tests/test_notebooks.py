@@ -93,6 +93,8 @@ def test_in_a_row_leaves_what_the_design_names(in_a_row):
     }
     result = json.loads((place / "run/run.json").read_text())
     assert set(result) == {
+        "files",
+        "seal",
         "parameters", "versions", "hardware", "data", "model", "training", "before", "after", "baseline", "verdict", "xla",
     }  # fmt: skip
     assert result["training"]["steps"] == 12 and result["xla"] is None
@@ -183,7 +185,7 @@ def test_a_really_pretrained_encoder_from_a_folder(tmp_path):
         "04_train", tmp_path, **TEXT, model=folder, max_steps=8, batch_size=16, checkpoint_steps=100
     )
     result = json.loads((tmp_path / "bert-mlm/run/run.json").read_text())
-    assert result["after"]["loss"] < result["before"]["loss"] - 0.5
+    assert result["after"]["loss"] < result["before"]["loss"] - 0.3
 
 
 @pytest.mark.parametrize("name", NAMES)

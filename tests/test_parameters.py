@@ -1,10 +1,13 @@
 """What may be asked for, what is refused and with which words; what is needed; where it runs."""
 
 import functools
+import logging
+import os
 import platform
 import re
 import subprocess
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +21,7 @@ from papermill.parameterize import parameterize_notebook
 import mlm.hardware as hardware
 import mlm.notebook as notebook_module
 from conftest import NOTEBOOKS, ROOT, refused
-from mlm.notebook import NotebookError
+from mlm.notebook import NotebookError, refusal
 from mlm.parameters import (
     TABLE,
     assigned_names,
@@ -359,7 +362,7 @@ def test_requirements_are_those_of_requirements_txt():
 @pytest.fixture
 def pip(monkeypatch):
     """install_missing on a machine with these packages; `pip.asked` is what pip was run with."""
-    have, asked = {}, []
+    have, asked, status = {}, [], []
 
     def version(name):
         if name not in have:
@@ -367,15 +370,19 @@ def pip(monkeypatch):
         return have[name]
 
     monkeypatch.setattr(notebook_module, "version", version)
-    run = SimpleNamespace(run=lambda command, check: asked.append(command))
-    monkeypatch.setattr(notebook_module, "subprocess", run)
+
+    def run(command):
+        asked.append(command)
+        return SimpleNamespace(returncode=len(status))
+
+    monkeypatch.setattr(notebook_module, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr(notebook_module, "quiet", lambda: None)
 
     def install(requirements):
         monkeypatch.setattr(notebook_module, "REQUIREMENTS", requirements)
         notebook_module.install_missing()
 
-    return SimpleNamespace(have=have, asked=asked, install=install)
+    return SimpleNamespace(have=have, asked=asked, install=install, fails=lambda: status.append(1))
 
 
 def test_nothing_is_installed_where_all_is_there(pip, capsys):
@@ -388,10 +395,69 @@ def test_nothing_is_installed_where_all_is_there(pip, capsys):
 def test_only_what_is_missing_is_installed_and_torch_stays(pip, capsys):
     pip.have |= {"torch": "2.9.0+cu128", "torch_xla": "2.9.0", "transformers": "4.57.0"}
     pip.install(["torch>=2.8,<2.14", "transformers>=5.0,<6", "pooch>=1.8"])
-    command = [sys.executable, "-m", "pip", "install", "-q"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     needs = ["transformers>=5.0,<6", "pooch>=1.8", "torch==2.9.0+cu128", "torch_xla==2.9.0"]
     assert pip.asked == [command + needs]
     assert "transformers>=5.0,<6, pooch>=1.8" in capsys.readouterr().out
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("here", ["2.7.1", "2.14.0+cu130", "1.13"])
+def test_a_torch_out_of_range_is_left_to_its_owner(pip, here):
+    """pip was asked for the range and for the torch that is here, which is impossible."""
+    pip.have |= {"torch": here, "transformers": "5.15.0"}
+    with refused(f"torch {here} is here", "torch>=2.8,<2.14", "pip install", "restart the kernel"):
+        pip.install(["torch>=2.8,<2.14", "transformers>=5.0,<6"])
+    assert pip.asked == []
+
+
+@pytest.mark.fault
+def test_pip_fails_in_one_line(pip):
+    pip.have |= {"torch": "2.9.0"}
+    pip.fails()
+    with refused("pip could not install pooch>=1.8, torch==2.9.0 for the reason above", "again"):
+        pip.install(["torch>=2.8,<2.14", "pooch>=1.8"])
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "here, fits",
+    [
+        ((3, 9, 18), False),
+        ((3, 10, 0), True),
+        ((3, 13, 5), True),
+        ((3, 14, 0), False),
+        ((4, 1, 0), False),
+    ],
+)
+def test_a_python_that_the_notebooks_never_ran_on(pip, here, fits, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", here)
+    line = refusal(pip.install, ["torch>=2.8,<2.14"])
+    wanted = (
+        f"this is Python {here[0]}.{here[1]}; the notebooks run on 3.10 to 3.13: choose a kernel"
+    )
+    assert line is None if fits else wanted in line
+
+
+def test_noise_of_others_is_not_shown(monkeypatch):
+    """What TensorFlow, triton, compilers and Lightning say unasked in a package set that is not ours."""
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    said = {
+        "torch.utils.flop_counter": logging.WARNING,  # triton not found
+        "lightning_fabric.utilities.rank_zero": logging.INFO,  # to use Tensor Cores you should ...
+        "pytorch_lightning.utilities.rank_zero": logging.INFO,  # GPU available: False
+    }
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.resetwarnings()
+        notebook_module.quiet()
+        warnings.warn("TensorFloat32 tensor cores for float32 matrix multiplication", stacklevel=1)
+        assert shown == []
+        warnings.warn("something of the reader's own", stacklevel=1)
+        assert len(shown) == 1
+    for name, level in said.items():
+        assert not logging.getLogger(name).isEnabledFor(level), name
+        assert logging.getLogger(name).isEnabledFor(logging.ERROR)
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
 
 
 # where it runs

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jupyter_client
 import pytest
@@ -130,6 +131,21 @@ def test_finished_other_and_new_runs(tmp_path, text, whole):
     assert (run / "saved.bin").read_bytes() == saved and (
         run.with_name("run-2") / "run.json"
     ).exists()
+
+
+@pytest.mark.fault
+def test_two_jobs_of_one_run(tmp_path, text, whole):
+    """At once, twice: one trains, to the very result; the other is told who does, in one line."""
+    for number, later in enumerate((0, 0.7)):
+        folder = tmp_path / str(number)
+        jobs = [start(folder, corpus=text, **LONG)]
+        time.sleep(later)
+        jobs.append(start(folder, corpus=text, **LONG))
+        outputs = [job.communicate(timeout=300)[0] for job in jobs]
+        assert sorted(job.returncode for job in jobs) == [0, 1], outputs
+        line = refusal("".join(outputs))
+        assert "run is being trained in (by process" in line and "another run_name" in line
+        assert same(result(whole), result(folder))
 
 
 def damage(path):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .notebook import REQUIREMENTS, NotebookError, installed_version
+from .notebook import PYTHONS, REQUIREMENTS, NotebookError, installed_version, pip_install
 
 PURPOSE = {
     "python": "the language",
@@ -44,7 +44,7 @@ def packages_here():
     """A row for each package: (name, version here or "", range that is wanted, what it is for)."""
     names = [re.match(r"[\w-]+", line).group() for line in REQUIREMENTS]
     wanted = {name: line[len(name) :] for name, line in zip(names, REQUIREMENTS)}
-    wanted |= {"python": ">=3.10", "torch_xla": "as torch"}
+    wanted |= {"python": "{}.{} to {}.{}".format(*PYTHONS[0], *PYTHONS[1]), "torch_xla": "as torch"}
     here = {name: installed_version(name) or "" for name in PURPOSE}
     here["python"] = platform.python_version()
     return [(name, here[name], wanted.get(name, ""), use) for name, use in PURPOSE.items()]
@@ -82,9 +82,12 @@ def install_pair():
     if found[0] == found[1] >= (2, 8):
         print("torch and torch_xla belong together: kept")
         return
-    tpu = "[tpu]" if sys.version_info < (3, 13) else ""  # its libtpu is not built for 3.13
-    pair = ["torch==2.9.*", f"torch_xla{tpu}==2.9.0"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *pair], check=True)
+    pair = ["torch==2.9.*", "torch_xla[tpu]==2.9.0"]
+    if sys.version_info >= (3, 13):  # [tpu] asks for libtpu 0.0.21, which is not built for it
+        pair = ["torch==2.9.*", "torch_xla==2.9.0"]
+        there = installed_version("libtpu") or os.environ.get("TPU_LIBRARY_PATH")
+        pair += [] if there else ["libtpu==0.0.21.1"]
+    pip_install(*pair)
     if "torch" in sys.modules:
         raise NotebookError(
             "torch was replaced: restart the kernel and run the notebook from the top"
