@@ -380,7 +380,7 @@ def test_python_3_13_without_libtpu(vm, pair, path, libtpu):
     vm.has(*pair).python("3.13")
     status, output, asked = vm.setup(TPU_LIBRARY_PATH=path)
     assert status == 0 and "[tpu]" not in str(asked), output
-    assert [what for what in sum(asked[0], []) if what.startswith("libtpu")] == libtpu
+    assert [what for call in asked[0] for what in call if what.startswith("libtpu")] == libtpu
 
 
 def test_python_3_13_keeps_its_libtpu_where_the_pair_is_replaced(vm):
