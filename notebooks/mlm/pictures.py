@@ -196,10 +196,10 @@ def draw_learned(ax, table, kinds, before, cross):
 def draw_recipes(ax, tracks, baseline):
     """Held-out loss over seconds of training on a logarithmic axis, a line a recipe.
 
-    `tracks` is {name: DataFrame with "seconds" and "loss"}; the first look, at 0 seconds, is left out.
+    `tracks` is {name: DataFrame with "seconds" and "loss"}; the look before the first step is left out.
     """
     for number, (name, track) in enumerate(tracks.items()):
-        seen = track[track["seconds"] > 0]
+        seen = track[track["step"] > 0]
         look = dict(color=f"C{number}", marker="osD^v"[number % 5], markersize=3)
         ax.plot(seen["seconds"], seen["loss"], label=name, **look)
     ax.axhline(baseline, ls=":", color="0.4", label="unigram baseline")
