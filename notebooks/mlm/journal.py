@@ -169,6 +169,7 @@ class Journal(pl.Callback):
         self.skip(began)
 
     def asked_to_stop(self):
+        """Whether training is to end soon: never, for who only writes down."""
         return False
 
     def until_stopped(self, batches):

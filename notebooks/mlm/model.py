@@ -20,10 +20,8 @@ SIZES = {  # hidden size, layers (Turc et al. 2019, arXiv:1908.08962; base: Devl
 @contextlib.contextmanager
 def quietly():
     """No progress bars and reports of transformers in this block: what they say is looked at."""
-    shown, level = (
-        transformers_logging.is_progress_bar_enabled(),
-        transformers_logging.get_verbosity(),
-    )
+    shown = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
@@ -114,4 +112,4 @@ def check_weights(model, bert, missing):
                 "learned from it; copy or download the model again, or pass another"
             )
     if missing:
-        print(f"{model!r} is an encoder without a masked-LM head: that starts from random weights")
+        print(f"{model!r} is an encoder without a masked-LM head: that one starts anew")
