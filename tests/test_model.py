@@ -73,7 +73,7 @@ def test_a_head_alone_may_be_missing_and_that_is_said(folder, bert, tokenizer, c
     capfd.readouterr()
     loaded = load_bert(str(folder), tokenizer, 64)
     line = (
-        f"{str(folder)!r} is an encoder without a masked-LM head: that starts from random weights"
+        f"{str(folder)!r} is an encoder without a masked-LM head: that one starts anew"
     )
     assert capfd.readouterr() == (line + "\n", "")
     for name, weight in bert.bert.state_dict().items():

@@ -36,8 +36,8 @@ def asked_labels(batch):
 class MaskedLM(pl.LightningModule):
     """BERT and its masked-token loss in nats, as Lightning trains it.
 
-    `optimizer` holds the arguments of `make_optimizer`; `dtype` is what matrix products run in, by autocast;
-    the weights stay float32.
+    `optimizer` holds the arguments of `make_optimizer`; `dtype` is what matrix products run in,
+    by autocast; the weights stay float32.
     """
 
     def __init__(self, bert, optimizer, dtype=torch.float32):
