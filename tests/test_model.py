@@ -72,9 +72,7 @@ def test_a_head_alone_may_be_missing_and_that_is_said(folder, bert, tokenizer, c
     bert.bert.save_pretrained(folder)
     capfd.readouterr()
     loaded = load_bert(str(folder), tokenizer, 64)
-    line = (
-        f"{str(folder)!r} is an encoder without a masked-LM head: that one starts anew"
-    )
+    line = f"{str(folder)!r} is an encoder without a masked-LM head: that one starts anew"
     assert capfd.readouterr() == (line + "\n", "")
     for name, weight in bert.bert.state_dict().items():
         assert torch.equal(loaded.bert.state_dict()[name], weight)
