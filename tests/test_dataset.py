@@ -460,7 +460,9 @@ def test_no_tokenizer_there(tmp_path, tokenizer):
     for path in (tmp_path / "damaged").glob("*.json"):
         path.write_text(path.read_text()[:100])
     for path in (tmp_path / "empty", tmp_path / "damaged", tmp_path / "gone"):
-        with refused(f"model={str(path)!r}", "pass the name of a BERT", '"scratch:tiny"'):
+        with refused(
+            f"model={str(path)!r}", "pass the name of a masked language model", '"scratch:tiny"'
+        ):
             tokens.load_tokenizer(str(path), None)
 
 

@@ -21,6 +21,7 @@ from conftest import refused
 from mlm.claim import HELD, claim, leave
 from mlm.faults import Alarm
 from mlm.files import read_record
+from mlm.heads import can_share_rows
 from mlm.journal import SeededDropout
 from mlm.model import load_bert
 from mlm.record import check_files, run_record, run_settings, save_model, write_record
@@ -44,7 +45,8 @@ class Suite:
             MaskedLMDataset(corpus_folder / f"{name}.txt", tokenizer, 32)
             for name in ("train", "valid")
         )
-        self.data = MaskedLMData(self.train, valid, 8, 0.15, 0, STEPS)
+        share_rows = can_share_rows(bert.config)
+        self.data = MaskedLMData(self.train, valid, 8, 0.15, 0, STEPS, share_rows=share_rows)
         how = {name: RECIPE[name] for name in ("optimizer", "lr", "schedule", "weight_decay")}
         self.module = MaskedLM(bert, how | {"total_steps": STEPS})
         self.start = copy.deepcopy(self.module.state_dict())

@@ -536,9 +536,9 @@ def test_max_len_above_the_models_positions(folder, tokenizer):
 
 
 @pytest.mark.fault
-def test_a_model_that_is_no_bert(folder, tokenizer):
+def test_a_model_that_fills_in_no_words(folder, tokenizer):
     set_config(folder, model_type="gpt2")
-    with refused(f"model={str(folder)!r}", "'gpt2'", "pass a BERT"):
+    with refused(f"model={str(folder)!r}", "'gpt2'", "pass one such as BERT"):
         load_bert(str(folder), tokenizer, 64)
 
 

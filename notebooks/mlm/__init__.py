@@ -9,12 +9,13 @@ host        where a notebook runs; a TPU machine made ready
 hardware    what this machine has -> arguments of Trainer; several TPU cores
 corpus      a text: fetched, verified, read by lines, split
 advice      what fits a text of which size
-hub         what a model's name stands for: a folder, or a BERT on the Hub
+hub         what a model's name stands for: a folder, or a masked language model on the Hub
 tokens      tokenizer, token ids on disk, MaskedLMDataset
 masking     masks as a pure function of seed, epoch, example and position
 batches     the order of an epoch, rows that are shared, MaskedBatches
 boxes       pictures of masks, rows and attention, every token a box
-model       a BertForMaskedLM from the Hub, from a folder or from scratch
+heads       each kind of model: its encoder, its head on some positions
+model       a masked language model from the Hub, from a folder or from scratch
 kernels     what is fast on a CPU: memory, dropout, attention
 muon        Muon for weight matrices, AdamW for the rest
 optimizer   the recipe that fits a model: optimizer, learning rate, schedule, masks

@@ -7,6 +7,7 @@ import torch
 from .batches import HELD_OUT, MaskedBatches
 from .corpus import is_whole
 from .files import full_path
+from .heads import can_share_rows
 from .masking import masked_counts
 from .tokens import MaskedLMDataset
 from .training import HELD_OUT_PROBABILITY, MaskedLM, MaskedLMData, asked_labels
@@ -28,7 +29,7 @@ def held_out_gaps(models, tokenizer, record, workdir, lines=8):
 
     The lines are chosen by a rule: of those with 8 to 16 tokens and a question, as many as asked, evenly
     spread over the text. The questions are those that training was measured by. `models` is {name:
-    BertForMaskedLM}. Nothing is found where the run's text is not in `workdir`.
+    model}. Nothing is found where the run's text is not in `workdir`.
     """
     asked, folder = record["parameters"], text_of(record, workdir)
     if folder is None:
@@ -61,7 +62,7 @@ def accuracy_by_frequency(models, tokenizer, record, workdir):
     """Share of first guesses that are right, by how often the hidden token stands in the training text.
 
     All held-out questions of a run, in a DataFrame: a row for each of the BANDS, a column for each of
-    `models`, {name: BertForMaskedLM}, one for a guesser who always says the most frequent token. None
+    `models`, {name: model}, one for a guesser who always says the most frequent token. None
     where the run's text is not in `workdir`.
     """
     asked, folder = record["parameters"], text_of(record, workdir)
@@ -72,7 +73,10 @@ def accuracy_by_frequency(models, tokenizer, record, workdir):
         for part in ("train", "valid")
     )
     counts = np.bincount(train.ids, minlength=train.vocab_size)
-    data = MaskedLMData(train, valid, 32, HELD_OUT_PROBABILITY, asked["seed"], 0)
+    share_rows = all(can_share_rows(bert.config) for bert in models.values())
+    data = MaskedLMData(
+        train, valid, 32, HELD_OUT_PROBABILITY, asked["seed"], 0, share_rows=share_rows
+    )
     hidden = torch.cat([asked_labels(batch) for batch in data.held_out()]).numpy()
     right = {"most frequent": np.full(len(hidden), counts.argmax()) == hidden}
     for name, bert in models.items():

@@ -73,10 +73,14 @@ def matmul_attention(module, q, k, v, attention_mask, dropout=0.0, scaling=None,
 
 
 def fast_on_cpu(bert):
-    """Give a model the dropout and attention that are fast on a CPU; no weight or name changes."""
+    """Give a model the dropout and attention that are fast on a CPU; no weight or name changes.
+
+    A model whose attention is not one of transformers' own keeps it: DeBERTa.
+    """
     AttentionInterface.register("matmul", matmul_attention)
     AttentionMaskInterface.register("matmul", sdpa_mask)
-    bert.set_attn_implementation("matmul")
+    if bert._supports_attention_backend:
+        bert.set_attn_implementation("matmul")
     for module in bert.modules():
         if type(module) is torch.nn.Dropout:
             module.__class__ = FastDropout

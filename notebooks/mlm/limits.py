@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from .batches import MaskedBatches
+from .heads import head_layers
 from .journal import SeededDropout
 from .kernels import onednn_float32, steady_memory
 from .speed import in_turn
@@ -79,9 +80,10 @@ def pieces(bench, rung, most):
         spent[piece] += now - last
         last = now
 
+    head = head_layers(bench.bert)
     with (
-        bench.bert.bert.register_forward_hook(lambda *_: lap("encoder")),
-        bench.bert.cls.register_forward_hook(lambda *_: lap("head")),
+        head[0].register_forward_pre_hook(lambda *_: lap("encoder")),
+        head[-1].register_forward_hook(lambda *_: lap("head")),
     ):
         for batch in bench.batches(rung, most):
             lap("input")

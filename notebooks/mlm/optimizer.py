@@ -91,9 +91,11 @@ def lr_factor(step, total_steps, schedule):
     return min(1.0, (step + 1) / (warmup + 1), (total_steps - step + 1) / (fall + 1))
 
 
-def is_hidden_matrix(name, weight):
-    """Whether a parameter turns hidden states into hidden states: in the encoder and before the scores."""
-    return weight.ndim == 2 and (".encoder." in name or ".transform." in name)
+def hidden_matrices(module):
+    """The matrices of a MaskedLM that turn hidden states into hidden states: all but the last layer's."""
+    linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
+    decoder = module.bert.get_output_embeddings()
+    return {id(part.weight) for part in linear if part is not decoder}
 
 
 def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps, clip=0.0):
@@ -103,17 +105,17 @@ def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps, c
     did. AdamW is fused, one pass over the weights, where torch has it. Muon takes the matrices
     between hidden states, AdamW the rest: embeddings, vectors. `clip` is the largest norm of the gradient.
     """
-    named = list(module.named_parameters())
-    is_muons = [optimizer == "muon" and is_hidden_matrix(name, w) for name, w in named]
-    muons = [w for (_, w), is_muon in zip(named, is_muons) if is_muon]
-    others = [w for (_, w), is_muon in zip(named, is_muons) if not is_muon]
+    weights = list(module.parameters())
+    hidden = hidden_matrices(module) if optimizer == "muon" else ()
+    muons = [weight for weight in weights if id(weight) in hidden]
+    others = [weight for weight in weights if id(weight) not in hidden]
     groups = [
         {"params": [w for w in others if w.ndim > 1]},
         {"params": [w for w in others if w.ndim == 1], "weight_decay": 0.0},
     ]
     if muons:
         groups.append({"params": muons, "muon": True, "lr": MUON_LR * lr})
-    fused = named[0][1].device.type in ("cpu", "cuda")
+    fused = weights[0].device.type in ("cpu", "cuda")
     made = MuonAdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
     made.clip = clip
     factor = partial(lr_factor, total_steps=total_steps, schedule=schedule)

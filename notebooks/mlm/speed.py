@@ -1,7 +1,4 @@
-"""Recipes for the same training, to be measured one beside the other; 06_speed climbs them.
-
-A Rung is a recipe. A Bench is what all of them share: the model, the lines, the device.
-"""
+"""Recipes for the same training, to be measured one beside the other; 06_speed climbs them."""
 
 import copy
 import ctypes
@@ -15,8 +12,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from transformers import (
-    BertForMaskedLM,
     DataCollatorForLanguageModeling,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -25,8 +22,10 @@ from transformers import (
 
 from .batches import MaskedBatches, epoch_batches
 from .corpus import text_lines
+from .heads import can_share_rows, hidden_states, scores
 from .kernels import FastDropout, fast_on_cpu, onednn_float32, steady_memory
 from .masking import uniform
+from .notebook import NotebookError
 from .optimizer import make_optimizer
 from .training import MaskedLM, asked_labels, evaluate, own_example_only
 
@@ -94,9 +93,10 @@ class Bench:
 
     `model` is the name that `bert` was loaded by; `data` has the lines as {"line": MaskedLMDataset,
     "block": MaskedLMDataset}; `held_out` is a list of batches; `place` is "cpu" or "cuda".
+    Raises NotebookError where the model's examples cannot share rows.
     """
 
-    bert: BertForMaskedLM
+    bert: PreTrainedModel
     model: str
     data: dict
     held_out: list
@@ -105,6 +105,11 @@ class Bench:
     place: str
 
     def __post_init__(self):
+        if not can_share_rows(self.bert.config):
+            raise NotebookError(
+                f"model={self.model!r} is a {self.bert.config.model_type!r} model: its examples cannot "
+                "share rows, which is compared here; pass one such as BERT, RoBERTa or ModernBERT"
+            )
         self.module = MaskedLM(self.bert.to(self.place), {})
         self.start = {name: value.clone() for name, value in self.bert.state_dict().items()}
 
@@ -194,11 +199,13 @@ class Bench:
             logits, labels = self.module.masked_logits(batch), asked_labels(batch)
         else:
             with torch.autocast(self.place, rung.dtype, enabled=rung.dtype != torch.float32):
-                logits = self.bert(
+                hidden = hidden_states(
+                    self.bert,
                     batch["input_ids"],
-                    attention_mask=own_example_only(batch.get("attention_mask")),
-                    position_ids=batch.get("position_ids"),
-                ).logits  # (B, T, V)
+                    own_example_only(batch.get("attention_mask")),
+                    batch.get("position_ids"),
+                )
+                logits = scores(self.bert, hidden)  # (B, T, V)
             logits, labels = logits.float().flatten(0, 1), batch["labels"].flatten()
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         return loss / batch["masked"].clamp(min=1)  # of 4 short lines none may be masked

@@ -99,18 +99,20 @@ def load_tokenizer(model, text_file):
         )
     except Exception as error:
         raise cannot_load(model, error, ": no tokenizer found") from None
+    tokenizer.cls_token = tokenizer.cls_token or tokenizer.bos_token
+    tokenizer.sep_token = tokenizer.sep_token or tokenizer.eos_token
     lacks = [
         n for n in ("mask", "pad", "cls", "sep") if getattr(tokenizer, f"{n}_token_id") is None
     ]
     if lacks:
         raise NotebookError(
             f"model={model!r}: its tokenizer has no {lacks[0]} token, so it is no masked language "
-            "model; pass a BERT, such as bert-base-uncased"
+            "model; pass one, such as bert-base-uncased"
         )
     if not tokenizer.is_fast:
         raise NotebookError(
             f"model={model!r}: its tokenizer, {type(tokenizer).__name__}, has no fast form "
-            "(tokenizer.json); pass a BERT that has one, such as bert-base-multilingual-cased"
+            "(tokenizer.json); pass a model that has one, such as bert-base-multilingual-cased"
         )
     return tokenizer
 
@@ -121,8 +123,12 @@ def load_tokenizer(model, text_file):
 def write_arrays(text_file, tokenizer, paths):
     """Tokenize a text into two files of numbers, ids and ends, as `encode_lines` describes them.
 
-    A text is text: what looks like [MASK] in it is brackets and a word.
+    A text is text: what looks like [MASK] in it is brackets and a word; [UNK], where the tokenizer
+    has nothing but the special token for it, as SentencePiece may.
     """
+    as_text = np.arange(len(tokenizer), dtype=np.int32)
+    if tokenizer.unk_token_id is not None:
+        as_text[tokenizer.all_special_ids] = tokenizer.unk_token_id
     with whole_file(paths[0]) as ids, whole_file(paths[1]) as ends:
         end = stop = 0  # of the tokens, and of the last line with any
         for batch in batched(pieces(text_file)):
@@ -137,7 +143,7 @@ def write_arrays(text_file, tokenizer, paths):
                 verbose=False,
             )["input_ids"]
             for tokens in encoded:
-                ids.write(np.asarray(tokens, np.int32).tobytes())
+                ids.write(as_text[tokens].tobytes())
             stops = end + np.cumsum([len(tokens) for tokens in encoded])
             end = int(stops[-1])
             stops = stops[[ends_line for _, ends_line in batch]]

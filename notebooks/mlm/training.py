@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from .batches import MaskedBatches, TrainingOrder, held_out_keys
+from .heads import hidden_states, scores
 from .notebook import NotebookError
 from .optimizer import make_optimizer
 
@@ -48,13 +49,14 @@ class MaskedLM(pl.LightningModule):
         """Scores (K, V) of the batch's K masked positions: 85% of BERT's largest product is saved."""
         half = None if self.matmul_dtype == torch.float32 else self.matmul_dtype
         with torch.autocast(self.device.type, half, enabled=half is not None):
-            hidden = self.bert.bert(
+            hidden = hidden_states(
+                self.bert,
                 batch["input_ids"],
-                attention_mask=own_example_only(batch.get("attention_mask")),
-                position_ids=batch.get("position_ids"),
-            ).last_hidden_state  # (B, T, H)
+                own_example_only(batch.get("attention_mask")),
+                batch.get("position_ids"),
+            )  # (B, T, H)
             asked = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, H)
-            return self.bert.cls(asked).float()
+            return scores(self.bert, asked).float()
 
     def training_step(self, batch, batch_idx):
         """Mean loss over the masked tokens of all processes (their gradients are averaged)."""
@@ -103,19 +105,20 @@ class MaskedLMData(pl.LightningDataModule):
     """The training batches up to step `stop` and the held-out ones; each process has its share.
 
     A resumed Trainer gets those from its own step on. `on_error`, a function, is told of an error in
-    them. `compiles`: all batches have one shape, for compilers. `mlm_probability_end`: the share that
+    them. `compiles`: all batches have one shape, for compilers. `share_rows`: short examples may
+    share a row. `mlm_probability_end`: the share that
     is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
     """
 
     def __init__(
         self, train, valid, batch_size, mlm_probability, seed, stop, compiles=False, on_error=None,
-        mlm_probability_end=None,
+        mlm_probability_end=None, share_rows=True,
     ):  # fmt: skip
         super().__init__()
         self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
         self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
         self.mlm_probability_end = mlm_probability_end
-        self.rows = "static" if compiles else "shared"
+        self.rows = "static" if compiles else "shared" if share_rows else "own"
 
     def share(self, step):
         """The share of the tokens that is asked about at a step: it falls in a line to the last one."""
@@ -208,4 +211,6 @@ def unigram_loss(train, held_out):
 def start_at_frequencies(bert, train):
     """Give a head that was never trained the word frequencies as its bias: it need not learn them."""
     frequencies = torch.from_numpy(log_frequencies(train)).float()
-    bert.cls.predictions.bias[: len(frequencies)] = frequencies
+    bias = bert.get_output_embeddings().bias
+    if bias is not None and len(bias) == bert.config.vocab_size:  # not all heads have one
+        bias[: len(frequencies)] = frequencies
