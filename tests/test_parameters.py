@@ -451,6 +451,7 @@ def test_noise_of_others_is_not_shown(monkeypatch):
         warnings.resetwarnings()
         notebook_module.quiet()
         warnings.warn("TensorFloat32 tensor cores for float32 matrix multiplication", stacklevel=1)
+        warnings.warn("Detected call of `lr_scheduler.step()` before `optim", stacklevel=1)
         assert shown == []
         warnings.warn("something of the reader's own", stacklevel=1)
         assert len(shown) == 1
@@ -463,6 +464,7 @@ def test_noise_of_others_is_not_shown(monkeypatch):
 # where it runs
 
 bf16, f32, f16 = torch.bfloat16, torch.float32, torch.float16
+A100, T4 = ("A100", 40e9, [8, 0]), ("Tesla T4", 16e9, [7, 5])
 
 
 @pytest.fixture
@@ -480,11 +482,12 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.cuda, name, use_cuda)
 
     def make(
-        gpus=0, cores=None, fast16=True, xla=None, counts="return {cores}", chips=1, used=False
-    ):
+        gpus=0, cores=None, fast16=True, card=A100, xla=None, counts="return {cores}", chips=1,
+        used=False,
+    ):  # fmt: skip
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-        monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: fast16)
-        monkeypatch.setattr(hardware, "gpu_has_bf16", lambda: fast16)
+        monkeypatch.setattr(hardware.Machine, "bf16", fast16)
+        monkeypatch.setattr(hardware, "in_own_process", lambda function: [card] * gpus)
         if cores is not None:
             xla = xla or torch.__version__.partition("+")[0]
             internal = tmp_path / "torch_xla" / "_internal"
@@ -524,7 +527,7 @@ def pretended(gpus=0, cores=None, fast16=True, **more):
 
 
 NOTHING, ONE_GPU, TWO_GPUS = {}, {"gpus": 1}, {"gpus": 2}
-OLD_GPU, OLD_CPU = {"gpus": 1, "fast16": False}, {"fast16": False}
+OLD_GPU, OLD_CPU = {"gpus": 1, "card": T4}, {"fast16": False}
 ONE_CORE, EIGHT_CORES = {"cores": 1}, {"cores": 8}
 NO_CORES = {"cores": 0}  # torch_xla is there, a TPU is not
 
@@ -536,7 +539,7 @@ NO_CORES = {"cores": 0}  # torch_xla is there, a TPU is not
         (NOTHING, {}, ("cpu", 1, "auto", "32-true", bf16)),
         (OLD_CPU, {}, ("cpu", 1, "auto", "32-true", f32)),
         (ONE_GPU, {}, ("gpu", 1, "auto", "32-true", bf16)),
-        (OLD_GPU, {}, ("gpu", 1, "auto", "32-true", f32)),
+        (OLD_GPU, {}, ("gpu", 1, "auto", "16-mixed", f16)),
         (TWO_GPUS, {}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         (ONE_CORE, {}, ("tpu", 1, "auto", "32-true", bf16)),
         (EIGHT_CORES, {}, ("tpu", 8, "tpu_cores", "32-true", bf16)),
@@ -623,7 +626,7 @@ def test_a_pretended_machine_has_all_answers_of_a_real_one():
     def answers(kind):
         return {name for name in dir(kind) if not name.startswith("_")}
 
-    assert answers(hardware.Machine()) == answers(hardware.Pretended()) - {"bf16"}
+    assert answers(hardware.Machine) == answers(hardware.Pretended())
 
 
 @pytest.mark.parametrize("asked", [{}, {"tpu_cores": 1}, {"tpu_cores": -1}])
@@ -683,32 +686,54 @@ def test_several_machines(machine, monkeypatch, launcher):
         assert sharded["strategy"] == "fsdp"
 
 
-def test_a_gpu_is_asked_about_bf16_in_another_process(monkeypatch):
+@pytest.mark.parametrize(
+    "name, capability, dtype",
+    [
+        ("H100", (9, 0), bf16),
+        ("A100", (8, 0), bf16),
+        ("L4", (8, 9), bf16),
+        ("Tesla T4", (7, 5), f16),
+        ("Tesla V100", (7, 0), f16),
+        ("Tesla P100", (6, 0), f16),
+        ("GTX 1080", (6, 1), f32),
+        ("Tesla K80", (3, 7), f32),
+    ],
+)
+def test_each_card_gets_what_it_multiplies_fastest(name, capability, dtype):
+    machine = pretended(1, card=(name, 16e9, capability))
+    arguments, device = hardware.trainer_arguments(machine=machine)
+    assert device["dtype"] == dtype and name in device["why"]
+    assert arguments["precision"] == ("16-mixed" if dtype == f16 else "32-true")
+    assert hardware.trainer_arguments(machine=machine, precision="32")[1]["why"] == "as asked"
+
+
+def test_a_gpu_is_asked_in_another_process(monkeypatch):
     """Counting and asking leave CUDA alone, or no process for each GPU could be started."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name in ("_lazy_init", "get_device_capability", "get_device_properties"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("CUDA was initialised"))
-    asked, answers = [], ["True\n", "False\n", ""]
+    stand_in = """
+import torch
+from types import SimpleNamespace
+torch.cuda.device_count = lambda: 1
+torch.cuda.get_device_properties = lambda i: SimpleNamespace(
+    name="Tesla T4", total_memory=16, major=7, minor=5)
+"""
+    run = subprocess.run
 
-    def run(command, **_):
-        asked.append(command)
-        return SimpleNamespace(stdout=answers[len(asked) - 1])
+    def with_a_card(command, **how):
+        return run([*command[:2], stand_in + command[2]], **how)
 
-    monkeypatch.setattr(hardware, "subprocess", SimpleNamespace(run=run))
-    for dtype in (bf16, f32, f32):
-        assert hardware.trainer_arguments(tpu_cores=0)[1]["dtype"] == dtype
-    (program,) = {command[2] for command in asked}
-    stand_in = "import torch; torch.cuda.get_device_capability = lambda: (8, 0)\n"
-    done = subprocess.run(
-        [sys.executable, "-c", stand_in + program], capture_output=True, text=True
-    )
-    assert done.stdout == "True\n"
+    monkeypatch.setattr(hardware.subprocess, "run", with_a_card)
+    machine = hardware.Machine()
+    assert machine.card == ["Tesla T4", 16, [7, 5]]
+    assert hardware.trainer_arguments(tpu_cores=0, machine=machine)[1]["dtype"] == f16
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="asks an x86 about its instructions")
 def test_this_cpu_is_asked_about_bf16():
     flags = Path("/proc/cpuinfo").read_text().split()
-    assert hardware.cpu_has_bf16() == ("avx512_bf16" in flags or "amx_tile" in flags)
+    assert hardware.Machine().bf16 == ("avx512_bf16" in flags or "amx_tile" in flags)
 
 
 @pytest.mark.parametrize("notebook", NAMES)

@@ -59,22 +59,6 @@ def xla_is_used():
     return bool(xla and xla._XLAC._xla_runtime_is_initialized())
 
 
-def cpu_has_bf16():
-    """Whether this CPU multiplies bfloat16 matrices in hardware; without, float32 is faster."""
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
-
-
-def gpu_has_bf16():
-    """Whether the first GPU multiplies bfloat16 in hardware (Ampere and later).
-
-    Asked in another process: once this one has used CUDA it cannot start several on the GPUs.
-    """
-    question = "import torch; print(torch.cuda.get_device_capability()[0] >= 8)"
-    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True)
-    return answer.stdout.strip() == "True"
-
-
 class Machine:
     """This machine. Each answer is found when it is asked for: some take seconds."""
 
@@ -87,6 +71,11 @@ class Machine:
     def tpu_cores(self):
         """How many TPU cores there are; raises NotebookError where they cannot be counted."""
         return tpu_cores_here()
+
+    @functools.cached_property
+    def card(self):
+        """(name, bytes of memory, capability) of the first GPU, as `gpu_cards` has them."""
+        return in_own_process(gpu_cards)[0]
 
     @property
     def torch_xla(self):
@@ -103,9 +92,11 @@ class Machine:
         """Whether torchrun or SLURM started this process as one of several."""
         return launched()
 
-    def has_bf16(self, kind):
-        """Whether a "cpu", "gpu" or "tpu" of this machine multiplies bfloat16 in hardware."""
-        return {"cpu": cpu_has_bf16, "gpu": gpu_has_bf16, "tpu": lambda: True}[kind]()
+    @property
+    def bf16(self):
+        """Whether its CPU multiplies bfloat16 in hardware; without, float32 is faster."""
+        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
 
 
 @dataclass
@@ -118,10 +109,7 @@ class Pretended:
     xla_is_used: bool = False
     launched: bool = False
     bf16: bool = True
-
-    def has_bf16(self, kind):
-        """Whether its devices multiply bfloat16 in hardware, of whatever kind they are."""
-        return self.bf16
+    card: tuple = ("A100", 40e9, (8, 0))
 
 
 # a look at it
@@ -149,11 +137,14 @@ def in_own_process(function, *values, seconds=300):
 
 
 def gpu_cards():
-    """(name, bytes of memory, multiplies bfloat16 in hardware?) of each GPU; starts CUDA."""
+    """(name, bytes of memory, CUDA capability as [major, minor]) of each GPU; starts CUDA.
+
+    https://developer.nvidia.com/cuda-gpus has the capabilities of all cards.
+    """
     import torch
 
     cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return [(card.name, card.total_memory, card.major >= 8) for card in cards]
+    return [(card.name, card.total_memory, (card.major, card.minor)) for card in cards]
 
 
 # GB of memory of a core, by the type that the environment names
@@ -167,9 +158,10 @@ def devices_here():
     machine, bf16 = Machine(), {True: "in hardware", False: "emulated, slow"}
     memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
     cpu = f"{os.cpu_count()} cores, {platform.machine()}"
-    rows = [("CPU", cpu, memory, bf16[machine.has_bf16("cpu")])]
-    for number, (name, size, fast) in enumerate(in_own_process(gpu_cards) if machine.gpus else ()):
-        rows.append((f"GPU {number}", name, f"{size / 1e9:.0f} GB", bf16[fast]))
+    rows = [("CPU", cpu, memory, bf16[machine.bf16])]
+    for number, card in enumerate(in_own_process(gpu_cards) if machine.gpus else ()):
+        name, size, (major, _) = card
+        rows.append((f"GPU {number}", name, f"{size / 1e9:.0f} GB", bf16[major >= 8]))
     for number in range(machine.tpu_cores):
         name = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
         memory = f"{TPU_GB[name]} GB" if name in TPU_GB else "known once the runtime starts"
@@ -249,17 +241,37 @@ def choose_devices(gpus, tpu_cores, cpu_processes, machine):
     return "cpu", cpu_processes
 
 
+def card_dtype(name, capability):
+    """(dtype, why) that suits a CUDA card of this capability: bfloat16, float16 or float32.
+
+    Tensor cores multiply float16 since 7.0, bfloat16 since 8.0. Without them a P100 (6.0) still moves
+    half the bytes; others before 7.0 compute float16 at a fraction of float32's speed, if at all.
+    """
+    number, capability = "{}.{}".format(*capability), tuple(capability)
+    if capability >= (8, 0):
+        return torch.bfloat16, f"the {name}'s tensor cores multiply it"
+    if capability >= (7, 0) or capability == (6, 0):
+        return torch.float16, f"the {name} (capability {number}) has no bfloat16; losses are scaled"
+    return torch.float32, f"the {name} (capability {number}) is slow in 16 bits"
+
+
 def choose_dtype(precision, kind, machine):
-    """The torch dtype that matrix products run in."""
-    if str(precision) == "16" and kind != "gpu":
+    """(dtype, why): the torch dtype that matrix products run in."""
+    asked = str(precision)
+    if asked == "16" and kind != "gpu":
         raise NotebookError(
             f'precision="16" needs a GPU, and this is a {kind}; pass "auto" or "32"'
         )
-    if str(precision) == "bf16" and kind == "gpu" and not machine.has_bf16(kind):
+    if asked == "bf16" and kind == "gpu" and machine.card[2][0] < 8:
         raise NotebookError('precision="bf16": this GPU has no bfloat16; pass "16" or "32"')
-    if str(precision) == "auto":
-        return torch.bfloat16 if machine.has_bf16(kind) else torch.float32
-    return {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[str(precision)]
+    if asked != "auto":
+        dtypes = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+        return dtypes[asked], "as asked"
+    if kind == "gpu":
+        return card_dtype(machine.card[0], machine.card[2])
+    if kind == "tpu" or machine.bf16:
+        return torch.bfloat16, f"the {kind.upper()} multiplies it in hardware"
+    return torch.float32, "this CPU has no bfloat16 in hardware"
 
 
 def choose_strategy(strategy, kind, processes, num_nodes, machine):
@@ -289,13 +301,13 @@ def trainer_arguments(
 
     None asks for all there are: TPU cores, else GPUs, else the CPU. `machine` is a Machine (this
     one if None) or a Pretended. Returns (arguments, device): device is a dict of kind ("cpu",
-    "gpu", "tpu"), processes (on this machine), dtype (what matrix products run in: a torch dtype)
-    and compiles (whether every new shape costs a compilation).
+    "gpu", "tpu"), processes (on this machine), dtype (what matrix products run in: a torch dtype),
+    why (that one) and compiles (whether every new shape costs a compilation).
     Raises NotebookError when something is asked for that is not there.
     """
     machine = machine or Machine()
     kind, devices = choose_devices(gpus, tpu_cores, cpu_processes, machine)
-    dtype = choose_dtype(precision, kind, machine)
+    dtype, why = choose_dtype(precision, kind, machine)
     processes = devices if isinstance(devices, int) else 1
     arguments = dict(
         accelerator=kind,
@@ -304,4 +316,5 @@ def trainer_arguments(
         strategy=choose_strategy(strategy, kind, processes, num_nodes, machine),
         precision="16-mixed" if dtype == torch.float16 else "32-true",
     )
-    return arguments, dict(kind=kind, processes=processes, dtype=dtype, compiles=kind == "tpu")
+    device = dict(kind=kind, processes=processes, dtype=dtype, why=why, compiles=kind == "tpu")
+    return arguments, device

@@ -33,10 +33,13 @@ class MuonAdamW(torch.optim.AdamW):
 
     momentum = 0.95
     clip = 0.0  # the largest norm of all gradients together; 0: any
-    norm = None  # what it was in the last step, before it was clipped
-    _step_supports_amp_scaling = (
-        False  # a scaler of float16 gradients unscales them before the step
-    )
+    norm = None  # what it was in the last step that was taken, before it was clipped
+
+    def __init__(self, params, **options):
+        super().__init__(params, **options)
+        # torch's fused AdamW unscales float16 gradients by itself, after the clip and not for Muon: a
+        # scaler is to unscale them before the step, and to leave it out where they are not finite.
+        self._step_supports_amp_scaling = False
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -54,7 +54,7 @@ class Rung:
 def climb(first, changes):
     """A ladder of Rungs: `first`, then for each (name, {field: value}) one more, changed in just that.
 
-    What changes nothing (bf16 on a machine without it, say) is no rung.
+    What changes nothing (16 bits where the machine has none, say) is no rung.
     """
     ladder = [first]
     for name, change in changes:
@@ -137,6 +137,7 @@ class Bench:
         self.bert.load_state_dict(self.start)
         self.module.to(self.place).train()
         self.module.matmul_dtype = rung.dtype
+        self.scaler = torch.amp.GradScaler(self.place, enabled=rung.dtype == torch.float16)
         torch.manual_seed(self.seed)
 
     def keys(self, rung, epochs=1):
@@ -212,8 +213,9 @@ class Bench:
 
     def step(self, rung, batch, optimizer, schedule):
         """One optimizer step."""
-        self.loss(rung, batch).backward()
-        optimizer.step()
+        self.scaler.scale(self.loss(rung, batch)).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()
         schedule.step()
         optimizer.zero_grad()
 
@@ -278,7 +280,8 @@ def trainer_pass(bench, rung, most=None, callbacks=(), **changes):
             output_dir=folder, per_device_train_batch_size=rung.batch, num_train_epochs=1,
             max_steps=most or -1, learning_rate=bench.peak_lr(rung), weight_decay=0.01,
             warmup_steps=bench.steps(rung) // 10, max_grad_norm=0.0, optim="adamw_torch_fused",
-            bf16=rung.dtype == torch.bfloat16, use_cpu=bench.place == "cpu", seed=bench.seed,
+            bf16=rung.dtype == torch.bfloat16, fp16=rung.dtype == torch.float16,
+            use_cpu=bench.place == "cpu", seed=bench.seed,
             train_sampling_strategy="group_by_length" if rung.order == "length" else "random",
             save_strategy="no", eval_strategy="no", logging_strategy="no",
             logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
