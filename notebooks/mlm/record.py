@@ -8,6 +8,7 @@ import shutil
 import torch
 from transformers.utils import logging as transformers_logging
 
+from .card import write_card
 from .checkpoint import staged, writing
 from .claim import leave, main_process
 from .files import damaged, digests, read_record, seal, take_name
@@ -195,12 +196,13 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
 
 
 def write_record(record, run):
-    """Write run.json, which vouches for all files of a run, where `save_model` wrote any.
+    """Write the model's card and run.json, which vouches for all files, where `save_model` wrote any.
 
     Then others can open the run. Raises NotebookError where it cannot be written.
     """
     if main_process() and not run.untouched:
         with writing("run.json", run.folder):
+            write_card(run.folder / "model", run.folder.name, record, run.state["history"])
             vouched = {CHECKPOINT: run.good[1], **digests(run.folder, outputs(run.folder))}
             write_sealed(run.folder / "run.json", {**record, "files": vouched})
     leave(run.folder)
