@@ -66,6 +66,9 @@ VALUES = {
     "precision": (["auto", "32", "bf16", "16", 32, 16], ["64", 64, "", "bf16-mixed"], [None, 32.0]),
     "checkpoint_steps": ([1, 500], [0, -1], [None, 0.5]),
     "checkpoint_minutes": ([0.1, 10, 10.0], [0, -1.0, float("nan")], [None, "ten"]),
+    "keep": (["last", "best"], ["first", ""], [None, True]),
+    "evaluations": ([1, 4, 100000], [0, -1, 100001], [None, 2.5]),
+    "patience": ([0, 1, 100], [-1], [None, 0.5, "none"]),
     "seed": ([0, 2**32 - 1], [-1, 2**32], [None, 0.5, "zero"]),
     "workdir": (["bert-mlm", "/tmp/x", "~/x"], ["", " "], [None]),
     "run_name": (

@@ -27,6 +27,7 @@ faults      an error or a wish to stop reaches every process
 checkpoint  those of a run: whole, and known to be as they were written
 claim       one run, one trainer
 run         a run's folder: opened, trained in, resumed
+card        the card that goes with a model: from what, how, how good
 record      what is left of a run: weights twice, run.json
 predict     load a run, fill in words, score sentences
 gaps        what models say of held-out lines

@@ -3,9 +3,11 @@
 import math
 import time
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 
+from .files import whole_file
 from .masking import uniform
 from .notebook import NotebookError
 from .progress import Bar, Lines, watched
@@ -21,6 +23,25 @@ def add_up(trainer, sums):
 
         return xm.all_reduce(xm.REDUCE_SUM, sums)
     return trainer.strategy.reduce(sums, reduce_op="sum")
+
+
+def kept_row(history, keep):
+    """The row of a history that was measured on the weights a run keeps: its "last", or its "best".
+
+    The best has the lowest held-out loss, of equals it is the first; the look before the first step does
+    not count. None where nothing was measured yet.
+    """
+    measured = [row for row in history if row["step"] and "held_out_loss" in row]
+    if keep == "best":
+        return min(measured, key=lambda row: row["held_out_loss"], default=None)
+    return measured[-1] if measured else None
+
+
+def out_of_patience(history, patience):
+    """Whether the last `patience` measurements brought no better held-out loss; never where it is 0."""
+    steps = [row["step"] for row in history if "held_out_loss" in row]
+    best = kept_row(history, "best")
+    return patience > 0 and best is not None and best["step"] not in steps[-patience:]
 
 
 class SeededDropout(pl.Callback):
@@ -45,17 +66,18 @@ class Stopped(Exception):
 
 
 class Journal(pl.Callback):
-    """Logs the training loss about 25 times or more, measures the held-out loss five times.
+    """Logs the training loss about 25 times or more, measures the held-out loss before and while training.
 
-    `data` is the MaskedLMData, `baseline` its unigram loss. Losses stay on the device until a log
+    That is done `evaluations` times, the last one at the end. `data` is the MaskedLMData, `baseline` its unigram loss. Losses stay on the device until a log
     line needs them: each read makes the device wait. The history is a list of rows, dicts of step and
     figures; it and all counts are the callback's state, and so in the checkpoint.
     """
 
-    def __init__(self, data, baseline):
+    def __init__(self, data, baseline, evaluations=4):
         self.data, self.baseline = data, baseline
         self.log_every = max(1, min(50, data.stop // 25))
-        self.evaluations = {-(-data.stop * part // 4) for part in (1, 2, 3, 4)}  # and before
+        parts = range(1, evaluations + 1)
+        self.evaluations = {-(-data.stop * part // evaluations) for part in parts}  # and before
         self.progress = Bar() if watched() else Lines()
         self.state = dict(
             history=[], sums=[0.0, 0.0], tokens=0, examples=0, cells=0,
@@ -198,3 +220,22 @@ class Journal(pl.Callback):
             logger.log_metrics(row, trainer.global_step)
         if self.shown:
             self.progress.row(self.state["history"])
+
+
+def write_metrics(folder, history):
+    """The history as a table, logs/metrics.csv: a row a step."""
+    table = pd.DataFrame(history).groupby("step").first()
+    with whole_file(folder / "logs" / "metrics.csv", "w", encoding="utf-8", newline="") as file:
+        table.to_csv(file)
+
+
+def xla_counts():
+    """How often XLA compiled, which operations fell back to the host, how often it was read."""
+    import torch_xla.debug.metrics as metrics
+
+    count = {name: metrics.metric_data(name)[0] for name in metrics.metric_names()}
+    return dict(
+        compilations=count.get("CompileTime", 0),
+        fallbacks=[name for name in metrics.counter_names() if name.startswith("aten::")],
+        reads=count.get("TransferFromDeviceTime", 0),
+    )

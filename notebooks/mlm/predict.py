@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from .checkpoint import kept_weights
 from .corpus import load_corpus, make_workdir
 from .files import full_path
 from .heads import hidden_states, most_tokens, scores
@@ -130,7 +131,7 @@ def read_weights(path):
     """The state_dict in a file of torch.save; raises NotebookError where it is no such file."""
     with reading(path):
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return found.get("state_dict", found)
+        return kept_weights(found) if "state_dict" in found else found
 
 
 class BertPred(nn.Module):
