@@ -17,6 +17,7 @@ boxes       pictures of masks, rows and attention, every token a box
 heads       each kind of model: its encoder, its head on some positions
 model       a masked language model from the Hub, from a folder or from scratch
 kernels     what is fast on a CPU: memory, dropout, attention
+peak        how near the limit: a token's operations, the device's most
 muon        Muon for weight matrices, AdamW for the rest
 optimizer   the recipe that fits a model: optimizer, learning rate, schedule, masks
 training    MaskedLM for Lightning, its data, held-out loss, baseline

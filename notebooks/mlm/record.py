@@ -16,6 +16,7 @@ from .files import write_record as write_sealed
 from .journal import write_metrics
 from .notebook import NotebookError, installed_version
 from .optimizer import RECIPE
+from .peak import device_peak, flops_a_token
 
 CHECKPOINT = "checkpoints/last.ckpt"
 
@@ -141,6 +142,25 @@ def verdict(measured, baseline, scratch, epochs):
     return {"nats_below_baseline": below, "learned": below >= MARGIN, "text": text}
 
 
+def speed_record(run, train, bert):
+    """(hardware, training): the device's peak, the tokens a second, the share of the peak; None: unknown.
+
+    Only the work on real tokens counts: padding and what is computed twice make the share smaller.
+    """
+    state, settings = run.state, run.settings
+    speed = state["timed_tokens"] / state["timed_seconds"] if state["timed_seconds"] else None
+    peak, source = device_peak(settings["device"], settings["dtype"])
+    lengths = train.lengths.astype(float)
+    length = round((lengths**2).sum() / lengths.sum())  # of the example that a token is in
+    first, last = settings["mlm_probability"], settings["mlm_probability_end"]
+    flops = flops_a_token(bert, length, (first + (last or first)) / 2)
+    share = speed * flops / peak / settings["processes"] if speed and peak else None
+    return (
+        {"peak_flops": peak, "peak_from": source},
+        {"tokens_per_second": speed, "share_of_peak": share},
+    )
+
+
 def run_record(run, parameters, about_corpus, train, bert, baseline):
     """The record of a finished run as a dict; see the README for its fields.
 
@@ -154,6 +174,7 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
     measured = run.measured.loc[: kept["step"]]
     packages = ("torch", "torch_xla", "transformers", "pytorch-lightning")
     before, after = measured.iloc[0].to_dict(), measured.iloc[-1].to_dict()
+    peak, speed = speed_record(run, train, bert)
     return {
         "parameters": parameters,
         "versions": {
@@ -165,6 +186,7 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
             "processes": settings["processes"],
             "precision": settings["dtype"],
             "threads": torch.get_num_threads(),
+            **peak,
         },
         "data": {
             **{name: about_corpus[name] for name in ("source", "sha256", "lines")},
@@ -175,9 +197,7 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
             "steps": run.step,
             "tokens_seen": state["tokens"],
             "seconds": state["seconds"],
-            "tokens_per_second": state["timed_tokens"] / state["timed_seconds"]
-            if state["timed_seconds"]
-            else None,
+            **speed,
             "padding": 1 - (state["tokens"] + 2 * state["examples"]) / state["cells"],
             **{name: settings[name] for name in RECIPE},
         },
