@@ -32,6 +32,8 @@ card        the card that goes with a model: from what, how, how good
 record      what is left of a run: weights twice, run.json
 predict     load a run, fill in words, score sentences
 gaps        what models say of held-out lines
+probe       what an encoder is good for besides: a linear probe
+upload      a model handed on, by the Hub
 speed       recipes side by side, one saving at a time
 race        recipes raced to a loss, against seconds
 limits      the machine's limit, the pieces of a step, how they grow

@@ -70,6 +70,8 @@ TABLE = [
     P("5", "top_k", "int", 8, "so many guesses for each [MASK]", "1 to 100", lambda v: 1 <= v <= 100),
     P("5", "run_name", "Optional[str]", None,
       'the folder of a run in workdir; None: "run", if there is one', *RUN_NAME),
+    P("5", "upload", "Optional[str]", None, '"you/name": the model goes to the Hub, private, by your token',
+      'None (nothing is sent) or "you/name"', lambda v: v is None or v.count("/") == 1),
     P("2346", "corpus", "str", "nietzsche",
       '"nietzsche", "pydoc" (needs no network), a file\'s path or a URL', *CORPUS),
     P("346", "model", "str", "bert-base-uncased",
