@@ -21,7 +21,7 @@ from mlm.batches import (
     round_up,
 )
 from mlm.masking import mask_tokens, masked_counts, uniform
-from mlm.tokens import MaskedLMDataset
+from mlm.tokens import MaskedLMDataset, word_begins
 
 P = 0.15
 SPECIAL = 5  # [PAD] [UNK] [CLS] [SEP] [MASK] are the first of the learned vocabulary
@@ -295,11 +295,9 @@ def test_pack_is_fast_and_tight_at_any_size():
 def test_an_edited_mask_reaches_the_batches(dataset):
     """03 hands its own functions over: what they return is in the batch."""
 
-    def all_masked(input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size):
-        masked, labels = mask_tokens(
-            input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size
-        )
-        return np.where(labels != -100, mask_token_id, masked), labels
+    def all_masked(*rows, **how):
+        masked, labels = mask_tokens(*rows, **how)
+        return np.where(labels != -100, dataset.tokenizer.mask_token_id, masked), labels
 
     def one_each(lengths, seed, epoch, indices, mlm_probability):
         return np.ones(len(indices), np.int64)
@@ -513,3 +511,144 @@ def test_unknown_words_are_never_asked_about(tmp_path, tokenizer, how, examples)
         assert abs(asked / known - P) < 5 * np.sqrt(P * (1 - P) / known)
     assert data.unknown == (data.ids[:] == unknown).mean() > 0.1
     assert len(data.ids) - data.truncated > known
+
+
+# whole words
+
+
+def pieces_of(dataset, indices):
+    """The words of these examples as lists of ids, each in a list of its example's."""
+    return [
+        np.split(ids, np.flatnonzero(begins[1:]) + 1)
+        for ids, begins in (
+            (dataset[i].numpy()[1:-1], dataset.begins[start : start + dataset.lengths[i]])
+            for i, start in zip(indices, dataset.starts[indices])
+        )
+    ]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """Short lines of words of 1 to 12 pieces, and [UNK]; their tokenizer knows letters and "word"."""
+    from transformers import BertTokenizer
+
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word", ",", *"abcd"]
+    names += [f"##{letter}" for letter in "abcd"]
+    tokenizer = BertTokenizer(vocab={name: number for number, name in enumerate(names)})
+    chance = np.random.default_rng(0)
+    words = np.array(["word", "abc", "b", "dcba", "abcdabcdabcd", "unknown"])
+    share = [0.3, 0.25, 0.15, 0.15, 0.05, 0.1]
+    lines = [" ".join(chance.choice(words, chance.integers(1, 12), p=share)) for _ in range(2000)]
+    path = tmp_path_factory.mktemp("words") / "a.txt"
+    path.write_text("\n".join(line.replace(" b", ", b") for line in lines), "utf-8")
+    return path, tokenizer
+
+
+def test_words_are_the_tokenizers(broken):
+    """But [UNK] is a word by itself, and so is what goes beyond ten pieces of one."""
+    path, tokenizer = broken
+    data = MaskedLMDataset(path, tokenizer, 512)
+    for i, line in enumerate(path.read_text().splitlines()):
+        found = data.begins[data.starts[i] : data.starts[i] + data.lengths[i]]
+        encoded = tokenizer(line, add_special_tokens=False)
+        within = np.array(
+            [encoded.word_ids()[:k].count(w) for k, w in enumerate(encoded.word_ids())]
+        )
+        assert (found == (within % 10 == 0)).all()
+        ids = np.array(encoded["input_ids"])
+        assert data.words[i] == found.sum() - (ids == tokenizer.unk_token_id).sum()
+    assert data.begins.dtype == bool and len(data.begins) == len(data.ids)
+
+
+@pytest.mark.parametrize("pieces", [["a", "b"], ["a b", "c", "d ab"], ["abc", "", "b a"]])
+def test_a_word_begins_where_a_text_does(broken, pieces):
+    encoded = broken[1](pieces, add_special_tokens=False).encodings
+    expected = [
+        n == 0 or a != b
+        for t in encoded
+        for n, (a, b) in enumerate(zip(t.word_ids, [None, *t.word_ids]))
+    ]
+    assert word_begins(encoded, 1).tolist() == expected
+
+
+@pytest.mark.parametrize("examples", ["line", "block"])
+def test_a_word_is_asked_as_a_whole_and_each_with_the_same_chance(broken, examples):
+    """However long it is and however short its line: of tokens and of words the share is exact."""
+    data = MaskedLMDataset(*broken, 16, examples)
+    words, p = pieces_of(data, np.arange(len(data))), 0.3
+    cases = {}  # (pieces of a word, whether it stands in a short example): (asked, of so many)
+    for epoch in range(12):
+        (batch,) = make(
+            data, [(epoch, np.arange(len(data)))], len(data), p, rows="own", masking="word"
+        )
+        labels = (batch["labels"] != -100).numpy()
+        for row, those in enumerate(words):
+            place = 1
+            for word in those:
+                asked = labels[row, place : place + len(word)]
+                assert asked.all() or not asked.any()
+                if word[0] == data.tokenizer.unk_token_id:
+                    assert not asked.any()
+                else:
+                    case = cases.setdefault((len(word), len(those) < 4), [0, 0])
+                    case[0] += asked[0]
+                    case[1] += 1
+                place += len(word)
+            assert not labels[row, place:].any()
+    assert len(cases) > 5
+    for case, (asked, of) in cases.items():
+        assert abs(asked / of - p) < 5 * np.sqrt(p * (1 - p) / of), case
+    tokens = sum(size * asked for (size, _), (asked, _) in cases.items())
+    variance = sum(size**2 * of for (size, _), (_, of) in cases.items()) * p * (1 - p)
+    assert abs(tokens - p * 12 * data.known.sum()) < 5 * np.sqrt(variance)
+
+
+def test_words_of_one_token_are_masked_as_tokens_are(drawn):
+    input_ids, *_ = drawn
+    rest = range(SPECIAL), np.full(len(input_ids), 3), 4, 0, np.arange(len(input_ids)), 4, 1000
+    words = np.broadcast_to(np.arange(input_ids.shape[1]), input_ids.shape)
+    for one, other in zip(mask_tokens(input_ids, *rest), mask_tokens(input_ids, *rest, words)):
+        assert np.array_equal(one, other)
+
+
+@how
+@pytest.mark.parametrize("world", [1, 3])
+def test_whole_words_keep_the_laws_of_batches(broken, how, world):
+    """Same example, same masks, in any layout and share; there is room for all, and they are counted."""
+    data = MaskedLMDataset(*broken, 16)
+    keys = list(order(data, 20 * world, stop=5))
+    (whole,) = make(data, [(0, np.arange(len(data)))], len(data), rows="own", masking="word")
+    expected = dict(enumerate(parts_of(whole)))
+    for rank in range(world):
+        made = make(data, keys, 20, rank=rank, world=world, masking="word", **how)
+        for (_, indices), batch in zip(keys, made, strict=True):
+            assert sorted(parts_of(batch)) == sorted(expected[i] for i in indices[rank::world])
+            asked = batch["labels"].flatten()
+            assert (asked[batch["positions"]] != -100).sum() == (asked != -100).sum()
+            everyone = [label for i in indices for label in expected[i][1]]
+            assert batch["masked"] == len(everyone) - everyone.count(-100)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
+def test_no_draw_asks_for_more_than_there_is_static_room(broken, p):
+    data = MaskedLMDataset(*broken, 16, "block")
+    batches = MaskedBatches(data, [], 1, p, 0, rows="static", masking="word")
+    every = np.arange(len(data))
+    for epoch in range(10):
+        counts = masked_counts(data.words, 0, epoch, every, p)
+        _, labels = batches.masked_examples(epoch, every, counts)
+        assert (labels != -100).sum(1).max() <= batches.room(0) <= data.known.max()
+    assert MaskedBatches(data, [], 1, p, 0, rows="static").room(0) == np.ceil(p * data.known.max())
+
+
+@pytest.mark.parametrize("replace", ["100/0/0", "0/100/0", "0/0/100", "50/30/20"])
+def test_shares_of_what_becomes_of_a_token(drawn, replace):
+    input_ids, n = drawn[0], len(drawn[0])
+    rest = range(SPECIAL), np.full(n, 3), 4, 0, np.arange(n), 4, 1000
+    masked, labels = mask_tokens(input_ids, *rest, replace=replace)
+    chosen = labels != -100
+    kinds = (masked == 4), (masked != 4) & (masked != input_ids), (masked == input_ids)
+    for kind, share in zip(kinds, replace.split("/")):
+        theory = int(share) / 100
+        chance = 5 * np.sqrt(theory * (1 - theory) / chosen.sum()) + 0.004  # the very same, [MASK]
+        assert abs(kind[chosen].mean() - theory) < chance

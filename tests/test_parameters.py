@@ -50,6 +50,12 @@ VALUES = {
     "optimizer": ([None, "adamw", "muon"], ["sgd", ""], [7]),
     "schedule": ([None, "trapezoid", "linear", "constant"], ["cosine", ""], [7]),
     "mlm_probability_end": ([0.1, 0.99], [0, 1.0, -0.1, float("nan")], [None, "none"]),
+    "masking": (["token", "word"], ["words", ""], [None, 1]),
+    "replace": (
+        ["80/10/10", "100/0/0", "0/0/100"],
+        ["80/10", "80/10/20", "80/20/-10", "80/10/10/0", "0.8/0.1/0.1", ""],
+        [None, 80],
+    ),
     "clip": ([0, 0.5, 10], [-0.1, float("inf"), float("nan")], [None, "none"]),
     "weight_decay": ([0, 0.0, 0.5], [-0.1, 1.0, float("nan")], [None, "none"]),
     "dropout": ([None, 0, 0.0, 0.9], [1.0, -0.1, float("nan")], ["a tenth"]),

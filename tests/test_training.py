@@ -582,3 +582,17 @@ def test_no_pickled_weights_are_executed(folder, tokenizer, tmp_path):
     with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
         load_bert(str(folder), tokenizer, 64)
     assert not (tmp_path / "executed").exists()
+
+
+def test_held_out_questions_do_not_depend_on_how_training_masks(dataset):
+    ways = {}, {"masking": "word"}, {"replace": "100/0/0"}
+    first, *others = (
+        [list(part()) for part in (data.held_out, data.train_batches)]
+        for data in (MaskedLMData(dataset, dataset, 40, 0.3, 0, 5, **how) for how in ways)
+    )
+    for held_out, trained in others:
+        for batch, expected in zip(held_out, first[0], strict=True):
+            assert all(np.array_equal(batch[name], expected[name]) for name in expected)
+        assert [b["input_ids"].tolist() for b in trained] != [
+            b["input_ids"].tolist() for b in first[1]
+        ]

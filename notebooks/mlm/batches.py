@@ -132,18 +132,22 @@ class MaskedBatches(IterableDataset):
     all batches, for compilers: T that of the longest example of all, rows left empty, K filled up
     with positions of label -100. No example and no mask is ever left out.
 
-    Process `rank` of `world` takes every world-th example. `count` and `mask` say how it is masked:
-    functions with the arguments of `masked_counts` and `mask_tokens`.
+    Process `rank` of `world` takes every world-th example. masking="word" asks about whole words.
+    `count` and `mask` say how it is masked: functions with the arguments of `masked_counts` and
+    `mask_tokens`, whose `replace` says what becomes of the tokens that are asked about.
     """
 
     def __init__(
         self, dataset, keys, batch_size, mlm_probability, seed,
         rank=0, world=1, rows="shared", count=masked_counts, mask=mask_tokens,
+        masking="token", replace="80/10/10",
     ):  # fmt: skip
         self.dataset, self.keys, self.batch_size = dataset, keys, batch_size
         self.mlm_probability, self.seed, self.rank, self.world = mlm_probability, seed, rank, world
         self.rows, self.count, self.mask = rows, count, mask
+        self.masking, self.replace = masking, replace
         self.longest = int(dataset.lengths.max())  # tokens, without [CLS] and [SEP]
+        self.choices = dataset.words if masking == "word" else dataset.known
 
     def __iter__(self):
         return (self.batch(*key) for key in self.keys)
@@ -152,11 +156,16 @@ class MaskedBatches(IterableDataset):
         """Masked ids and labels (n, T) of these examples, a row each."""
         data, sizes = self.dataset, self.dataset.lengths[indices] + 2
         tokens = np.full((len(indices), sizes.max(initial=2)), data.tokenizer.pad_token_id)
+        begins = np.ones(tokens.shape, bool)
         for row, index in enumerate(indices):
             tokens[row, : sizes[row]] = data[index].numpy()
+            if self.masking == "word":
+                inner = slice(data.starts[index] + 1, data.starts[index] + data.lengths[index])
+                begins[row, 2 : sizes[row] - 1] = data.begins[inner]
         mask_id, drawn_from = data.tokenizer.mask_token_id, data.vocab_size
         where = counts, self.seed, epoch, indices
-        return self.mask(tokens, data.special, *where, mask_id, drawn_from)
+        how = dict(words=begins.cumsum(1) - 1, replace=self.replace)
+        return self.mask(tokens, data.special, *where, mask_id, drawn_from, **how)
 
     def layout(self, sizes):
         """(rows, width): which examples, of these sizes in tokens, lie in which row; B and T."""
@@ -169,10 +178,15 @@ class MaskedBatches(IterableDataset):
         rows = pack(sizes) if len(sizes) else [[]]
         return rows, row_width(rows, sizes, full)
 
+    def most_asked(self):
+        """The most tokens of one example that may be asked about: each word left out has one or more."""
+        chosen = np.ceil(self.mlm_probability * self.choices)
+        return int((self.dataset.known - self.choices + chosen).max())
+
     def room(self, masks):
         """K for so many masks of this process."""
         if self.rows == "static":
-            most = int(np.ceil(self.mlm_probability * self.longest))
+            most = self.most_asked()
             if masks > self.batch_size * most:
                 raise NotebookError(
                     f"{masks} masks in a static batch of {self.batch_size} examples: there is room "
@@ -185,10 +199,14 @@ class MaskedBatches(IterableDataset):
         """The batch of these examples with the masks of this epoch; of another share, if not larger."""
         share = mlm_probability or self.mlm_probability
         lengths = self.dataset.lengths
-        known = self.dataset.known[indices]
-        counts = self.count(known, self.seed, epoch, indices, share)
+        counts = self.count(self.choices[indices], self.seed, epoch, indices, share)
         mine = slice(self.rank, None, self.world)
-        ids, answers = self.masked_examples(epoch, indices[mine], counts[mine])
+        if self.masking == "word":  # how many tokens these are shows only in the words chosen
+            ids, answers = self.masked_examples(epoch, indices, counts)
+            asked, ids, answers = (answers != -100).sum(), ids[mine], answers[mine]
+        else:
+            ids, answers = self.masked_examples(epoch, indices[mine], counts[mine])
+            asked = counts.sum()
         sizes = lengths[indices[mine]] + 2
         rows, width = self.layout(sizes)
         laid = lay_rows(rows, sizes, ids, answers, width, self.dataset.tokenizer.pad_token_id)
@@ -199,5 +217,5 @@ class MaskedBatches(IterableDataset):
             del laid["attention_mask"], laid["position_ids"]  # they say nothing: nothing to compute
         batch = {name: torch.from_numpy(array) for name, array in laid.items()}
         batch["positions"] = torch.from_numpy(positions)
-        batch["masked"] = torch.tensor(float(counts.sum()))
+        batch["masked"] = torch.tensor(float(asked))
         return batch | {"tokens": int(lengths[indices].sum()), "examples": len(indices)}

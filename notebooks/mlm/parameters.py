@@ -55,6 +55,12 @@ def is_run_name(value):
     return value is None or (value != "corpus" and re.fullmatch(r"\w[\w.\-]*", value) is not None)
 
 
+def are_shares(value):
+    return (
+        re.fullmatch(r"\d+/\d+/\d+", value) is not None and sum(map(int, value.split("/"))) == 100
+    )
+
+
 MODEL = 'a Hub name, a folder, or "scratch:" and one of tiny, mini, small, base', is_model
 CORPUS = '"nietzsche", "pydoc", a file\'s path or a URL', some_text
 SEED = "0 to 4294967295", lambda v: 0 <= v < 2**32
@@ -112,6 +118,12 @@ TABLE = [
     P("4", "mlm_probability_end", "Optional[float]", None,
       "the share at the last step; None: the recipe's",
       "None (the recipe's) or above 0 and not above mlm_probability", lambda v: v is None or 0 < v < 1),
+    P("34", "masking", "str", "token",
+      '"token": one token at a time is hidden; "word": all pieces of a word',
+      '"token" or "word"', lambda v: v in ("token", "word")),
+    P("4", "replace", "str", "80/10/10",
+      "% of those predicted that become [MASK], a random token, or stay",
+      'three whole numbers that make 100, such as "80/10/10" or "100/0/0"', are_shares),
     P("4", "weight_decay", "Optional[float]", None,
       "of the weight matrices, not of vectors; None: the recipe's",
       "None (the recipe's) or 0 to below 1", lambda v: v is None or 0 <= v < 1),

@@ -106,18 +106,20 @@ class MaskedLMData(pl.LightningDataModule):
 
     A resumed Trainer gets those from its own step on. `on_error`, a function, is told of an error in
     them. `compiles`: all batches have one shape, for compilers. `share_rows`: short examples may
-    share a row. `mlm_probability_end`: the share that
-    is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
+    share a row. `mlm_probability_end`: the share that is asked about falls to it, which spends the most
+    questions early (arXiv:2305.15096). `masking` and `replace` are those of `MaskedBatches`, in
+    training alone.
     """
 
     def __init__(
         self, train, valid, batch_size, mlm_probability, seed, stop, compiles=False, on_error=None,
-        mlm_probability_end=None, share_rows=True,
+        mlm_probability_end=None, share_rows=True, masking="token", replace="80/10/10",
     ):  # fmt: skip
         super().__init__()
         self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
         self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
         self.mlm_probability_end = mlm_probability_end
+        self.masking, self.replace = masking, replace
         self.rows = "static" if compiles else "shared" if share_rows else "own"
 
     def share(self, step):
@@ -125,10 +127,11 @@ class MaskedLMData(pl.LightningDataModule):
         fall = self.mlm_probability - self.mlm_probability_end
         return self.mlm_probability - fall * step / max(1, self.stop - 1)
 
-    def batches(self, dataset, keys, mlm_probability, rank, world):
+    def batches(self, dataset, keys, mlm_probability, rank, world, **how):
         """An iterable of the batches of `keys`, for process `rank` of `world`."""
+        where = rank, world, self.rows
         return MaskedBatches(
-            dataset, keys, self.batch_size, mlm_probability, self.seed, rank, world, self.rows
+            dataset, keys, self.batch_size, mlm_probability, self.seed, *where, **how
         )
 
     def train_batches(self, start=0, rank=0, world=1):
@@ -136,10 +139,11 @@ class MaskedLMData(pl.LightningDataModule):
         together = self.batch_size * world
         share = self.share if self.mlm_probability_end else None
         order = TrainingOrder(self.train.lengths, together, self.seed, start, self.stop, share)
-        return self.batches(self.train, order, self.mlm_probability, rank, world)
+        how = dict(masking=self.masking, replace=self.replace)
+        return self.batches(self.train, order, self.mlm_probability, rank, world, **how)
 
     def held_out(self, rank=0, world=1):
-        """The held-out batches: their masks are drawn once from the seed, whatever the training's share."""
+        """The held-out batches: their masks are drawn once from the seed, however training masks."""
         keys = held_out_keys(self.valid.lengths, self.batch_size * world, self.seed)
         return self.batches(self.valid, keys, HELD_OUT_PROBABILITY, rank, world)
 
