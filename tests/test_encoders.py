@@ -261,6 +261,22 @@ def test_an_encoder_alone_gets_a_head_that_knows_the_frequencies(made, kind, tmp
 
 
 @every_kind
+def test_all_that_is_trained_of_an_untied_model_gets_a_gradient(made, kind, tmp_path):
+    """Its file has two biases, too, and only one of them is read; DDP would wait for the other."""
+    it = made(kind, tie_word_embeddings=False)
+    with torch.no_grad():
+        it.bert.get_output_embeddings().bias += 1
+    it.bert.save_pretrained(tmp_path)
+    loaded = load_bert(str(tmp_path), it.tokenizer, 32)
+    batch = batch_of(it.dataset, "shared")
+    masked_loss(MaskedLM(loaded, {}), batch)[0].backward()
+    trained = {name for name, weight in loaded.named_parameters() if weight.requires_grad}
+    assert gradients(loaded).keys() == trained
+    expected = MaskedLM(it.bert, {}).masked_logits(batch)
+    torch.testing.assert_close(MaskedLM(loaded, {}).masked_logits(batch), expected)
+
+
+@every_kind
 @pytest.mark.fault
 def test_max_len_above_its_positions(made, kind, tmp_path):
     it = made(kind)

@@ -141,6 +141,14 @@ def test_another_models_code_is_not_run(folder, tokenizer, name, monkeypatch):
 
 
 @pytest.mark.fault
+def test_code_beside_a_known_model_is_not_run(folder, tokenizer, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    (folder / "mine.py").write_text("raise SystemExit('it ran')")
+    set_config(folder, auto_map={"AutoConfig": "mine.Mine", "AutoModelForMaskedLM": "mine.Model"})
+    assert type(load_bert(str(folder), load_tokenizer(str(folder), None), 64)) is BertForMaskedLM
+
+
+@pytest.mark.fault
 def test_a_tokenizers_own_code_is_not_run(folder, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     (folder / "mine.py").write_text("raise SystemExit('it ran')")

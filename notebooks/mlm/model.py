@@ -112,13 +112,20 @@ def load_bert(model, tokenizer, max_len=128, dropout=None, seed=0):
         raise cannot_load(model, error) from None
     check_weights(model, bert, found["missing_keys"])
     bert.head_was_missing = bool(found["missing_keys"])
-    bert.config.tie_word_embeddings = is_tied(bert)
+    if bert.get_output_embeddings().weight is not bert.get_input_embeddings().weight:
+        keep_untied(bert)
     return bert
 
 
-def is_tied(bert):
-    """Whether the matrix that makes scores of a model is the one of its word embeddings."""
-    return bert.get_output_embeddings().weight is bert.get_input_embeddings().weight
+def keep_untied(bert):
+    """Let a model that was loaded with two matrices for its words stay so wherever it is saved.
+
+    The bias that its config would have tied is not read: DDP wants a gradient of all that is trained.
+    """
+    bert.config.tie_word_embeddings = False
+    for name, same in (bert._tied_weights_keys or {}).items():
+        if bert.get_parameter(name) is not bert.get_parameter(same) and name.endswith("bias"):
+            bert.get_parameter(same).requires_grad_(False)
 
 
 def check_weights(model, bert, missing):
