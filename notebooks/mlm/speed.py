@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from .batches import MaskedBatches, epoch_batches
-from .corpus import text_lines
+from .documents import text_lines
 from .kernels import FastDropout, fast_on_cpu, onednn_float32, steady_memory
 from .masking import uniform
 from .optimizer import make_optimizer
