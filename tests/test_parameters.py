@@ -34,14 +34,20 @@ NAMES = [path.stem for path in NOTEBOOKS]
 
 # parameter: (values that are possible, values that are not, values of another type)
 VALUES = {
-    "corpus": (["nietzsche", "pydoc", "a.txt", "https://host/a.txt"], ["", "  "], [7, None]),
+    "corpus": (
+        ["nietzsche", "pydoc", "a.txt", "https://host/a.txt", ["a.txt", "texts/*.txt"]],
+        ["", "  ", [], ["a.txt", ""], [7]],
+        [7, None],
+    ),
+    "column": (["text", "my column"], ["", " "], [7, None]),
+    "valid_corpus": ([None, "held.txt"], ["", " "], [7, ["a.txt"]]),
     "model": (
         ["bert-base-uncased", "./folder", "scratch:tiny", "scratch:base"],
         ["", "scratch:", "scratch:huge", "scratch: tiny"],
         [None, 7],
     ),
     "max_len": ([8, 128, 512], [7, 513, 0, -1], ["many", 128.0, None, True]),
-    "examples": (["line", "block"], ["lines", "", "Line"], [1, None]),
+    "examples": (["line", "block", "stream"], ["lines", "", "Line"], [1, None]),
     "batch_size": ([1, 32, 65536], [0, -1, 65537], ["", 32.5, None]),
     "epochs": ([1, 100], [0, -1, 10**6], [1.5, None, "1.5"]),
     "max_steps": ([-1, 1, 10**6], [0, -2], [None, 1.0]),
@@ -333,6 +339,7 @@ def test_a_runner_that_keeps_no_history():
     exec(parameters_cell("02_corpus"), namespace)
     assert check_parameters(namespace, "02_corpus") == {
         "corpus": "nietzsche",
+        "column": "text",
         "workdir": "bert-mlm",
     }
 
@@ -350,7 +357,7 @@ def test_a_number_that_was_written_as_text(name, text, number):
 @pytest.mark.parametrize("name, value", [("run_name", 2024), ("workdir", 7), ("corpus", 1984)])
 @pytest.mark.fault
 def test_a_text_that_papermill_took_for_a_number(name, value):
-    with refused(f"{name}={value}: expected str, not int", f"pass -r {name} {value}"):
+    with refused(f"{name}={value}: expected ", "str, not int", f"pass -r {name} {value}"):
         check("04_train", {name: value})
 
 

@@ -7,9 +7,12 @@ files       files that are whole, and known to be as they were written
 parameters  every setting of the notebooks, described once; their check
 host        where a notebook runs; a TPU machine made ready
 hardware    what this machine has -> arguments of Trainer; several TPU cores
-corpus      a text: fetched, verified, read by lines, split
-advice      what fits a text of which size
 hub         what a model's name stands for: a folder, or a masked language model on the Hub
+documents   files become documents, and documents lines
+own         files of your own: a path, a folder, a pattern
+fetch       a text fetched: of the web, of the Hub, of Python
+corpus      a text split: lines to learn from, lines held out
+advice      what fits a text of which size
 tokens      tokenizer, token ids on disk, MaskedLMDataset
 masking     masks as a pure function of seed, epoch, example and position
 batches     the order of an epoch, rows that are shared, MaskedBatches

@@ -46,6 +46,11 @@ def some_text(value):
     return value.strip() != ""
 
 
+def is_corpus(value):
+    texts = value if isinstance(value, list) else [value]
+    return texts != [] and all(isinstance(text, str) and some_text(text) for text in texts)
+
+
 def is_model(value):
     sizes = ("tiny", "mini", "small", "base")
     return some_text(value) and (not value.startswith("scratch:") or value[8:] in sizes)
@@ -62,7 +67,10 @@ def are_shares(value):
 
 
 MODEL = 'a Hub name, a folder, or "scratch:" and one of tiny, mini, small, base', is_model
-CORPUS = '"nietzsche", "pydoc", a file\'s path or a URL', some_text
+TEXTS = (
+    '"nietzsche", "pydoc", a file, a folder, a pattern, a URL, hf://datasets/... or hf:NAME:SPLIT'
+)
+CORPUS = f"{TEXTS}; or a list of such", is_corpus
 SEED = "0 to 4294967295", lambda v: 0 <= v < 2**32
 RUN_NAME = (
     "letters, digits, '_', '-' and '.', but not 'corpus', where the texts are",
@@ -78,19 +86,25 @@ TABLE = [
       'the folder of a run in workdir; None: "run", if there is one', *RUN_NAME),
     P("5", "upload", "Optional[str]", None, '"you/name": the model goes to the Hub, private, by your token',
       'None (nothing is sent) or "you/name"', lambda v: v is None or v.count("/") == 1),
-    P("2346", "corpus", "str", "nietzsche",
-      '"nietzsche", "pydoc" (needs no network), a file\'s path or a URL', *CORPUS),
+    P("2346", "corpus", "Union[str, list]", "nietzsche",
+      '"nietzsche", "pydoc" (needs no network), a file, folder, pattern, URL', *CORPUS),
+    P("2346", "column", "str", "text", "where the text stands in .csv, .jsonl and .parquet",
+      "the name of a column", some_text),
+    P("346", "valid_corpus", "Optional[str]", None,
+      "a held-out text of your own; None: every tenth run of lines of corpus",
+      f"None or {TEXTS}", lambda v: v is None or some_text(v)),
     P("346", "model", "str", "bert-base-uncased",
       'a Hub name, a folder, or "scratch:tiny|mini|small|base"', *MODEL),
     P("5", "model", "str", "bert-base-uncased",
       "with nothing trained yet: a Hub name, a folder, or scratch:tiny", *MODEL),
-    P("5", "corpus", "str", "nietzsche",
+    P("5", "corpus", "Union[str, list]", "nietzsche",
       "read only for scratch: with nothing trained yet: its vocabulary", *CORPUS),
     P("346", "max_len", "int", 128, "longest example in tokens, [CLS] and [SEP] included",
       "8 to 512, the number of positions BERT has", lambda v: 8 <= v <= 512),
     P("34", "examples", "str", "line",
-      '"line": each non-blank line is one; "block": lines fill max_len tokens',
-      '"line" or "block"', lambda v: v in ("line", "block")),
+      '"line": each non-blank line is one; "block", "stream": lines fill max_len tokens',
+      '"line", "block" (of a document) or "stream" (of all of them)',
+      lambda v: v in ("line", "block", "stream")),
     P("34", "batch_size", "int", 32, "examples per process and step", "1 to 65536 examples",
       lambda v: 1 <= v <= 65536),
     P("6", "batch_size", "int", 32, "examples per step, where a rung does not have 4",

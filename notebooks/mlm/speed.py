@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from .batches import MaskedBatches, epoch_batches
-from .corpus import text_lines
+from .documents import text_lines
 from .heads import can_share_rows, hidden_states, scores
 from .kernels import FastDropout, fast_on_cpu, onednn_float32, steady_memory
 from .masking import uniform

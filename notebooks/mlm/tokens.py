@@ -168,8 +168,10 @@ def write_arrays(text_file, tokenizer, paths):
             begins.write(word_begins(texts, tokenizer.unk_token_id).tobytes())
             stops = end + np.cumsum([len(text) for text in texts])
             end = int(stops[-1])
-            stops = stops[[ends_line for _, ends_line in batch]]
-            stops = stops[np.diff(stops, prepend=stop) > 0]  # lines without a token are none
+            last, blank = np.array([(ends_line, not text) for text, ends_line in batch]).T
+            stops, blank = stops[last], blank[last]
+            # lines without a token are none, but for those that part documents
+            stops = stops[(np.diff(stops, prepend=stop) > 0) | blank]
             ends.write(stops.astype(np.int64).tobytes())
             stop = int(stops[-1]) if len(stops) else stop
 
@@ -189,9 +191,10 @@ def encode_lines(text_file, tokenizer):
     """Token ids of every line, without special tokens, in files beside the text; made only once.
 
     Returns memory-mapped arrays: ids (tokens,) int32; ends (lines,) int64, where line i is
-    ids[ends[i-1]:ends[i]]; begins (tokens,) bool, whether a word begins there. Lines are tokenized by the Rust tokenizer (all cores) and written as they
-    come, so that memory grows neither with the text nor with its lines (of a line of more than PIECE
-    characters it sees a piece at a time). A record beside them vouches for the files, and says of which
+    ids[ends[i-1]:ends[i]], and a blank line, which parts two documents, has no tokens; begins (tokens,)
+    bool, whether a word begins there. Lines are tokenized by the Rust tokenizer (all cores) and written
+    as they come, so that memory grows neither with the text nor with its lines (of a line of more than
+    PIECE characters it sees a piece at a time). A record beside them vouches for the files, and says of which
     text and tokenizer they are; what is no longer as it was written is made again. Raises
     NotebookError where the text has no token, or the disk is full.
     """
@@ -254,11 +257,22 @@ def words_in(begins, starts, lengths):
     return begun + ~begins[starts]  # a block may begin within a word
 
 
+def blocks(ends, room):
+    """(starts, lengths) of blocks of up to `room` tokens that fill documents with these ends."""
+    ends = np.unique(ends[ends > 0])
+    starts = np.concatenate([[0], ends[:-1]])
+    counts = -(-(ends - starts) // room)  # blocks of each document
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    first = np.repeat(starts, counts) + number * room
+    return first, np.minimum(np.repeat(ends, counts) - first, room)
+
+
 class MaskedLMDataset(Dataset):
     """The examples of a text file: `dataset[i]` is a 1-D int64 tensor, [CLS] tokens [SEP].
 
     examples="line": each non-blank line, truncated to `max_len` tokens, as in the 2020 tutorial.
-    examples="block": all lines in a row, cut into blocks of `max_len` tokens (the last is shorter).
+    examples="block": the lines of a document in a row, cut into blocks of `max_len` tokens (the last
+    is shorter); a blank line parts two documents. "stream": all lines of all documents in a row.
     `lengths` (examples,) counts the tokens of each without the two special ones, `known` those of
     them that may be asked about: not [UNK], whose share of the text is `unknown`; `words` counts the
     words that these make. Raises NotebookError where more than half is [UNK].
@@ -266,13 +280,13 @@ class MaskedLMDataset(Dataset):
 
     def __init__(self, text_file, tokenizer, max_len=128, examples="line"):
         self.ids, ends, self.begins = encode_lines(text_file, tokenizer)
-        room = max_len - 2
+        starts, room = np.concatenate([[0], ends[:-1]]), max_len - 2
         if examples == "line":
-            self.starts = np.concatenate([[0], ends[:-1]])
-            self.lengths = np.minimum(ends - self.starts, room)
+            starts, ends = starts[ends > starts], ends[ends > starts]
+            self.starts, self.lengths = starts, np.minimum(ends - starts, room)
         else:
-            self.starts = np.arange(0, len(self.ids), room)
-            self.lengths = np.minimum(len(self.ids) - self.starts, room)
+            parted = ends[ends == starts] if examples == "block" else ends[:0]
+            self.starts, self.lengths = blocks(np.append(parted, len(self.ids)), room)
         self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
         self.cls, self.sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         self.truncated = len(self.ids) - int(self.lengths.sum())  # tokens beyond max_len
