@@ -12,7 +12,8 @@ advice      what fits a text of which size
 hub         what a model's name stands for: a folder, or a BERT on the Hub
 tokens      tokenizer, token ids on disk, MaskedLMDataset
 masking     masks as a pure function of seed, epoch, example and position
-batches     the order of an epoch, rows that are shared, MaskedBatches
+plan        which examples meet, and who shares a row: all batches of one shape
+batches     MaskedBatches: examples masked and laid out as planned
 boxes       pictures of masks, rows and attention, every token a box
 model       a BertForMaskedLM from the Hub, from a folder or from scratch
 kernels     what is fast on a CPU: memory, dropout, attention

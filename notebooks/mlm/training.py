@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from .batches import MaskedBatches, TrainingOrder, held_out_keys
+from .batches import MaskedBatches, TrainingOrder
 from .notebook import NotebookError
 from .optimizer import make_optimizer
+from .plan import HELD_OUT, planned
 
 HELD_OUT_PROBABILITY = 0.15  # the share of the held-out tokens that is asked about, in every run
 
@@ -102,43 +103,40 @@ class Guarded(IterableDataset):
 class MaskedLMData(pl.LightningDataModule):
     """The training batches up to step `stop` and the held-out ones; each process has its share.
 
-    A resumed Trainer gets those from its own step on. `on_error`, a function, is told of an error in
-    them. `compiles`: all batches have one shape, for compilers. `mlm_probability_end`: the share that
-    is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
+    All training batches have one shape, and all held-out ones. A resumed Trainer gets those from its
+    own step on. `on_error`, a function, is told of an error in them. `mlm_probability_end`: the share
+    that is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
     """
 
     def __init__(
-        self, train, valid, batch_size, mlm_probability, seed, stop, compiles=False, on_error=None,
-        mlm_probability_end=None,
+        self, train, valid, batch_size, mlm_probability, seed, stop, mlm_probability_end=None,
+        on_error=None,
     ):  # fmt: skip
         super().__init__()
         self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
         self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
         self.mlm_probability_end = mlm_probability_end
-        self.rows = "static" if compiles else "shared"
 
     def share(self, step):
         """The share of the tokens that is asked about at a step: it falls in a line to the last one."""
         fall = self.mlm_probability - self.mlm_probability_end
         return self.mlm_probability - fall * step / max(1, self.stop - 1)
 
-    def batches(self, dataset, keys, mlm_probability, rank, world):
-        """An iterable of the batches of `keys`, for process `rank` of `world`."""
-        return MaskedBatches(
-            dataset, keys, self.batch_size, mlm_probability, self.seed, rank, world, self.rows
-        )
-
     def train_batches(self, start=0, rank=0, world=1):
         """The batches of steps `start` to the last."""
-        together = self.batch_size * world
+        how = self.mlm_probability, self.seed
+        steps = -(-len(self.train) // (self.batch_size * world))  # an epoch
+        epochs = range(-(-self.stop // steps))
+        plan = planned(self.train, self.batch_size, *how, epochs, world)
         share = self.share if self.mlm_probability_end else None
-        order = TrainingOrder(self.train.lengths, together, self.seed, start, self.stop, share)
-        return self.batches(self.train, order, self.mlm_probability, rank, world)
+        order = TrainingOrder(plan, start, self.stop, share)
+        return MaskedBatches(self.train, order, *how, plan.shape, rank)
 
     def held_out(self, rank=0, world=1):
         """The held-out batches: their masks are drawn once from the seed, whatever the training's share."""
-        keys = held_out_keys(self.valid.lengths, self.batch_size * world, self.seed)
-        return self.batches(self.valid, keys, HELD_OUT_PROBABILITY, rank, world)
+        how = HELD_OUT_PROBABILITY, self.seed
+        plan = planned(self.valid, self.batch_size, *how, (HELD_OUT,), world)
+        return MaskedBatches(self.valid, plan.keys(HELD_OUT), *how, plan.shape, rank)
 
     def train_dataloader(self):
         where = self.trainer and dict(
