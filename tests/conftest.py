@@ -85,6 +85,8 @@ def parts_of(batch, pad_token_id=0):
     assert (ids[owner == 0] == pad_token_id).all() and (labels[owner == 0] == -100).all()  # padding
     found = []
     for row in range(len(ids)):
+        if (ids[row] == 0).all():  # an empty row
+            continue
         for number in range(1, int(owner[row].max()) + 1):
             (where,) = torch.where(owner[row] == number)
             assert where.tolist() == list(range(int(where[0]), int(where[0]) + len(where)))

@@ -530,7 +530,6 @@ def where(arguments, device):
     """(accelerator, devices, strategy, Trainer's precision, dtype) as trainer_arguments has them."""
     assert arguments.keys() == {"accelerator", "devices", "num_nodes", "strategy", "precision"}
     assert device["kind"] == arguments["accelerator"]
-    assert device["compiles"] == (device["kind"] == "tpu")
     devices = arguments["devices"]
     assert device["processes"] == (devices if isinstance(devices, int) else len(devices))
     return *(arguments[n] for n in ("accelerator", "devices", "strategy", "precision")), device[

@@ -10,11 +10,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, pipeline
 
 from conftest import refused
-from mlm.batches import HELD_OUT, MaskedBatches, held_out_keys
+from mlm.batches import MaskedBatches
 from mlm.files import digests, write_record
 from mlm.gaps import accuracy_by_frequency, held_out_gaps
 from mlm.model import load_bert
 from mlm.pictures import draw_guesses, draw_surprises, percent
+from mlm.plan import HELD_OUT
 from mlm.predict import (
     BertPred,
     check_tied,
@@ -471,20 +472,20 @@ def test_gaps_are_those_of_the_measurement(tmp_path, corpus_folder, tokenizer, b
             right, asked = right + (hidden == said["one"]), asked + 1
     valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
     fits = np.flatnonzero((valid.lengths >= 8) & (valid.lengths <= 16))
-    batches = MaskedBatches(valid, [(HELD_OUT, fits)], len(fits), 0.15, 3)
+    batches = MaskedBatches(valid, [(HELD_OUT, fits)], 0.15, 3)
     assert evaluate(MaskedLM(bert, {}), batches)["accuracy"] == pytest.approx(right / asked)
     assert held_out_gaps(models, tokenizer, record, tmp_path) == {}
 
 
 def test_accuracy_by_frequency_adds_up_to_that_of_the_measurement(corpus_folder, tokenizer, bert):
     """Over all bands it is the held-out accuracy of 04, question by question."""
-    from mlm.training import MaskedLM, evaluate
+    from mlm.training import MaskedLM, MaskedLMData, evaluate
 
     about = json.loads((corpus_folder / "corpus.json").read_text())
     record = {"parameters": {"max_len": 32, "seed": 3}, "data": {"sha256": about["sha256"]}}
     found = accuracy_by_frequency({"one": bert}, tokenizer, record, corpus_folder.parents[1])
     valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
-    batches = list(MaskedBatches(valid, held_out_keys(valid.lengths, 32, 3), 32, 0.15, 3))
+    batches = list(MaskedLMData(valid, valid, 32, 0.15, 3, 0).held_out())
     asked = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     assert found["questions"].sum() == asked and len(found) > 1
     mean = (found["one"] * found["questions"]).sum() / asked

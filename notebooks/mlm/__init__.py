@@ -15,7 +15,8 @@ corpus      a text split: lines to learn from, lines held out
 advice      what fits a text of which size
 tokens      tokenizer, token ids on disk, MaskedLMDataset
 masking     masks as a pure function of seed, epoch, example and position
-batches     the order of an epoch, rows that are shared, MaskedBatches
+plan        which examples meet, and who shares a row: all batches of one shape
+batches     MaskedBatches: examples masked and laid out as planned
 boxes       pictures of masks, rows and attention, every token a box
 heads       each kind of model: its encoder, its head on some positions
 model       a masked language model from the Hub, from a folder or from scratch

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .batches import HELD_OUT, MaskedBatches
+from .batches import MaskedBatches
 from .corpus import is_whole
 from .files import full_path
 from .heads import can_share_rows
 from .masking import masked_counts
+from .plan import HELD_OUT
 from .tokens import MaskedLMDataset
 from .training import HELD_OUT_PROBABILITY, MaskedLM, MaskedLMData, asked_labels
 
@@ -43,7 +44,7 @@ def held_out_gaps(models, tokenizer, record, workdir, lines=8):
     numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, lines).astype(int))]
     keys = [(HELD_OUT, np.array([number])) for number in numbers]
     found = {}
-    for batch in MaskedBatches(data, keys, 1, share, seed, rows="own"):
+    for batch in MaskedBatches(data, keys, share, seed):
         ids, positions = batch["input_ids"], batch["positions"]
         hidden = tokenizer.convert_ids_to_tokens(batch["labels"][0, positions].tolist())
         said = {

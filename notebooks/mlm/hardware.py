@@ -301,8 +301,8 @@ def trainer_arguments(
 
     None asks for all there are: TPU cores, else GPUs, else the CPU. `machine` is a Machine (this
     one if None) or a Pretended. Returns (arguments, device): device is a dict of kind ("cpu",
-    "gpu", "tpu"), processes (on this machine), dtype (what matrix products run in: a torch dtype),
-    why (that one) and compiles (whether every new shape costs a compilation).
+    "gpu", "tpu"), processes (on this machine), dtype (what matrix products run in: a torch dtype)
+    and why (that one).
     Raises NotebookError when something is asked for that is not there.
     """
     machine = machine or Machine()
@@ -316,5 +316,4 @@ def trainer_arguments(
         strategy=choose_strategy(strategy, kind, processes, num_nodes, machine),
         precision="16-mixed" if dtype == torch.float16 else "32-true",
     )
-    device = dict(kind=kind, processes=processes, dtype=dtype, why=why, compiles=kind == "tpu")
-    return arguments, device
+    return arguments, dict(kind=kind, processes=processes, dtype=dtype, why=why)

@@ -137,7 +137,7 @@ def full_batch(bench, text_file, examples, width):
     tokenizer = bench.data["line"].tokenizer
     blocks = MaskedLMDataset(text_file, tokenizer, width, "block")
     key = 0, np.arange(examples) % max(1, len(blocks) - 1)  # the last block is shorter
-    batches = MaskedBatches(blocks, [key], examples, bench.mlm_probability, bench.seed, rows="own")
+    batches = MaskedBatches(blocks, [key], bench.mlm_probability, bench.seed)
     return bench.on_device(batches.batch(*key))
 
 

@@ -34,6 +34,15 @@ def masked_counts(lengths, seed, epoch, indices, mlm_probability):
     return np.floor(mlm_probability * lengths + uniform(seed, epoch, indices, 0)).astype(np.int64)
 
 
+def choices_of(dataset, masking):
+    """How many tokens of each example, or words, a MaskedLMDataset has to choose from, (examples,).
+
+    A word has one token or more: of c words that are chosen out of `choices` so many tokens are asked
+    about at most: c + known - choices, where `known` tokens are in all words.
+    """
+    return dataset.words if masking == "word" else dataset.known
+
+
 def mask_tokens(
     input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size,
     words=None, replace="80/10/10",

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from .batches import MaskedBatches, TrainingOrder, held_out_keys
+from .batches import MaskedBatches, TrainingOrder
 from .heads import hidden_states, scores
 from .notebook import NotebookError
 from .optimizer import make_optimizer
+from .plan import HELD_OUT, planned
 
 HELD_OUT_PROBABILITY = 0.15  # the share of the held-out tokens that is asked about, in every run
 
@@ -104,48 +105,46 @@ class Guarded(IterableDataset):
 class MaskedLMData(pl.LightningDataModule):
     """The training batches up to step `stop` and the held-out ones; each process has its share.
 
-    A resumed Trainer gets those from its own step on. `on_error`, a function, is told of an error in
-    them. `compiles`: all batches have one shape, for compilers. `share_rows`: short examples may
-    share a row. `mlm_probability_end`: the share that is asked about falls to it, which spends the most
-    questions early (arXiv:2305.15096). `masking` and `replace` are those of `MaskedBatches`, in
+    All training batches have one shape, and all held-out ones. A resumed Trainer gets those from its
+    own step on. `on_error`, a function, is told of an error in them. `mlm_probability_end`: the share
+    that is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
+    `share_rows`: examples may share a row. `masking` and `replace` are those of `MaskedBatches`, in
     training alone.
     """
 
     def __init__(
-        self, train, valid, batch_size, mlm_probability, seed, stop, compiles=False, on_error=None,
-        mlm_probability_end=None, share_rows=True, masking="token", replace="80/10/10",
+        self, train, valid, batch_size, mlm_probability, seed, stop, mlm_probability_end=None,
+        share_rows=True, masking="token", replace="80/10/10", on_error=None,
     ):  # fmt: skip
         super().__init__()
         self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
         self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
         self.mlm_probability_end = mlm_probability_end
-        self.masking, self.replace = masking, replace
-        self.rows = "static" if compiles else "shared" if share_rows else "own"
+        self.share_rows, self.masking, self.replace = share_rows, masking, replace
 
     def share(self, step):
         """The share of the tokens that is asked about at a step: it falls in a line to the last one."""
         fall = self.mlm_probability - self.mlm_probability_end
         return self.mlm_probability - fall * step / max(1, self.stop - 1)
 
-    def batches(self, dataset, keys, mlm_probability, rank, world, **how):
-        """An iterable of the batches of `keys`, for process `rank` of `world`."""
-        where = rank, world, self.rows
-        return MaskedBatches(
-            dataset, keys, self.batch_size, mlm_probability, self.seed, *where, **how
-        )
-
     def train_batches(self, start=0, rank=0, world=1):
         """The batches of steps `start` to the last."""
-        together = self.batch_size * world
-        share = self.share if self.mlm_probability_end else None
-        order = TrainingOrder(self.train.lengths, together, self.seed, start, self.stop, share)
-        how = dict(masking=self.masking, replace=self.replace)
-        return self.batches(self.train, order, self.mlm_probability, rank, world, **how)
+        how = self.mlm_probability, self.seed
+        steps = -(-len(self.train) // (self.batch_size * world))  # an epoch
+        epochs = range(-(-self.stop // steps))
+        shared = dict(masking=self.masking, share_rows=self.share_rows)
+        plan = planned(self.train, self.batch_size, *how, epochs, world, **shared)
+        order = TrainingOrder(
+            plan, start, self.stop, self.share if self.mlm_probability_end else None
+        )
+        asked = dict(masking=self.masking, replace=self.replace)
+        return MaskedBatches(self.train, order, *how, plan.shape, rank, **asked)
 
     def held_out(self, rank=0, world=1):
         """The held-out batches: their masks are drawn once from the seed, however training masks."""
-        keys = held_out_keys(self.valid.lengths, self.batch_size * world, self.seed)
-        return self.batches(self.valid, keys, HELD_OUT_PROBABILITY, rank, world)
+        how, shared = (HELD_OUT_PROBABILITY, self.seed), self.share_rows
+        plan = planned(self.valid, self.batch_size, *how, (HELD_OUT,), world, share_rows=shared)
+        return MaskedBatches(self.valid, plan.keys(HELD_OUT), *how, plan.shape, rank)
 
     def train_dataloader(self):
         where = self.trainer and dict(
