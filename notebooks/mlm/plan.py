@@ -125,14 +125,14 @@ class Plan:
 
     `steps` batches an epoch; `shape` is that of each process's batches: B rows, T tokens, K questions,
     where K is enough for all masks that `count` (as `masked_counts`) puts into any of them, on tokens or
-    whole words: `masking`. Without `share_rows` each example has a row: all count as the longest does.
+    whole words: `masking`. Unless `shared` each example has a row: all count as the longest does.
     """
 
     def __init__(
         self, dataset, batch_size, mlm_probability, seed, epochs, world=1, count=masked_counts,
-        masking="token", share_rows=True,
+        masking="token", shared=True,
     ):  # fmt: skip
-        lengths = dataset.lengths if share_rows else np.full(len(dataset), dataset.lengths.max())
+        lengths = dataset.lengths if shared else np.full(len(dataset), dataset.lengths.max())
         self.sizes, self.seed, self.world = np.append(lengths + 2, 0), seed, world
         self.numbers = np.arange(len(dataset))
         self.steps = -(-len(dataset) // (batch_size * world))
