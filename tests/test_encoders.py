@@ -56,8 +56,9 @@ def made(corpus_folder):
 
 
 def batch_of(dataset, rows):
-    """The batch of some examples, a third of which are asked about."""
-    return next(iter(MaskedBatches(dataset, [(0, EXAMPLES)], len(EXAMPLES), 0.3, 0, rows=rows)))
+    """The batch of some examples, a third of which are asked about, in "own" or "shared" rows."""
+    key = 0, EXAMPLES, *([EXAMPLES // 4] if rows == "shared" else [])
+    return next(iter(MaskedBatches(dataset, [key], 0.3, 0)))
 
 
 def gradients(bert):

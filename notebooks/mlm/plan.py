@@ -125,14 +125,15 @@ class Plan:
 
     `steps` batches an epoch; `shape` is that of each process's batches: B rows, T tokens, K questions,
     where K is enough for all masks that `count` (as `masked_counts`) puts into any of them, on tokens or
-    whole words: `masking`. Without `share_rows` each example has a row: all count as the longest does.
+    whole words: `masking`. Unless `shared` each example has a row: all count as the longest does.
     """
 
     def __init__(
         self, dataset, batch_size, mlm_probability, seed, epochs, world=1, count=masked_counts,
-        masking="token", share_rows=True,
+        masking="token", shared=True,
     ):  # fmt: skip
-        lengths = dataset.lengths if share_rows else np.full(len(dataset), dataset.lengths.max())
+        lengths = dataset.lengths if shared else np.full(len(dataset), dataset.lengths.max())
+        self.row_tokens = ROW_TOKENS if shared else 0
         self.sizes, self.seed, self.world = np.append(lengths + 2, 0), seed, world
         self.numbers = np.arange(len(dataset))
         self.steps = -(-len(dataset) // (batch_size * world))
@@ -175,7 +176,7 @@ class Plan:
         """
         longest = int(self.sizes.max())
         share = -(-int(self.sizes.sum()) // (self.steps * world))  # tokens of a process's batch
-        fewest, best = -(-share // max(ROW_TOKENS, longest)), None
+        fewest, best = -(-share // max(self.row_tokens, longest)), None
         tried = []
         for rows in range(fewest, 2 * fewest + 1):
             width = self.round_width(rows * world, max(-(-share // rows), longest))

@@ -176,12 +176,17 @@ def write_arrays(text_file, tokenizer, paths):
             stop = int(stops[-1]) if len(stops) else stop
 
 
-def clear_arrays(text_file, about):
-    """Remove arrays of this very file that no record vouches for, or that are of another text."""
+def clear_arrays(text_file, about, own):
+    """Remove arrays of this very file that no record vouches for, or that are of another text.
+
+    Those with the stem `own` stay: who writes them replaces them, and others may be writing the same.
+    """
     mine = re.compile(re.escape(text_file.stem) + r"-[0-9a-f]{12}\.(ids|ends|begins|json)")
     for path in text_file.parent.iterdir():
-        record = read_record(path.with_suffix(".json")) if mine.fullmatch(path.name) else about
-        if record is None or record.get("text") != about["text"]:
+        if not mine.fullmatch(path.name) or path.stem == own:
+            continue
+        record = read_record(path.with_suffix(".json")) or {}
+        if record.get("text") != about["text"]:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
     clear_parts(text_file.parent)
@@ -216,7 +221,7 @@ def encode_lines(text_file, tokenizer):
             and not damaged(text_file.parent, files)
         ):
             break
-        clear_arrays(text_file, about)
+        clear_arrays(text_file, about, record.stem)
         write_arrays(text_file, tokenizer, paths)
         with contextlib.suppress(FileNotFoundError):
             write_record(record, about | {"files": digests(text_file.parent, names)})

@@ -132,8 +132,8 @@ class MaskedLMData(pl.LightningDataModule):
         how = self.mlm_probability, self.seed
         steps = -(-len(self.train) // (self.batch_size * world))  # an epoch
         epochs = range(-(-self.stop // steps))
-        shared = dict(masking=self.masking, share_rows=self.share_rows)
-        plan = planned(self.train, self.batch_size, *how, epochs, world, **shared)
+        rows = dict(masking=self.masking, shared=self.share_rows)
+        plan = planned(self.train, self.batch_size, *how, epochs, world, **rows)
         order = TrainingOrder(
             plan, start, self.stop, self.share if self.mlm_probability_end else None
         )
@@ -143,7 +143,7 @@ class MaskedLMData(pl.LightningDataModule):
     def held_out(self, rank=0, world=1):
         """The held-out batches: their masks are drawn once from the seed, however training masks."""
         how, shared = (HELD_OUT_PROBABILITY, self.seed), self.share_rows
-        plan = planned(self.valid, self.batch_size, *how, (HELD_OUT,), world, share_rows=shared)
+        plan = planned(self.valid, self.batch_size, *how, (HELD_OUT,), world, shared=shared)
         return MaskedBatches(self.valid, plan.keys(HELD_OUT), *how, plan.shape, rank)
 
     def train_dataloader(self):
