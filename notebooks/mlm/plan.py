@@ -10,11 +10,11 @@ HELD_OUT = 2**40  # the "epoch" of the held-out masks, which no training reaches
 ROW_TOKENS = 128  # rows that examples share are at most so wide, if no example is longer
 WIDTH_STEP = 8  # their width is a multiple of it, and K of POSITION_STEP: kernels like that
 POSITION_STEP = 16
-LOOKED_AT = 16  # examples of a bin among which a swap is sought
+LOOKED_AT = 32  # examples of a bin among which a swap is sought
 TURNS = 8  # ways to pair bins that are tried where one finds no swap
-ATTEMPTS = 4  # orders of a batch's examples that are tried where they do not fit its rows
+ORDERS = 4  # orders in which a batch is dealt out to its rows, where it does not fit in one
 MIXED = 20  # times that batches that do not fit are mixed with others
-HOPELESS = 0.3  # share of the batches that do not fit above which there is no use in trying on
+HOPELESS = 0.3  # share of the batches that do not fit, above which no more is tried
 TRIED = 64  # batches on which a number of rows is tried
 
 
@@ -66,53 +66,59 @@ def deal(groups, bins, slots, sizes, most):
     return dealt
 
 
+def fullest(laid, sizes):
+    """Tokens of the fullest row of each batch, (batches,)."""
+    return sizes[laid].sum(2).max(1)
+
+
+def too_full(laid, sizes, width):
+    """The numbers of the batches with a row above `width` tokens; none where most are: it is hopeless."""
+    stuck = fullest(laid, sizes) > width
+    return np.flatnonzero(stuck & (stuck.mean() < HOPELESS))
+
+
 def share_rows(batches, rows, width, sizes):
     """Lay the examples of each batch (batches, G) into so many rows, of `width` tokens if they fit.
 
-    The longest are dealt out first; where that does not fit, another order is tried. Returns (examples,
-    rows, tokens): the same numbers row by row, the row of each, both (batches, G) with what is empty at
-    the end, and the tokens of the fullest row of each batch, (batches,).
+    The longest are dealt out first; where that does not fit, other orders are tried. Returns numbers of
+    examples, (batches, rows, slots), -1 where a slot is empty.
     """
     slots = 2 * -(-batches.shape[1] // rows)
-    found = np.empty_like(batches), np.empty_like(batches), np.full(len(batches), width + 1)
-    for attempt in range(ATTEMPTS):
-        stuck = np.flatnonzero(found[2] > width)
-        if attempt and not 0 < len(stuck) / len(batches) < HOPELESS:
-            break
-        left = batches[stuck]
-        order = uniform(left, attempt, 5) if attempt else -sizes[left]
-        left = np.take_along_axis(left, order.argsort(1, kind="stable"), 1)
-        dealt = deal(left, rows, slots, sizes, width)
-        flat = dealt.reshape(len(left), rows * slots)
-        filled = (flat < 0).argsort(1, kind="stable")[:, : left.shape[1]]
-        tokens = sizes[dealt].sum(2).max(1)
-        better = (tokens < found[2][stuck]) | (attempt == 0)
-        new = np.take_along_axis(flat, filled, 1), filled // slots, tokens
-        for old, one in zip(found, new):
-            old[stuck[better]] = one[better]
-    return found
+
+    def lay(batches, order):
+        order = order.argsort(1, kind="stable")
+        return deal(np.take_along_axis(batches, order, 1), rows, slots, sizes, width)
+
+    laid = lay(batches, -sizes[batches])
+    for order in range(ORDERS):
+        stuck = too_full(laid, sizes, width)
+        other = lay(batches[stuck], uniform(batches[stuck], order, 5))
+        better = fullest(other, sizes) < fullest(laid[stuck], sizes)
+        laid[stuck[better]] = other[better]
+    return laid
 
 
 def deal_batches(numbers, count, rows, width, sizes, seed, epoch):
-    """The examples `numbers` in `count` random batches, equally full, in rows as of `share_rows`.
+    """The examples `numbers` in `count` random batches, equally full, in rows as `share_rows` has them.
 
     They are shuffled and dealt out, and the batches evened out by a few swaps. Those whose rows are
-    still too full are mixed with others and tried again.
+    still too full are mixed with others and dealt out again.
     """
-    shuffled = numbers[uniform(seed, epoch, numbers, 4).argsort(kind="stable")]
     slots, most = -(-len(numbers) // count), -(-sizes[numbers].sum() // count)
-    found = share_rows(deal(shuffled[None], count, slots, sizes, most)[0], rows, width, sizes)
-    for time in range(MIXED):
-        stuck = found[2] > width
-        again = np.flatnonzero(np.any([np.roll(stuck, time + n) for n in range(3)] + [stuck], 0))
-        if not 0 < stuck.mean() < HOPELESS:
+
+    def shuffled(numbers, count, time):
+        order = uniform(seed, epoch, numbers, time, 4).argsort(kind="stable")
+        batches = deal(numbers[order][None], count, slots, sizes, most)[0]
+        return share_rows(batches, rows, width, sizes)
+
+    laid = shuffled(numbers, count, 0)
+    for time in range(1, MIXED):
+        stuck = too_full(laid, sizes, width)
+        mixed = np.unique((stuck[:, None] + np.array([0, time, time + 1, time + 2])) % count)
+        if not len(mixed):
             break
-        mixed = found[0][again].ravel()
-        mixed = mixed[uniform(seed, epoch, mixed, time, 5).argsort(kind="stable")]
-        batches = deal(mixed[None], len(again), slots, sizes, most)[0]
-        for old, new in zip(found, share_rows(batches, rows, width, sizes)):
-            old[again] = new
-    return found
+        laid[mixed] = shuffled(laid[mixed][laid[mixed] >= 0], len(mixed), time)
+    return laid
 
 
 class Plan:
@@ -120,12 +126,13 @@ class Plan:
 
     A batch of all `world` processes is a random sample of at most batch_size * world examples, but for
     the few that are swapped to make all equally full; others meet in each epoch. Examples share rows
-    (Krell et al. 2021, arXiv:2107.02027). All follows from the examples' lengths, the seed and the
-    epoch, and who meets whom from batch_size * world, however many processes share a batch.
+    (Krell et al. 2021, arXiv:2107.02027), unless `shared` is false: then each has its own. All follows
+    from the examples' lengths, the seed and the epoch, and who meets whom from batch_size * world,
+    however many processes share a batch.
 
     `steps` batches an epoch; `shape` is that of each process's batches: B rows, T tokens, K questions,
     where K is enough for all masks that `count` (as `masked_counts`) puts into any of them, on tokens or
-    whole words: `masking`. Unless `shared` each example has a row: all count as the longest does.
+    whole words: `masking`.
     """
 
     def __init__(
@@ -133,29 +140,24 @@ class Plan:
         masking="token", shared=True,
     ):  # fmt: skip
         lengths = dataset.lengths if shared else np.full(len(dataset), dataset.lengths.max())
-        self.row_tokens = ROW_TOKENS if shared else 0
         self.sizes, self.seed, self.world = np.append(lengths + 2, 0), seed, world
         self.numbers = np.arange(len(dataset))
         self.steps = -(-len(dataset) // (batch_size * world))
-        self.whole = self.fit(1, self.deal_some)  # the rows of a batch, and their width
-        self.own = self.whole
+        self.room = max(ROW_TOKENS, self.sizes.max()) if shared else self.sizes.max()
+        self.whole = self.fit(1, self.deal_some)  # rows of a batch, and their width
         if world > 1:  # as many rows each
-            *some, _ = self.deal_some(*self.whole)
-            self.own = self.fit(world, lambda *fit: share_rows(some[0], *fit, self.sizes))
+            some = self.examples(self.deal_some(*self.whole))
+            self.own = self.fit(world, lambda *fit: share_rows(some, *fit, self.sizes))
         width, asked, choices = 0, 0, choices_of(dataset, masking)
         for epoch in epochs:
-            examples, rows, tokens = self.batches(epoch)
-            masks = (
-                count(choices, seed, epoch, self.numbers, mlm_probability) + dataset.known - choices
-            )
-            process = np.arange(self.steps)[:, None] * world + rows // self.own[0]
-            questions = np.bincount(process.ravel(), np.append(masks, 0)[examples].ravel())
-            width, asked = max(width, tokens.max()), max(asked, questions.max())
-        self.shape = (
-            self.own[0],
-            self.round_width(self.own[0] * world, width),
-            round_up(asked, POSITION_STEP),
-        )
+            laid = self.batches(epoch)
+            masks = count(choices, seed, epoch, self.numbers, mlm_probability)
+            masks = np.append(masks + dataset.known - choices, 0)
+            questions = masks[laid].reshape(self.steps * world, -1).sum(1)
+            width = max(width, fullest(laid, self.sizes).max())
+            asked = max(asked, questions.max())
+        rows = laid.shape[1] // world
+        self.shape = rows, self.round_width(rows * world, width), round_up(asked, POSITION_STEP)
 
     def round_width(self, rows, tokens):
         """T for so many rows; where each example has its own it is as wide as the longest."""
@@ -163,44 +165,47 @@ class Plan:
         return int(tokens) if own else round_up(tokens, WIDTH_STEP)
 
     def deal_some(self, rows, width):
-        """A few batches, of lines from everywhere in the text, to try out a number of rows."""
+        """A few batches, of examples from everywhere in the text, to try out a number of rows."""
         batches = min(self.steps, TRIED)
         some = np.linspace(0, len(self.numbers) - 1, len(self.numbers) * batches // self.steps)
-        how = batches, rows, width, self.sizes, self.seed, 0
-        return deal_batches(some.astype(int), *how)
+        return deal_batches(some.astype(int), batches, rows, width, self.sizes, self.seed, 0)
 
     def fit(self, world, lay):
-        """(rows of a process, width) of the fewest cells, of those about ROW_TOKENS wide at most.
+        """(rows, width) of the fewest cells, of those about ROW_TOKENS wide at most.
 
-        `lay`, a function of (rows of all processes, width), lays some batches out so.
+        The rows are those of all processes; `lay`, a function of both, lays some batches out so.
         """
-        longest = int(self.sizes.max())
-        share = -(-int(self.sizes.sum()) // (self.steps * world))  # tokens of a process's batch
-        fewest, best = -(-share // max(self.row_tokens, longest)), None
-        tried = []
-        for rows in range(fewest, 2 * fewest + 1):
-            width = self.round_width(rows * world, max(-(-share // rows), longest))
+        tokens = -(-int(self.sizes.sum()) // self.steps)  # of a batch
+        fewest, longest = -(-tokens // (self.room * world)), self.sizes.max()
+        found, tried = [], []
+        for rows in range(fewest * world, (2 * fewest + 1) * world, world):
+            width = self.round_width(rows, max(-(-tokens // rows), longest))
             tried.append((rows * width, rows, width))
         for cells, rows, width in sorted(tried):
-            if best and best[0] <= cells:
+            if found and min(found)[0] <= cells:
                 break
-            fullest = lay(rows * world, width)[2].max()
-            width = max(width, self.round_width(rows * world, fullest))
-            best = min(best or (rows * width, rows, width), (rows * width, rows, width))
-        return best[1:]
+            needed = self.round_width(rows, fullest(lay(rows, width), self.sizes).max())
+            width = max(width, needed)
+            found.append((rows * width, rows, width))
+        return min(found)[1:]
+
+    def examples(self, laid):
+        """The examples of each batch without their rows, (batches, G), -1 at the end where one has fewer."""
+        flat, most = laid.reshape(len(laid), -1), -(-len(self.numbers) // self.steps)
+        filled = (flat < 0).argsort(1, kind="stable")[:, :most]
+        return np.take_along_axis(flat, filled, 1)
 
     def batches(self, epoch):
         """An epoch's batches as `share_rows` returns them, in as many rows as all processes have."""
-        how = *self.whole, self.sizes
-        found = deal_batches(self.numbers, self.steps, *how, self.seed, epoch)
-        if self.world == 1:
-            return found
-        return share_rows(found[0], self.own[0] * self.world, self.own[1], self.sizes)
+        how = self.steps, *self.whole, self.sizes, self.seed, epoch
+        laid = deal_batches(self.numbers, *how)
+        return laid if self.world == 1 else share_rows(self.examples(laid), *self.own, self.sizes)
 
     def keys(self, epoch):
         """The keys (epoch, indices, rows) of an epoch's batches: which examples, and the row of each."""
-        examples, rows, _ = self.batches(epoch)
-        return [(epoch, e[e >= 0], r[e >= 0]) for e, r in zip(examples, rows)]
+        laid = self.batches(epoch)
+        filled = [(rows, np.flatnonzero(rows >= 0) // laid.shape[2]) for rows in laid]
+        return [(epoch, rows[rows >= 0], place) for rows, place in filled]
 
 
 planned = functools.lru_cache(maxsize=8)(Plan)  # a run asks again and again for the same two
