@@ -11,6 +11,7 @@ corpus      a text: fetched, verified, read by lines, split
 advice      what fits a text of which size
 hub         what a model's name stands for: a folder, or a BERT on the Hub
 tokens      tokenizer, token ids on disk, MaskedLMDataset
+words       words that a vocabulary breaks; a token of their own
 masking     masks as a pure function of seed, epoch, example and position
 batches     the order of an epoch, rows that are shared, MaskedBatches
 boxes       pictures of masks, rows and attention, every token a box
