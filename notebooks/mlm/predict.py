@@ -174,7 +174,7 @@ def load_before(record, tokenizer):
     """The model as a run's training began with it, in eval mode; None (and a line) where it is gone."""
     asked = record["parameters"]
     try:
-        base = load_tokenizer(asked["model"], None) if asked["add_words"] else tokenizer
+        base = load_tokenizer(asked["model"], None) if asked.get("add_words") else tokenizer
         bert = load_bert(asked["model"], base, max_len=0, seed=asked["seed"])
         embed_own_words(bert, base, tokenizer)
         return bert.eval()
