@@ -56,6 +56,7 @@ VALUES = {
     "optimizer": ([None, "adamw", "muon"], ["sgd", ""], [7]),
     "schedule": ([None, "trapezoid", "linear", "constant"], ["cosine", ""], [7]),
     "mlm_probability_end": ([0.1, 0.99], [0, 1.0, -0.1, float("nan")], [None, "none"]),
+    "add_words": ([0, 500], [-1, 20001], [None, "many"]),
     "masking": (["token", "word"], ["words", ""], [None, 1]),
     "replace": (
         ["80/10/10", "100/0/0", "0/0/100"],

@@ -14,6 +14,7 @@ fetch       a text fetched: of the web, of the Hub, of Python
 corpus      a text split: lines to learn from, lines held out
 advice      what fits a text of which size
 tokens      tokenizer, token ids on disk, MaskedLMDataset
+words       words that a vocabulary breaks; a token of their own
 masking     masks as a pure function of seed, epoch, example and position
 plan        which examples meet, and who shares a row: all batches of one shape
 batches     MaskedBatches: examples masked and laid out as planned

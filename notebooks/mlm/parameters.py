@@ -101,6 +101,8 @@ TABLE = [
       "read only for scratch: with nothing trained yet: its vocabulary", *CORPUS),
     P("346", "max_len", "int", 128, "longest example in tokens, [CLS] and [SEP] included",
       "8 to 512, the number of positions BERT has", lambda v: 8 <= v <= 512),
+    P("4", "add_words", "int", 0, "so many words of the text get a token of their own; see 03",
+      "0 to 20000", lambda v: 0 <= v <= 20000),
     P("34", "examples", "str", "line",
       '"line": each non-blank line is one; "block", "stream": lines fill max_len tokens',
       '"line", "block" (of a document) or "stream" (of all of them)',

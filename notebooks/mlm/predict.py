@@ -20,6 +20,7 @@ from .model import load_bert, quietly
 from .notebook import NotebookError
 from .record import check_files
 from .tokens import load_tokenizer
+from .words import embed_own_words
 
 # the run
 
@@ -175,7 +176,10 @@ def load_before(record, tokenizer):
     """The model as a run's training began with it, in eval mode; None (and a line) where it is gone."""
     asked = record["parameters"]
     try:
-        return load_bert(asked["model"], tokenizer, max_len=0, seed=asked["seed"]).eval()
+        base = load_tokenizer(asked["model"], None) if asked.get("add_words") else tokenizer
+        bert = load_bert(asked["model"], base, max_len=0, seed=asked["seed"])
+        embed_own_words(bert, base, tokenizer)
+        return bert.eval()
     except NotebookError as error:
         print(f"No comparison with the model before training: {error}")
         return None
