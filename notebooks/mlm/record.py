@@ -82,7 +82,17 @@ def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_step
 
     `recipe` is what `choose_recipe` chose, `device` what `trainer_arguments` found.
     """
-    same = ["model", "max_len", "examples", "batch_size", "seed", "keep", "evaluations", "patience"]
+    same = [
+        "model",
+        "max_len",
+        "examples",
+        "batch_size",
+        "seed",
+        "accumulate",
+        "keep",
+        "evaluations",
+        "patience",
+    ]
     return {
         **{name: parameters[name] for name in same},
         **recipe,

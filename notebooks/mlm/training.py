@@ -61,7 +61,7 @@ class MaskedLM(pl.LightningModule):
         logits, labels = self.masked_logits(batch), asked_labels(batch)
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         self.seen = torch.stack([loss.detach(), (labels != -100).sum()])  # for the journal
-        return loss * self.trainer.world_size / batch["masked"].clamp(min=1)
+        return loss * self.trainer.world_size / batch["masked"].clamp(min=1e-9)
 
     def configure_optimizers(self):
         optimizer, scheduler = make_optimizer(self, **self.optimizer)
@@ -85,6 +85,21 @@ def reset(module, weights):
 # its data
 
 
+class InTurn(IterableDataset):
+    """A batch of each of `shares` in turn, together a step: their gradients are added up.
+
+    Lightning takes the mean over the batches of a step, so each is told the mean of its predicted tokens.
+    """
+
+    def __init__(self, shares):
+        self.shares = shares
+
+    def __iter__(self):
+        for step in zip(*self.shares, strict=True):
+            for batch in step:
+                yield batch | {"masked": batch["masked"] / len(self.shares)}
+
+
 class Guarded(IterableDataset):
     """The same batches; an error in them is handed to `on_error` first: a loader may swallow it."""
 
@@ -104,14 +119,16 @@ class MaskedLMData(pl.LightningDataModule):
 
     A resumed Trainer gets those from its own step on. `on_error`, a function, is told of an error in
     them. `compiles`: all batches have one shape, for compilers. `mlm_probability_end`: the share that
-    is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
+    is asked about falls to it, which spends the most questions early (arXiv:2305.15096). `accumulate`: so
+    many batches of a process are a step.
     """
 
     def __init__(
         self, train, valid, batch_size, mlm_probability, seed, stop, compiles=False, on_error=None,
-        mlm_probability_end=None,
+        mlm_probability_end=None, accumulate=1,
     ):  # fmt: skip
         super().__init__()
+        self.accumulate = accumulate
         self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
         self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
         self.mlm_probability_end = mlm_probability_end
@@ -129,11 +146,14 @@ class MaskedLMData(pl.LightningDataModule):
         )
 
     def train_batches(self, start=0, rank=0, world=1):
-        """The batches of steps `start` to the last."""
+        """The batches of steps `start` to the last; those of one are shares, as of so many processes."""
+        shares = [rank * self.accumulate + number for number in range(self.accumulate)]
+        world *= self.accumulate
         together = self.batch_size * world
         share = self.share if self.mlm_probability_end else None
         order = TrainingOrder(self.train.lengths, together, self.seed, start, self.stop, share)
-        return self.batches(self.train, order, self.mlm_probability, rank, world)
+        how = self.train, order, self.mlm_probability
+        return InTurn([self.batches(*how, share, world) for share in shares])
 
     def held_out(self, rank=0, world=1):
         """The held-out batches: their masks are drawn once from the seed, whatever the training's share."""
