@@ -49,6 +49,7 @@ VALUES = {
     "max_len": ([8, 128, 512], [7, 513, 0, -1], ["many", 128.0, None, True]),
     "examples": (["line", "block", "stream"], ["lines", "", "Line"], [1, None]),
     "batch_size": ([1, 32, 65536], [0, -1, 65537], ["", 32.5, None]),
+    "accumulate": ([1, 4], [0, -1, 65537], [None, 1.5]),
     "epochs": ([1, 100], [0, -1, 10**6], [1.5, None, "1.5"]),
     "max_steps": ([-1, 1, 10**6], [0, -2], [None, 1.0]),
     "lr": ([None, 1e-5, 1, 1.0], [0.0, -1e-5, 1.1, float("nan"), float("inf")], ["fast"]),

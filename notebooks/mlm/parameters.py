@@ -109,6 +109,8 @@ TABLE = [
       lambda v: v in ("line", "block", "stream")),
     P("34", "batch_size", "int", 32, "examples per process and step", "1 to 65536 examples",
       lambda v: 1 <= v <= 65536),
+    P("4", "accumulate", "int", 1, "a step is so many batches, where a larger one fits no memory",
+      "1 to 65536 batches", lambda v: 1 <= v <= 65536),
     P("6", "batch_size", "int", 32, "examples per step, where a rung does not have 4",
       "1 to 65536 examples", lambda v: 1 <= v <= 65536),
     P("4", "epochs", "int", 1, "times that every example is seen", "1 to 100000",

@@ -132,7 +132,7 @@ def read_weights(path):
     """The state_dict in a file of torch.save; raises NotebookError where it is no such file."""
     with reading(path):
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return kept_weights(found) if "state_dict" in found else found
+        return kept_weights(found) if found.get("state_dict") else found
 
 
 class BertPred(nn.Module):

@@ -83,8 +83,8 @@ def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_step
 
     `recipe` is what `choose_recipe` chose, `device` what `trainer_arguments` found.
     """
-    same = ["model", "add_words", "max_len", "examples", "batch_size", "masking", "replace", "seed"]
-    same += ["keep", "evaluations", "patience"]
+    same = ["model", "add_words", "max_len", "examples", "batch_size", "accumulate", "masking"]
+    same += ["replace", "seed", "keep", "evaluations", "patience"]
     return {
         **{name: parameters[name] for name in same},
         **recipe,

@@ -290,9 +290,9 @@ class Keeper(Journal):
         late = time.monotonic() - self.saved[1] > 60 * self.minutes
         return [float(self.asked_to_stop()), float(late)]
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def step_done(self, trainer, module, batch):
         self.voted = None  # several processes can only agree where they meet: at a log line
-        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+        super().step_done(trainer, module, batch)
         if trainer.world_size == 1:
             self.voted = self.votes()
         over = self.over()
