@@ -16,6 +16,7 @@ batches     the order of an epoch, rows that are shared, MaskedBatches
 boxes       pictures of masks, rows and attention, every token a box
 model       a BertForMaskedLM from the Hub, from a folder or from scratch
 kernels     what is fast on a CPU: memory, dropout, attention
+compiled    torch.compile of the encoder: where it pays, how often it compiled
 peak        how near the limit: a token's operations, the device's most
 muon        Muon for weight matrices, AdamW for the rest
 optimizer   the recipe that fits a model: optimizer, learning rate, schedule, masks

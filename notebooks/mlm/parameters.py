@@ -133,6 +133,8 @@ TABLE = [
     P("14", "precision", "Union[int, str]", "auto",
       '"auto": what the device multiplies fastest; or "32", "bf16", "16" (GPU)',
       '"auto", "32", "bf16" or "16"', lambda v: str(v) in ("auto", "32", "bf16", "16")),
+    P("4", "compile", "Union[bool, str]", "auto", '"auto": where a run on a GPU is long enough to pay for it',
+      '"auto", True or False', lambda v: isinstance(v, bool) or v == "auto"),
     P("6", "precision", "Union[int, str]", "auto",
       '"auto": what the device multiplies fastest; or "32", "bf16"',
       '"auto", "32" or "bf16"', lambda v: str(v) in ("auto", "32", "bf16")),

@@ -80,9 +80,10 @@ def tokenizer_digest(tokenizer):
 def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_steps):
     """What two runs must have in common to be one, a dict of plain values.
 
-    `recipe` is what `choose_recipe` chose, `device` what `trainer_arguments` found.
+    `parameters` are the notebook's, with what was chosen for `batch_size` and `compile`, `recipe` is what
+    `choose_recipe` chose, `device` what `trainer_arguments` found.
     """
-    same = ["model", "max_len", "examples", "batch_size", "seed"]
+    same = ["model", "max_len", "examples", "batch_size", "compile", "seed"]
     return {
         **{name: parameters[name] for name in same},
         **recipe,
@@ -209,6 +210,7 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
             state["examples"] / len(train),
         ),
         "xla": state.get("xla"),
+        "compile": state.get("compile"),
     }
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from .checkpoint import PARTS, good_checkpoint, keep_checkpoint, vouch_again, writing
 from .claim import claim, leave, main_process
+from .compiled import compile_counts
 from .faults import quiet_threads, stop_on_signal
 from .files import whole_file
 from .journal import Journal
@@ -270,6 +271,8 @@ class Keeper(Journal):
         self.state["sums"] = self.sums.cpu().tolist()
         if module.device.type == "xla":
             self.state["xla"] = xla_counts()
+        if self.state["settings"]["compile"]:
+            self.state["compile"] = compile_counts()
         self.good = keep_checkpoint(trainer, self.folder / "checkpoints", self.good)
         if trainer.is_global_zero:
             write_metrics(self.folder, self.state["history"])
