@@ -77,14 +77,16 @@ def masked_loss(module, batch):
     return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"), logits, labels
 
 
-def parts_of(batch):
+def parts_of(batch, pad_token_id=0):
     """[(input_ids, labels)] of the examples of a batch, taken out of their rows."""
     ids, labels = batch["input_ids"], batch["labels"]
     owner = batch.get("attention_mask", torch.ones_like(ids))
     place = batch.get("position_ids", torch.arange(ids.shape[1]).expand_as(ids))
-    assert (ids[owner == 0] == 0).all() and (labels[owner == 0] == -100).all()  # padding
+    assert (ids[owner == 0] == pad_token_id).all() and (labels[owner == 0] == -100).all()  # padding
     found = []
     for row in range(len(ids)):
+        if (ids[row] == 0).all():  # an empty row
+            continue
         for number in range(1, int(owner[row].max()) + 1):
             (where,) = torch.where(owner[row] == number)
             assert where.tolist() == list(range(int(where[0]), int(where[0]) + len(where)))

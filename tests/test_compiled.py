@@ -94,7 +94,7 @@ def test_compiled_it_is_the_same_model_and_goes_on_exactly(bert, dataset, tmp_pa
     assert compile_encoder(bert, True, CPU, 6)
     assert "the encoder is compiled: as asked" in capsys.readouterr().out
     assert list(bert.state_dict()) == names
-    data = MaskedLMData(dataset, dataset, 8, 0.15, 0, 6, compiles=True)  # all of one shape
+    data = MaskedLMData(dataset, dataset, 8, 0.15, 0, 6)
     start, kept = copy.deepcopy(module.state_dict()), Kept(3, str(tmp_path / "kept.ckpt"))
 
     def fit(**resumed):

@@ -8,20 +8,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from conftest import parts_of, refused
-from mlm.batches import (
-    POSITION_STEP,
-    ROW_TOKENS,
-    WIDTH_STEP,
-    MaskedBatches,
-    TrainingOrder,
-    epoch_batches,
-    held_out_keys,
-    pack,
-    round_up,
-)
+from conftest import parts_of
+from mlm.batches import MaskedBatches, TrainingOrder
 from mlm.masking import mask_tokens, masked_counts, uniform
-from mlm.tokens import MaskedLMDataset
+from mlm.plan import HELD_OUT, POSITION_STEP, ROW_TOKENS, WIDTH_STEP, Plan
+from mlm.tokens import MaskedLMDataset, word_begins
 
 P = 0.15
 SPECIAL = 5  # [PAD] [UNK] [CLS] [SEP] [MASK] are the first of the learned vocabulary
@@ -157,18 +148,120 @@ def test_labels_are_the_tokens_that_were_there(drawn):
     assert labels.dtype == masked.dtype == np.int64
 
 
+# the plan
+
+
+def plan_of(lengths, batch_size=8, world=1, epochs=(0,), p=P):
+    """The Plan of examples of these lengths, all of whose tokens may be asked about."""
+    return Plan(Lengths(np.asarray(lengths)), batch_size, p, 0, epochs, world)
+
+
+class Lengths:
+    """As much of a dataset as a plan asks for."""
+
+    def __init__(self, lengths):
+        self.lengths = self.known = self.words = lengths
+
+    def __len__(self):
+        return len(self.lengths)
+
+
+CHANCE = np.random.default_rng(0)
+TEXTS = {
+    "one": [5],
+    "three": [5, 9, 130],
+    "alike": [28] * 101,
+    "blocks": [126] * 50 + [17],
+    "lines": CHANCE.integers(1, 40, 1000),
+    "a few long ones": np.append(CHANCE.integers(1, 20, 500), [93, 110, 126]),
+    "mostly short": 1 + CHANCE.geometric(0.2, 700),
+    "of all lengths": CHANCE.integers(1, 126, 300),
+}
+
+
+@pytest.mark.parametrize("batch_size, world", [(1, 1), (4, 1), (32, 1), (1000, 1), (8, 2), (3, 8)])
+@pytest.mark.parametrize("lengths", TEXTS.values(), ids=TEXTS)
+def test_every_batch_of_a_plan_fits_its_shape(lengths, batch_size, world):
+    """Each example once an epoch; no row is too wide, no process has too many rows or masks."""
+    plan, sizes = plan_of(lengths, batch_size, world, (0, 1, HELD_OUT)), np.asarray(lengths) + 2
+    height, width, room = plan.shape
+    assert plan.steps == -(-len(sizes) // (batch_size * world))
+    assert width % WIDTH_STEP == 0 or width == sizes.max()
+    assert room % POSITION_STEP == 0
+    for epoch in (0, 1, HELD_OUT):
+        keys = plan.keys(epoch)
+        assert len(keys) == plan.steps and {key[0] for key in keys} == {epoch}
+        seen = np.concatenate([indices for _, indices, _ in keys])
+        assert (np.sort(seen) == np.arange(len(sizes))).all()
+        for _, indices, rows in keys:
+            assert 0 < len(indices) == len(rows) <= batch_size * world
+            assert rows.max() < height * world and (np.diff(rows) >= 0).all()
+            assert np.bincount(rows, sizes[indices]).max() <= width
+            masks = masked_counts(sizes[indices] - 2, 0, epoch, indices, P)
+            assert np.bincount(rows // height, masks).max() <= room
+
+
+@pytest.mark.parametrize("batch_size, world", [(32, 1), (32, 2), (8, 8), (256, 1)])
+def test_a_plan_hardly_pads(batch_size, world):
+    lines = np.random.default_rng(1).integers(1, 30, 8000)
+    plan = plan_of(lines, batch_size, world, range(5))
+    height, width, _ = plan.shape
+    cells = plan.steps * world * height * width
+    assert width <= ROW_TOKENS
+    assert 1 - (lines + 2).sum() / cells < 0.08
+    blocks = plan_of([126] * 5000 + [17], batch_size, world)
+    assert blocks.shape[0] == -(-(5001) // (blocks.steps * world)) and blocks.shape[1] == 128
+
+
+def test_a_batch_is_a_random_sample_and_another_in_each_epoch():
+    """Who meets whom: as often again as chance has it; a batch's lengths are spread as all are."""
+    lengths = np.random.default_rng(2).integers(1, 60, 2000)
+    plan = plan_of(lengths, 20)
+    met, spread = [], []
+    for epoch in (0, 1):
+        batches = [np.sort(indices) for _, indices, _ in plan.keys(epoch)]
+        pairs = {(i, j) for batch in batches for n, i in enumerate(batch) for j in batch[n + 1 :]}
+        met.append(pairs)
+        spread += [lengths[batch].std() for batch in batches]
+    expected = len(met[0]) ** 2 / (2000 * 1999 / 2)
+    assert abs(len(met[0] & met[1]) - expected) < 5 * np.sqrt(expected)
+    assert abs(np.mean(spread) / lengths.std() - 1) < 0.05
+    sums = [lengths[indices].sum() for _, indices, _ in plan.keys(2)]
+    assert max(sums) - min(sums) < 0.05 * np.mean(sums)  # by chance they would differ by a third
+
+
+def test_a_plan_is_the_same_when_made_again():
+    lengths = np.random.default_rng(3).integers(1, 60, 500)
+    one, other = plan_of(lengths), plan_of(lengths, epochs=(0, 1, 2))
+    for key, again in zip(one.keys(1), other.keys(1), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(key, again))
+
+
+def test_a_plan_takes_little_time():
+    lengths = np.random.default_rng(0).integers(1, 40, 100_000)
+    began = time.process_time()
+    plan_of(lengths, 32)
+    assert time.process_time() - began < 5
+
+
 # batches
 
 
-def make(dataset, keys, batch_size=8, p=P, seed=0, **options):
+def make(dataset, keys, p=P, seed=0, **options):
     """The batches of these keys, as a list."""
-    return list(MaskedBatches(dataset, keys, batch_size, p, seed, **options))
+    return list(MaskedBatches(dataset, keys, p, seed, **options))
 
 
-def order(dataset, batch_size=8, seed=0, start=0, stop=None):
-    """The keys of the steps start to stop; of one epoch where no stop is given."""
-    stop = -(-len(dataset) // batch_size) if stop is None else stop
-    return TrainingOrder(dataset.lengths, batch_size, seed, start, stop)
+def planned(dataset, batch_size, rank=0, world=1, p=P, seed=0, epochs=(0,)):
+    """The batches of process `rank` in these epochs as planned."""
+    plan = Plan(dataset, batch_size, p, seed, epochs, world)
+    keys = [key for epoch in epochs for key in plan.keys(epoch)]
+    return make(dataset, keys, p, seed, shape=plan.shape, rank=rank)
+
+
+def own_rows(dataset, batch_size, epoch=0):
+    """Keys of an epoch as planned, but each example with a row of its own."""
+    return [key[:2] for key in Plan(dataset, batch_size, P, 0, (epoch,)).keys(epoch)]
 
 
 @functools.cache
@@ -184,169 +277,84 @@ def unmasked(ids, labels):
     return [token if label == -100 else label for token, label in zip(ids, labels)]
 
 
-def examples_of(dataset, keys, made, rank=0, world=1):
-    """{(epoch, number of an example): its (input_ids, labels)}, each seen once, in its batch."""
-    seen = {}
-    for (epoch, indices), batch in zip(keys, made, strict=True):
-        found = {numbers(dataset)[tuple(unmasked(*part))]: part for part in parts_of(batch)}
-        assert found.keys() == set(indices[rank::world])
-        assert not {(epoch, number) for number in found} & seen.keys()
-        seen |= {(epoch, number): part for number, part in found.items()}
+def examples_of(dataset, made):
+    """{number of an example: its (input_ids, labels)}, each seen once."""
+    parts = [part for batch in made for part in parts_of(batch)]
+    seen = {numbers(dataset)[tuple(unmasked(*part))]: part for part in parts}
+    assert len(seen) == len(parts)
     return seen
 
 
-# a row for each example, shared rows, one shape
-HOW = {rows: {"rows": rows} for rows in ("own", "shared", "static")}
-how = pytest.mark.parametrize("how", HOW.values(), ids=HOW.keys())
-
-
-@how
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 359, 360, 1000])
-def test_each_example_once_an_epoch(dataset, batch_size, how):
-    keys = list(order(dataset, batch_size))
-    seen = examples_of(dataset, keys, make(dataset, keys, batch_size, **how))
-    assert seen.keys() == {(0, i) for i in range(360)}
-    assert len(dataset) == 360
-    assert sorted(len(indices) for _, indices in keys)[1:] == [batch_size] * (len(keys) - 1)
+def test_each_example_once_with_its_own_masks(dataset, batch_size, world):
+    """In batches of any size, shared out over any processes: as with a row each."""
+    expected = examples_of(dataset, make(dataset, own_rows(dataset, 8)))
+    shares = [planned(dataset, batch_size, rank, world) for rank in range(world)]
+    assert len(expected) == len(dataset) == 360
+    assert examples_of(dataset, [batch for share in shares for batch in share]) == expected
+    for parts in zip(*shares, strict=True):  # a step
+        asked = sum(int((part["labels"] != -100).sum()) for part in parts)
+        read = [ids for part in parts for ids, _ in parts_of(part)]
+        for part in parts:  # each knows of all
+            assert part["masked"] == asked and part["masked"].dtype == torch.float32
+            assert part["examples"] == len(read) <= batch_size * world
+            assert part["tokens"] == sum(len(ids) - 2 for ids in read)
 
 
-@how
-def test_what_a_batch_says_of_itself(dataset, how):
-    keys = list(order(dataset))
-    for (_, indices), batch in zip(keys, make(dataset, keys, **how)):
-        shape = batch["input_ids"].shape
-        for name in batch.keys() & {"input_ids", "labels", "attention_mask", "position_ids"}:
-            assert (batch[name].shape, batch[name].dtype) == (shape, torch.int64)
-        labels = batch["labels"].flatten()
-        found = labels[batch["positions"]]
-        assert batch["positions"].dtype == torch.int64
-        assert (found[found != -100] == labels[labels != -100]).all()
-        if how["rows"] == "shared":  # few shapes
-            assert len(found) % POSITION_STEP == 0
-            assert (found == -100).sum() < POSITION_STEP
-            assert shape[1] % WIDTH_STEP == 0 or shape[1] == dataset.lengths.max() + 2
-        elif how["rows"] == "own":
-            assert (found != -100).all()
-        assert batch["masked"] == (labels != -100).sum()
-        assert batch["masked"].dtype == torch.float32
-        assert batch["tokens"] == dataset.lengths[indices].sum()
-        assert batch["examples"] == len(indices)
+@pytest.mark.parametrize("p", [0.15, 0.5, 0.999])
+@pytest.mark.parametrize("world", [1, 2])
+def test_all_batches_have_one_shape_and_lose_no_mask(dataset, p, world):
+    shapes = set()
+    for rank in range(world):
+        for batch in planned(dataset, 7, rank, world, p, epochs=(0, 1)):
+            tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
+            shapes.add(tuple((name, *value.shape) for name, value in sorted(tensors.items())))
+            for name in ("input_ids", "labels", "attention_mask", "position_ids", "positions"):
+                assert batch[name].dtype == torch.int64
+            labels, positions = batch["labels"].flatten(), batch["positions"]
+            (where,) = torch.where(labels != -100)
+            assert (positions[: len(where)] == where).all()
+            assert (labels[positions[len(where) :]] == -100).all()
+    assert len(shapes) == 1
 
 
-def test_masks_are_left_out_where_nothing_is_padded_or_shared(corpus_folder, tokenizer):
-    for width, rows in ((32, "own"), (128, "shared")):  # a block of 128 fills its row
-        path = corpus_folder / "train.txt"
-        data = MaskedLMDataset(path, tokenizer, width, "block")
-        made = make(data, order(data, 8), rows=rows)
-        masked = [batch for batch in made if "attention_mask" in batch]
-        assert len(made) > 3 and len(masked) <= 1  # the one with the last block
-        assert all("position_ids" in batch for batch in masked)
-        whole = {batch["input_ids"].shape for batch in made if "attention_mask" not in batch}
-        assert whole <= {(n, width) for n in range(1, 9)}
-
-
-@pytest.mark.parametrize(
-    "sizes", [[5], [130, 3, 3], [300, 300, 20], [128] * 4, range(3, 33), [30] * 100, [2] * 7]
-)
-def test_pack_puts_each_example_in_one_row(sizes):
-    sizes, width = np.array(sizes), ROW_TOKENS
-    rows = pack(sizes)
-    assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
-    fewest, most = (-(-sizes.sum() // max(w, sizes.max())) for w in (width, width // 2))
-    assert fewest <= len(rows) <= most + 1
-    loads = [sizes[row].sum() for row in rows]
-    assert max(loads) - min(loads) <= sizes.max()
-    assert max(loads) * len(rows) <= fewest * (sizes.sum() / fewest + sizes.max())
-    assert pack(sizes) == rows
-
-
-def cells_of(rows, sizes):
-    """Cells of a batch of such rows, padding included."""
-    widest = max(sizes[row].sum() for row in rows)
-    return len(rows) * round_up(widest, WIDTH_STEP)
-
-
-def test_pack_takes_the_number_of_rows_that_pads_least():
-    """Of equals the smallest; held against all numbers there are."""
-    for sizes in (np.full(100, 30), np.full(8, 32)):
-        rows, best = pack(sizes), None
-        for count in range(1, len(sizes) + 1):
-            dealt = [list(range(row, len(sizes), count)) for row in range(count)]  # all are alike
-            wide = sizes[dealt[0]].sum()
-            if ROW_TOKENS / 2 <= wide <= ROW_TOKENS:
-                best = min(best or (1e9, 0), (cells_of(dealt, sizes), count))
-        assert (cells_of(rows, sizes), len(rows)) == best
-
-
-def test_pack_is_fast_and_tight_at_any_size():
-    """A cubic way took 3.4 s for 2,048 examples; what is padded becomes less with more of them."""
-    chance = np.random.default_rng(0)
-    padding, seconds = [], []
-    for examples in (32, 512, 2048):
-        sizes = chance.integers(3, 40, examples)
-        began = time.process_time()
-        rows = pack(sizes)
-        seconds.append(time.process_time() - began)
-        padding.append(1 - sizes.sum() / cells_of(rows, sizes))
-    assert max(seconds) < 0.3
-    assert padding[0] < 0.08 and padding[1] < 0.03 and padding[2] < 0.02
+@pytest.mark.parametrize("width", [32, 128])
+def test_masks_are_left_out_where_nothing_is_padded_or_shared(corpus_folder, tokenizer, width):
+    """With blocks that fill their rows: all batches but the one with the last block."""
+    data = MaskedLMDataset(corpus_folder / "train.txt", tokenizer, width, "block")
+    own = make(data, own_rows(data, 8))
+    made = planned(data, 8)
+    masked = sum("attention_mask" in batch for batch in own)
+    assert masked == sum("position_ids" in batch for batch in own) == 1
+    assert sum("attention_mask" in batch for batch in made) == (1 if width == 128 else len(made))
+    assert sum(len(parts_of(batch)) for batch in made) == len(data)
 
 
 def test_an_edited_mask_reaches_the_batches(dataset):
-    """03 hands its own functions over: what they return is in the batch."""
+    """03 hands its own functions over: what they return is in the batch, and room is made for it."""
 
-    def all_masked(input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size):
-        masked, labels = mask_tokens(
-            input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size
-        )
-        return np.where(labels != -100, mask_token_id, masked), labels
+    def all_masked(*rows, **how):
+        masked, labels = mask_tokens(*rows, **how)
+        return np.where(labels != -100, dataset.tokenizer.mask_token_id, masked), labels
 
-    def one_each(lengths, seed, epoch, indices, mlm_probability):
-        return np.ones(len(indices), np.int64)
-
-    keys = list(order(dataset))
-    for batch in make(dataset, keys, mask=all_masked, count=one_each):
-        asked = batch["labels"] != -100
-        assert int(asked.sum()) == batch["masked"] == batch["examples"]
-        assert (batch["input_ids"][asked] == dataset.tokenizer.mask_token_id).all()
-
-
-@pytest.mark.fault
-def test_more_masks_than_a_static_batch_has_room_for(dataset):
     def all_of_them(lengths, seed, epoch, indices, mlm_probability):
         return lengths
 
-    with refused("masks", "room"):
-        make(dataset, list(order(dataset)), rows="static", count=all_of_them)
-
-
-def test_packed_batches_are_hardly_padded(dataset):
-    def padding(**how):
-        made = make(dataset, keys, 32, **how)
-        room = sum(batch["input_ids"].numel() for batch in made)
-        return 1 - (dataset.lengths + 2).sum() / room
-
-    keys = list(order(dataset, 32))
-    assert padding() < 0.05 < 0.2 < padding(rows="own") < padding(rows="static")
-
-
-def test_same_example_same_masks_in_any_batch(dataset):
-    expected = None
-    every = [(1, {}), (8, {}), (50, {}), *((8, options) for options in HOW.values())]
-    for batch_size, options in every:
-        keys = list(order(dataset, batch_size, stop=-(-360 // batch_size)))
-        seen = examples_of(dataset, keys, make(dataset, keys, batch_size, **options))
-        expected = expected or seen
-        assert seen == expected
+    plan = Plan(dataset, 8, P, 0, (0,), count=all_of_them)
+    how = dict(shape=plan.shape, mask=all_masked, count=all_of_them)
+    for batch in make(dataset, plan.keys(0), **how):
+        asked = batch["labels"] != -100
+        assert int(asked.sum()) == batch["masked"] == batch["tokens"]
+        assert (batch["input_ids"][asked] == dataset.tokenizer.mask_token_id).all()
 
 
 def test_seed_and_epoch_change_masks_and_order(dataset):
     def run(seed, epoch):
-        keys = list(order(dataset, seed=seed, start=45 * epoch, stop=45 * (epoch + 1)))
-        assert {key for key, _ in keys} == {epoch}
-        seen = examples_of(dataset, keys, make(dataset, keys, seed=seed))
-        return [tuple(indices) for _, indices in keys], [
-            [label != -100 for label in seen[epoch, i][1]] for i in range(360)
+        keys = Plan(dataset, 8, P, seed, (epoch,)).keys(epoch)
+        seen = examples_of(dataset, make(dataset, keys, seed=seed))
+        return [tuple(indices) for _, indices, _ in keys], [
+            [label != -100 for label in seen[i][1]] for i in range(360)
         ]
 
     (order1, masks1), (order2, masks2) = run(0, 0), run(0, 0)
@@ -361,140 +369,53 @@ def test_seed_and_epoch_change_masks_and_order(dataset):
 
 
 def test_batches_do_not_depend_on_what_was_drawn_before(dataset):
-    made = MaskedBatches(dataset, list(order(dataset)), 8, P, 0)
-    first, second = list(made), list(made)
-    for a, b in zip(first, second, strict=True):
-        assert a.keys() == b.keys()
-        assert all(np.array_equal(a[name], b[name]) for name in a)
+    plan = Plan(dataset, 8, P, 0, (0,))
+    made = MaskedBatches(dataset, plan.keys(0), P, 0, plan.shape)
+    whole, loaded = list(made), list(DataLoader(made, batch_size=None))
+    alone = [made.batch(*key) for key in plan.keys(0)[::-1]][::-1]
+    for one, *others in zip(whole, loaded, alone, strict=True):
+        for other in others:
+            assert one.keys() == other.keys()
+            assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("start", [0, 1, 17, 44, 45, 46, 100, 134, 135])
 def test_a_resumed_order_is_the_tail_of_the_whole(dataset, start):
-    whole = list(order(dataset, stop=135))
-    assert [epoch for epoch, _ in whole] == [0] * 45 + [1] * 45 + [2] * 45
-    tail = list(order(dataset, start=start, stop=135))
+    plan = Plan(dataset, 8, P, 0, range(3))
+    whole = list(TrainingOrder(plan, 0, 135))
+    assert [epoch for epoch, *_ in whole] == [0] * 45 + [1] * 45 + [2] * 45
+    tail = list(TrainingOrder(plan, start, 135))
     assert len(tail) == 135 - start
-    for (epoch, indices), (other, expected) in zip(tail, whole[start:]):
-        assert epoch == other and (indices == expected).all()
+    for key, expected in zip(tail, whole[start:]):
+        assert all(np.array_equal(a, b) for a, b in zip(key, expected))
 
 
-@how
-@pytest.mark.parametrize("world", [2, 3, 8])
-def test_shares_of_several_processes_are_the_batch_of_one(dataset, world, how):
-    """Each takes every world-th example of the batch that one process would see."""
-    keys = list(order(dataset, 3 * world))
-    whole = make(dataset, keys, 3 * world)
-    shares = [make(dataset, keys, 3, rank=rank, world=world, **how) for rank in range(world)]
-    seen = {}
-    for rank, share in enumerate(shares):
-        mine = examples_of(dataset, keys, share, rank, world)
-        assert not mine.keys() & seen.keys()
-        seen |= mine
-    assert seen == examples_of(dataset, keys, whole)
-    for step, batch in enumerate(whole):
-        theirs = [share[step] for share in shares]
-        assert {float(part["masked"]) for part in theirs} == {float(batch["masked"])}
-        for name in ("tokens", "examples"):  # of all of them
-            assert {part[name] for part in theirs} == {batch[name]}
-        assert sum((part["labels"] != -100).sum() for part in theirs) == batch["masked"]
-    assert len({len(share) for share in shares}) == 1  # as many steps each
-
-
-@pytest.mark.parametrize("p", [0.15, 0.5, 0.999])
-@pytest.mark.parametrize("world", [1, 2])
-def test_static_batches_have_one_shape_and_lose_no_mask(dataset, p, world):
-    keys = list(order(dataset, 7 * world))
-    assert min(len(indices) for _, indices in keys) < 7 * world  # one batch is not full
-    shapes = set()
-    for rank in range(world):
-        options = {"p": p, "rank": rank, "world": world}
-        dynamic = make(dataset, keys, 7, **options)
-        for batch, other in zip(make(dataset, keys, 7, rows="static", **options), dynamic):
-            tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
-            shapes.add(tuple((name, *value.shape) for name, value in sorted(tensors.items())))
-            labels = batch["labels"].flatten()
-            (where,) = torch.where(labels != -100)
-            positions = batch["positions"]
-            assert (positions[: len(where)] == where).all()
-            assert (labels[positions[len(where) :]] == -100).all()
-            assert len(where) == (other["labels"] != -100).sum()
-    assert len(shapes) == 1
-
-
-def test_a_process_without_an_example_has_an_empty_row(dataset):
-    keys = [(0, np.array([4, 9]))]
-    for how in HOW.values():
-        (batch,) = make(dataset, keys, 2, rank=2, world=3, **how)
-        assert len(batch["input_ids"]) >= 1
-        assert (batch["labels"] == -100).all()
-        assert batch["masked"] > 0
-        assert (batch["attention_mask"] == 0).all()
-        assert (batch["labels"].flatten()[batch["positions"]] == -100).all()
-
-
-def test_rows_are_as_wide_as_their_longest_example(dataset):
-    keys = list(order(dataset, 4))
-    for (_, indices), batch in zip(keys, make(dataset, keys, 4, rows="own")):
+def test_rows_of_their_own_are_as_wide_as_their_longest_example(dataset):
+    keys = own_rows(dataset, 4)
+    for (_, indices), batch in zip(keys, make(dataset, keys)):
         assert batch["input_ids"].shape == (len(indices), dataset.lengths[indices].max() + 2)
-    shapes = {batch["input_ids"].shape for batch in make(dataset, keys, 4, rows="static")}
-    assert shapes == {(4, dataset.lengths.max() + 2)}
-
-
-def test_lines_of_like_length_go_together(dataset):
-    """Little is padded, yet batches come in random order."""
-
-    def padding(grouped):
-        made = epoch_batches(dataset.lengths, 8, 0, 0, grouped)
-        longest = [dataset.lengths[indices].max() for indices in made]
-        return 1 - dataset.lengths.sum() / sum(n * len(i) for n, i in zip(longest, made)), longest
-
-    (grouped, longest), (random, _) = padding(True), padding(False)
-    assert grouped < 0.1 < 0.2 < random
-    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.5
+        assert (batch["labels"].flatten()[batch["positions"]] != -100).all()
 
 
 def test_held_out_masks_are_the_same_whatever_the_batches(corpus_folder, tokenizer):
     data = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
     expected = None
-    ways = (8, 1, "shared"), (1, 1, "static"), (64, 1, "static"), (3, 4, "shared")
-    for batch_size, world, rows in ways:
-        keys = held_out_keys(data.lengths, batch_size * world, seed=0)
-        seen = {}
-        for rank in range(world):
-            options = {"rank": rank, "world": world, "rows": rows}
-            made = make(data, keys, batch_size, **options)
-            seen |= examples_of(data, keys, made, rank, world)
+    for batch_size, world in ((8, 1), (1, 1), (64, 1), (3, 4)):
+        shares = [
+            planned(data, batch_size, rank, world, epochs=(HELD_OUT,)) for rank in range(world)
+        ]
+        seen = examples_of(data, [batch for share in shares for batch in share])
         expected = expected or seen
         assert seen == expected
     assert len(expected) == len(data) == 40
-    first = examples_of(data, keys := list(order(data, 8)), make(data, keys))
-    train_masks = [labels for _, (_, labels) in sorted(first.items())]
-    assert train_masks != [labels for _, (_, labels) in sorted(expected.items())]
-
-
-def test_a_loader_hands_batches_on_as_they_are(dataset):
-    keys = list(order(dataset))[:3]
-    whole = MaskedBatches(dataset, keys, 8, P, 0)
-    for batch, loaded in zip(whole, DataLoader(whole, batch_size=None), strict=True):
-        assert all(np.array_equal(batch[name], loaded[name]) for name in batch)
-
-
-def test_no_batches_of_an_order_that_is_over(dataset):
-    assert make(dataset, order(dataset, start=45)) == []
-
-
-def test_an_epoch_smaller_than_a_batch(dataset):
-    keys = list(order(dataset, 1000, stop=3))
-    assert [(epoch, len(indices)) for epoch, indices in keys] == [(0, 360), (1, 360), (2, 360)]
-    assert [batch["examples"] for batch in make(dataset, keys, 1000)] == [360] * 3
+    assert examples_of(data, planned(data, 8)) != expected
 
 
 # [UNK]
 
 
-@how
 @pytest.mark.parametrize("examples", ["line", "block"])
-def test_unknown_words_are_never_asked_about(tmp_path, tokenizer, how, examples):
+def test_unknown_words_are_never_asked_about(tmp_path, tokenizer, examples):
     """Held out or not; all other words keep their chance, and its share is told."""
     chance = np.random.default_rng(0)
     words = np.array(["power", "truth", "good", "\u8a9e", "x" * 101])
@@ -504,8 +425,8 @@ def test_unknown_words_are_never_asked_about(tmp_path, tokenizer, how, examples)
         MaskedLMDataset(tmp_path / "a.txt", tokenizer, 32, examples),
         tokenizer.unk_token_id,
     )
-    for keys in (list(order(data, 8)), held_out_keys(data.lengths, 8, 0)):
-        made = make(data, keys, **how)
+    for epoch in (0, HELD_OUT):
+        made = planned(data, 8, epochs=(epoch,))
         labels = torch.cat([batch["labels"].flatten() for batch in made])
         assert unknown not in labels
         asked, known = int((labels != -100).sum()), int(data.known.sum())
@@ -513,3 +434,143 @@ def test_unknown_words_are_never_asked_about(tmp_path, tokenizer, how, examples)
         assert abs(asked / known - P) < 5 * np.sqrt(P * (1 - P) / known)
     assert data.unknown == (data.ids[:] == unknown).mean() > 0.1
     assert len(data.ids) - data.truncated > known
+
+
+# whole words
+
+
+def pieces_of(dataset, indices):
+    """The words of these examples as lists of ids, each in a list of its example's."""
+    return [
+        np.split(ids, np.flatnonzero(begins[1:]) + 1)
+        for ids, begins in (
+            (dataset[i].numpy()[1:-1], dataset.begins[start : start + dataset.lengths[i]])
+            for i, start in zip(indices, dataset.starts[indices])
+        )
+    ]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """Short lines of words of 1 to 12 pieces, and [UNK]; their tokenizer knows letters and "word"."""
+    from transformers import BertTokenizer
+
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word", ",", *"abcd"]
+    names += [f"##{letter}" for letter in "abcd"]
+    tokenizer = BertTokenizer(vocab={name: number for number, name in enumerate(names)})
+    chance = np.random.default_rng(0)
+    words = np.array(["word", "abc", "b", "dcba", "abcdabcdabcd", "unknown"])
+    share = [0.3, 0.25, 0.15, 0.15, 0.05, 0.1]
+    lines = [" ".join(chance.choice(words, chance.integers(1, 12), p=share)) for _ in range(2000)]
+    path = tmp_path_factory.mktemp("words") / "a.txt"
+    path.write_text("\n".join(line.replace(" b", ", b") for line in lines), "utf-8")
+    return path, tokenizer
+
+
+def test_words_are_the_tokenizers(broken):
+    """But [UNK] is a word by itself, and so is what goes beyond ten pieces of one."""
+    path, tokenizer = broken
+    data = MaskedLMDataset(path, tokenizer, 512)
+    for i, line in enumerate(path.read_text().splitlines()):
+        found = data.begins[data.starts[i] : data.starts[i] + data.lengths[i]]
+        encoded = tokenizer(line, add_special_tokens=False)
+        within = np.array(
+            [encoded.word_ids()[:k].count(w) for k, w in enumerate(encoded.word_ids())]
+        )
+        assert (found == (within % 10 == 0)).all()
+        ids = np.array(encoded["input_ids"])
+        assert data.words[i] == found.sum() - (ids == tokenizer.unk_token_id).sum()
+    assert data.begins.dtype == bool and len(data.begins) == len(data.ids)
+
+
+@pytest.mark.parametrize("pieces", [["a", "b"], ["a b", "c", "d ab"], ["abc", "", "b a"]])
+def test_a_word_begins_where_a_text_does(broken, pieces):
+    encoded = broken[1](pieces, add_special_tokens=False).encodings
+    expected = [
+        n == 0 or a != b
+        for t in encoded
+        for n, (a, b) in enumerate(zip(t.word_ids, [None, *t.word_ids]))
+    ]
+    assert word_begins(encoded, 1).tolist() == expected
+
+
+@pytest.mark.parametrize("examples", ["line", "block"])
+def test_a_word_is_asked_as_a_whole_and_each_with_the_same_chance(broken, examples):
+    """However long it is and however short its line: of tokens and of words the share is exact."""
+    data = MaskedLMDataset(*broken, 16, examples)
+    words, p = pieces_of(data, np.arange(len(data))), 0.3
+    cases = {}  # (pieces of a word, whether it stands in a short example): (asked, of so many)
+    for epoch in range(12):
+        (batch,) = make(data, [(epoch, np.arange(len(data)))], p, masking="word")
+        labels = (batch["labels"] != -100).numpy()
+        for row, those in enumerate(words):
+            place = 1
+            for word in those:
+                asked = labels[row, place : place + len(word)]
+                assert asked.all() or not asked.any()
+                if word[0] == data.tokenizer.unk_token_id:
+                    assert not asked.any()
+                else:
+                    case = cases.setdefault((len(word), len(those) < 4), [0, 0])
+                    case[0] += asked[0]
+                    case[1] += 1
+                place += len(word)
+            assert not labels[row, place:].any()
+    assert len(cases) > 5
+    for case, (asked, of) in cases.items():
+        assert abs(asked / of - p) < 5 * np.sqrt(p * (1 - p) / of), case
+    tokens = sum(size * asked for (size, _), (asked, _) in cases.items())
+    variance = sum(size**2 * of for (size, _), (_, of) in cases.items()) * p * (1 - p)
+    assert abs(tokens - p * 12 * data.known.sum()) < 5 * np.sqrt(variance)
+
+
+def test_words_of_one_token_are_masked_as_tokens_are(drawn):
+    input_ids, *_ = drawn
+    rest = range(SPECIAL), np.full(len(input_ids), 3), 4, 0, np.arange(len(input_ids)), 4, 1000
+    words = np.broadcast_to(np.arange(input_ids.shape[1]), input_ids.shape)
+    for one, other in zip(mask_tokens(input_ids, *rest), mask_tokens(input_ids, *rest, words)):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_whole_words_keep_the_laws_of_batches(broken, world):
+    """Same example, same masks, in any layout and share; there is room for all, and they are counted."""
+    data = MaskedLMDataset(*broken, 16)
+    (whole,) = make(data, [(0, np.arange(len(data)))], masking="word")
+    expected = sorted(parts_of(whole))
+    plan = Plan(data, 20, P, 0, (0,), world, masking="word")
+    shares = [
+        make(data, plan.keys(0), shape=plan.shape, rank=rank, masking="word")
+        for rank in range(world)
+    ]
+    assert (
+        sorted(part for share in shares for batch in share for part in parts_of(batch)) == expected
+    )
+    for step in zip(*shares, strict=True):
+        asked = [batch["labels"].flatten() for batch in step]
+        for batch, labels in zip(step, asked):
+            assert (labels[batch["positions"]] != -100).sum() == (labels != -100).sum()
+            assert batch["masked"] == sum((labels != -100).sum() for labels in asked)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
+def test_no_draw_asks_for_more_tokens_than_its_words_may_have(broken, p):
+    data = MaskedLMDataset(*broken, 16, "block")
+    batches, every = MaskedBatches(data, [], p, 0, masking="word"), np.arange(len(data))
+    for epoch in range(10):
+        counts = masked_counts(data.words, 0, epoch, every, p)
+        _, labels = batches.masked_examples(epoch, every, counts)
+        assert ((labels != -100).sum(1) <= counts + data.known - data.words).all()
+
+
+@pytest.mark.parametrize("replace", ["100/0/0", "0/100/0", "0/0/100", "50/30/20"])
+def test_shares_of_what_becomes_of_a_token(drawn, replace):
+    input_ids, n = drawn[0], len(drawn[0])
+    rest = range(SPECIAL), np.full(n, 3), 4, 0, np.arange(n), 4, 1000
+    masked, labels = mask_tokens(input_ids, *rest, replace=replace)
+    chosen = labels != -100
+    kinds = (masked == 4), (masked != 4) & (masked != input_ids), (masked == input_ids)
+    for kind, share in zip(kinds, replace.split("/")):
+        theory = int(share) / 100
+        chance = 5 * np.sqrt(theory * (1 - theory) / chosen.sum()) + 0.004  # the very same, [MASK]
+        assert abs(kind[chosen].mean() - theory) < chance

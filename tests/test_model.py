@@ -1,4 +1,4 @@
-"""What `model` may name, and which weights are a pretrained BERT: all others are refused in one line."""
+"""What `model` may name, and which weights are a pretrained model: all others are refused in one line."""
 
 import json
 import math
@@ -78,18 +78,21 @@ def test_a_head_alone_may_be_missing_and_that_is_said(folder, bert, tokenizer, c
         assert torch.equal(loaded.bert.state_dict()[name], weight)
 
 
-@pytest.mark.fault
 @pytest.mark.parametrize("said", [False, True])
-def test_a_really_untied_bert_is_refused(folder, bert, tokenizer, said):
-    """It would be trained as two matrices and saved as one. `said`: what its config says of it."""
+def test_untied_stays_untied(folder, bert, tokenizer, said):
+    """`said`: what its config says of it."""
     config = BertConfig(**{**bert.config.to_dict(), "tie_word_embeddings": False})
     BertForMaskedLM(config).save_pretrained(folder)
     weights = load_file(folder / WEIGHTS)
     decoder, words = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
     assert not torch.equal(weights[decoder], weights[words])
     set_config(folder, tie_word_embeddings=said)
-    with refused(f"model={str(folder)!r} is untied", "another matrix", "pass a BERT"):
-        load_bert(str(folder), tokenizer, 64)
+    loaded = load_bert(str(folder), tokenizer, 64)
+    for name in (decoder, words):
+        assert torch.equal(loaded.state_dict()[name], weights[name])
+    assert not loaded.config.tie_word_embeddings
+    loaded.save_pretrained(folder)
+    assert load_file(folder / WEIGHTS).keys() >= {decoder, words}
 
 
 @pytest.mark.fault
@@ -117,6 +120,8 @@ def test_a_home_folder_is_found(folder, tokenizer, monkeypatch):
 FOREIGN = {  # a config.json that names other code, and what the line says of it
     "no such type": {"model_type": "quite-new"},
     "a decoder": {"model_type": "gpt2"},
+    "an encoder of sentences that writes": {"model_type": "bart"},
+    "an encoder without a masked-LM head": {"model_type": "t5"},
     "its own code": {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}},
     "no type at all": {"hidden_size": 32},
 }
@@ -136,12 +141,20 @@ def test_another_models_code_is_not_run(folder, tokenizer, name, monkeypatch):
 
 
 @pytest.mark.fault
+def test_code_beside_a_known_model_is_not_run(folder, tokenizer, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    (folder / "mine.py").write_text("raise SystemExit('it ran')")
+    set_config(folder, auto_map={"AutoConfig": "mine.Mine", "AutoModelForMaskedLM": "mine.Model"})
+    assert type(load_bert(str(folder), load_tokenizer(str(folder), None), 64)) is BertForMaskedLM
+
+
+@pytest.mark.fault
 def test_a_tokenizers_own_code_is_not_run(folder, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     (folder / "mine.py").write_text("raise SystemExit('it ran')")
     about = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", "mine.Mine"]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(about))
-    with refused(f"model={str(folder)!r}: ", "pass a BERT"):
+    with refused(f"model={str(folder)!r}: ", "masked language model"):
         load_tokenizer(str(folder), None)
 
 

@@ -21,6 +21,7 @@ from conftest import refused
 from mlm.claim import HELD, claim, leave
 from mlm.faults import Alarm
 from mlm.files import read_record
+from mlm.heads import can_share_rows
 from mlm.journal import SeededDropout
 from mlm.model import load_bert
 from mlm.record import check_files, run_record, run_settings, save_model, write_record
@@ -30,8 +31,10 @@ from mlm.training import MaskedLM, MaskedLMData, reset
 
 RECIPE = dict(optimizer="adamw", lr=1e-2, schedule="linear", weight_decay=0.01, dropout=0.1,
               mlm_probability=0.15, mlm_probability_end=None, clip=0.0)  # fmt: skip
-PARAMETERS = dict(model="a folder", max_len=32, examples="line", batch_size=8, seed=0, num_nodes=1,
-                  compile=False)  # fmt: skip
+PARAMETERS = dict(
+    model="a folder", max_len=32, examples="line", batch_size=8, accumulate=1, seed=0, num_nodes=1,
+    masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0, compile=False,
+)  # fmt: skip
 DEVICE = dict(kind="cpu", processes=1, dtype=torch.float32)
 STEPS = 8
 
@@ -45,7 +48,8 @@ class Suite:
             MaskedLMDataset(corpus_folder / f"{name}.txt", tokenizer, 32)
             for name in ("train", "valid")
         )
-        self.data = MaskedLMData(self.train, valid, 8, 0.15, 0, STEPS)
+        share_rows = can_share_rows(bert.config)
+        self.data = MaskedLMData(self.train, valid, 8, 0.15, 0, STEPS, share_rows=share_rows)
         how = {name: RECIPE[name] for name in ("optimizer", "lr", "schedule", "weight_decay")}
         self.module = MaskedLM(bert, how | {"total_steps": STEPS})
         self.start = copy.deepcopy(self.module.state_dict())
@@ -287,7 +291,7 @@ def fail_at(suite, step):
     return lambda: setattr(suite.module, "training_step", true)
 
 
-def stop_at(suite, workdir, step):
+def stop_at(suite, workdir, step, **how):
     """A run that was asked to stop in step `step`; its folder."""
     true = suite.module.training_step
 
@@ -298,7 +302,7 @@ def stop_at(suite, workdir, step):
 
     suite.module.training_step = training_step
     with refused(f"stopped at step {step} of {STEPS}, saved: to go on, run this cell"):
-        suite(workdir)
+        suite(workdir, **how)
     suite.module.training_step = true
     return workdir / "run"
 
@@ -385,6 +389,16 @@ def test_another_tokenizer_of_the_same_size_is_refused(suite, tmp_path, tokenize
     assert len(suite.tokenizer) == len(tokenizer)
     with refused("holds another run (tokenizer_sha256 was", "or another run_name"):
         suite(tmp_path)
+
+
+@pytest.mark.parametrize("how", [{"masking": "word"}, {"replace": "100/0/0"}])
+def test_other_masks_are_another_run_and_are_resumed_to_the_same_bits(suite, tmp_path, how):
+    suite.data = MaskedLMData(suite.train, suite.data.valid, 8, 0.3, 0, STEPS, **how)
+    whole = suite(tmp_path / "whole", **how)
+    stop_at(suite, tmp_path / "cut", 4, **how)
+    with refused("holds another run", f"{next(iter(how))} was"):
+        suite(tmp_path / "cut")
+    assert same(suite(tmp_path / "cut", **how), whole)
 
 
 def test_another_thread_count_is_said(suite, tmp_path, capsys):

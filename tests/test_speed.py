@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from mlm.batches import MaskedBatches, held_out_keys
 from mlm.limits import bare_loop, kept_bytes, lightning, pieces
 from mlm.model import load_bert
 from mlm.speed import (
@@ -22,7 +21,7 @@ from mlm.speed import (
     trainer_pass,
 )
 from mlm.tokens import MaskedLMDataset, learn_wordpiece
-from mlm.training import asked_labels
+from mlm.training import MaskedLMData, asked_labels
 
 DENSE = Rung("dense head", batch=16, order="random")
 SAVINGS = [
@@ -52,8 +51,7 @@ def bench(tmp_path_factory):
         kind: MaskedLMDataset(folder / "lines.txt", tokenizer, 64, kind)
         for kind in ("line", "block")
     }
-    keys = held_out_keys(data["line"].lengths, 32, 0)
-    held_out = list(MaskedBatches(data["line"], keys, 32, 0.15, 0))
+    held_out = list(MaskedLMData(data["line"], data["line"], 32, 0.15, 0, 0).held_out())
     bert = load_bert("scratch:tiny", tokenizer, 64, None, 0)
     return Bench(bert, "scratch:tiny", data, held_out, 0.15, 0, "cpu")
 
@@ -74,11 +72,11 @@ def test_what_changes_nothing_is_no_rung():
     assert ladder[-1] == replace(DENSE, name="c", fused=True, lr=1e-5)
 
 
-@pytest.mark.parametrize("order", ["text", "random", "length"])
+@pytest.mark.parametrize("order, rows", [("text", "own"), ("random", "own"), ("random", "shared")])
 @pytest.mark.parametrize("examples", ["line", "block"])
-def test_every_rung_has_each_example_once(bench, order, examples):
-    rung = replace(OURS, order=order, examples=examples, batch=7)
-    seen = np.sort(np.concatenate([group for _, group in bench.keys(rung)]))
+def test_every_rung_has_each_example_once(bench, order, rows, examples):
+    rung = replace(OURS, order=order, rows=rows, examples=examples, batch=7)
+    seen = np.sort(np.concatenate([group for _, group, *_ in bench.keys(rung)[0]]))
     assert np.array_equal(seen, np.arange(len(bench.data[examples])))
     batches = list(bench.batches(rung))
     assert len(batches) == bench.steps(rung)
@@ -87,7 +85,7 @@ def test_every_rung_has_each_example_once(bench, order, examples):
 
 def test_all_rungs_on_lines_ask_for_the_same_tokens(bench):
     asked = []
-    for rung in (DENSE, OURS, replace(DENSE, batch=4, order="text"), replace(OURS, order="length")):
+    for rung in (DENSE, OURS, replace(DENSE, batch=4, order="text")):
         labels = torch.cat([asked_labels(batch) for batch in bench.batches(rung)])
         asked.append(sorted(labels[labels != -100].tolist()))
     assert asked[0] and all(found == asked[0] for found in asked)

@@ -13,21 +13,26 @@ import torch
 import torch.nn.functional as F
 
 from conftest import masked_loss, parts_of, refused
-from mlm.batches import MaskedBatches, held_out_keys
+from mlm.batches import MaskedBatches
 from mlm.journal import Journal, SeededDropout
 from mlm.model import load_bert
 from mlm.optimizer import lr_factor
+from mlm.plan import HELD_OUT
 from mlm.tokens import MaskedLMDataset
 from mlm.training import MaskedLM, MaskedLMData, evaluate, reset, unigram_loss
 
 OPTIMIZER = dict(optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="linear", total_steps=20)
 
 
-def first_batch(dataset, indices, p=0.15, **options):
-    """The batch of these examples, in shared rows where nothing else is said."""
-    keys = [(0, np.array(indices))]
-    options = {"batch_size": len(indices)} | options
-    return next(iter(MaskedBatches(dataset, keys, mlm_probability=p, seed=0, **options)))
+def first_batch(dataset, indices, p=0.15, rows=3, rank=0, world=1, shape=None):
+    """The batch of these examples, in so many shared rows a process; with rows=None a row each."""
+    indices, place = np.array(indices), None
+    if rows:
+        place = np.sort(np.arange(len(indices)) % (rows * world))
+        longest = max(dataset.lengths[indices[place == row]].sum() + 40 for row in place)
+        shape = shape or (rows, int(longest), 16 * len(indices))
+    made = MaskedBatches(dataset, [], p, 0, shape, rank)
+    return made.batch(0, indices, place)
 
 
 @pytest.fixture
@@ -53,7 +58,7 @@ def gradients(model):
 
 def dense(bert, dataset, indices, p=0.15):
     """Loss and gradients that BertForMaskedLM has for these examples, a row for each."""
-    bert, batch = copy.deepcopy(bert), first_batch(dataset, indices, p, rows="own")
+    bert, batch = copy.deepcopy(bert), first_batch(dataset, indices, p, rows=None)
     mask = batch.get("attention_mask")
     loss = bert(batch["input_ids"], attention_mask=mask, labels=batch["labels"]).loss
     loss.backward()
@@ -84,15 +89,14 @@ PADDED, MANY, ONE = [0, 5, 9, 77, 200, 359], list(range(100, 140)), [3]
 @pytest.mark.parametrize(
     "indices, options",
     [
-        (PADDED, {"rows": "own"}),
-        (PADDED, {"rows": "shared"}),
-        (MANY, {"rows": "shared"}),
-        (PADDED, {"rows": "static"}),
-        (PADDED, {"rows": "static", "batch_size": 9}),
+        (PADDED, {"rows": None}),
+        (PADDED, {"rows": 1}),
+        (MANY, {"rows": 7}),
+        (PADDED, {"rows": 9}),
         (PADDED, {"p": 0.6}),
-        (ONE, {"p": 0.999}),
+        (ONE, {"p": 0.999, "rows": None}),
     ],
-    ids=["rows", "one shared row", "shared rows", "static", "empty rows", "60 %", "one example"],
+    ids=["rows", "one shared row", "shared rows", "empty rows", "60 %", "one example"],
 )
 def test_step_has_the_loss_and_gradients_of_bert(module, dataset, indices, options):
     batch = first_batch(dataset, indices, **options)
@@ -105,10 +109,10 @@ def test_step_has_the_loss_and_gradients_of_bert(module, dataset, indices, optio
     assert grads["cls.predictions.bias"].abs().sum() > 0
 
 
-@pytest.mark.parametrize("rows", ["own", "shared"])
+@pytest.mark.parametrize("rows", [None, 2])
 def test_step_on_blocks(module, blocks, rows):
     batch = first_batch(blocks, [0, 1, 2, 3], rows=rows)
-    assert ("attention_mask" in batch) == (rows == "shared")
+    assert ("attention_mask" in batch) == (rows == 2)
     loss, grads = stepped(module, batch)
     expected, theirs = dense(module.bert, blocks, [0, 1, 2, 3])
     assert loss == pytest.approx(expected, rel=1e-6)
@@ -119,13 +123,13 @@ def test_padding_changes_nothing(module, dataset):
     """The same examples in batches of several shapes have one loss."""
     sums = [
         masked_loss(module, first_batch(dataset, [4, 5, 6], **how))[0].item()
-        for how in ({"rows": "shared"}, {"rows": "own"}, {"rows": "static"})
+        for how in ({"rows": 1}, {"rows": None}, {"rows": 2}, {"shape": (3, 128, 99)})
     ]
     alone = sum(masked_loss(module, first_batch(dataset, [i]))[0].item() for i in (4, 5, 6))
-    assert sums == pytest.approx([alone] * 3, rel=1e-5)
+    assert sums == pytest.approx([alone] * 4, rel=1e-5)
 
 
-@pytest.mark.parametrize("rows", ["shared", "static"])
+@pytest.mark.parametrize("rows", [None, 3])
 def test_a_batch_with_nothing_masked_is_no_nan(module, dataset, rows):
     batch = first_batch(dataset, PADDED, p=1e-9, rows=rows)
     assert batch["masked"] == 0
@@ -136,7 +140,7 @@ def test_a_batch_with_nothing_masked_is_no_nan(module, dataset, rows):
 
 
 def test_logits_are_those_of_the_masked_positions(module, dataset):
-    batch = first_batch(dataset, PADDED, rows="own")
+    batch = first_batch(dataset, PADDED, rows=None)
     loss, logits, labels = masked_loss(module, batch)
     with torch.no_grad():
         whole = module.bert(batch["input_ids"], batch["attention_mask"]).logits
@@ -148,18 +152,14 @@ def test_logits_are_those_of_the_masked_positions(module, dataset):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("rows", ["shared", "static"])
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_shares_of_several_processes_make_the_whole(module, dataset, world, rows):
+def test_shares_of_several_processes_make_the_whole(module, dataset, world):
     """What the processes compute, averaged as DDP does, is the loss and gradient of the batch."""
     whole = first_batch(dataset, PADDED)
     expected, theirs = stepped(module, whole)
     module.trainer.world_size = world
     parts = [
-        stepped(
-            module,
-            first_batch(dataset, PADDED, batch_size=3, rank=rank, world=world, rows=rows),
-        )
+        stepped(module, first_batch(dataset, PADDED, rows=2, rank=rank, world=world))
         for rank in range(world)
     ]
     assert sum(loss for loss, _ in parts) / world == pytest.approx(expected, rel=1e-5)
@@ -238,11 +238,10 @@ def trainer_at(step, rank=0, world=1):
     return SimpleNamespace(global_step=step, global_rank=rank, world_size=world)
 
 
-@pytest.mark.parametrize("compiles", [False, True])
 @pytest.mark.parametrize("start", [0, 1, 44, 45, 46, 50])
-def test_later_batches_are_the_tail_of_the_whole(make_data, start, compiles):
+def test_later_batches_are_the_tail_of_the_whole(make_data, start):
     """By hand, without a Trainer, and as the loader of a resumed Trainer gives them."""
-    data = make_data(compiles=compiles)
+    data = make_data()
     whole = list(data.train_batches())
     assert len(whole) == 50
     assert equal(data.train_batches(start), whole[start:])
@@ -251,13 +250,13 @@ def test_later_batches_are_the_tail_of_the_whole(make_data, start, compiles):
     assert equal(data.train_dataloader(), whole[start:])
 
 
-@pytest.mark.parametrize("compiles", [False, True])
 @pytest.mark.parametrize("world", [2, 3])
-def test_shares_of_processes_make_the_whole(make_data, world, compiles):
+def test_shares_of_processes_make_the_whole(make_data, world):
     """Example by example and mask by mask, the batches of one process that takes as many as all."""
-    data, start = make_data(compiles=compiles), 13
+    data, start = make_data(), 13
     shares = [list(data.train_batches(start, rank, world)) for rank in range(world)]
     whole = list(make_data(8 * world).train_batches(start))
+    assert len({tuple(part["input_ids"].shape) for share in shares for part in share}) == 1
     for batch, *parts in zip(whole, *shares, strict=True):
         together = [example for part in parts for example in parts_of(part)]
         assert sorted(together) == sorted(parts_of(batch))
@@ -276,7 +275,7 @@ def test_held_out_questions_depend_on_text_tokenizer_and_seed_alone(make_data):
 
     expected = questions()
     assert len(expected) == 40
-    ways = {"p": 0.5}, {"compiles": True}, {"batch_size": 1}, {"batch_size": 64}, {"world": 3}
+    ways = {"p": 0.5}, {"batch_size": 1}, {"batch_size": 64}, {"world": 3}
     assert all(questions(**how) == expected for how in ways)
     tokens = sum(len(ids) - 2 for ids, _ in expected)
     asked = sum(label != -100 for _, labels in expected for label in labels)
@@ -347,8 +346,8 @@ def test_dropout_is_a_function_of_seed_step_and_process(bert, dataset):
 
 
 def test_evaluate_equals_a_plain_loop(module, dataset):
-    keys = held_out_keys(dataset.lengths, 16, 0)
-    made = list(MaskedBatches(dataset, keys, 16, 0.15, 0, rows="own"))
+    keys = [(HELD_OUT, np.arange(i, i + 16)) for i in range(0, 352, 16)]
+    made = list(MaskedBatches(dataset, keys, 0.15, 0))
     loss = right = count = 0
     with torch.no_grad():
         for batch in made:
@@ -367,13 +366,13 @@ def test_evaluate_equals_a_plain_loop(module, dataset):
 
 
 def test_evaluate_is_the_same_for_any_batches_and_processes(module, dataset):
-    def figures(batch_size, rank=0, world=1, add_up=lambda sums: sums, **how):
-        keys = held_out_keys(dataset.lengths, batch_size * world, 0)
-        made = MaskedBatches(dataset, keys, batch_size, 0.15, 0, rank, world, **how)
-        return evaluate(module, made, add_up)
+    def figures(batch_size, rank=0, world=1, add_up=lambda sums: sums):
+        data = MaskedLMData(dataset, dataset, batch_size, 0.15, 0, 0)
+        return evaluate(module, data.held_out(rank, world), add_up)
 
-    expected = figures(16)
-    for found in (figures(1), figures(500), figures(16, rows="static"), figures(16, rows="own")):
+    keys = [(HELD_OUT, np.arange(360))]
+    expected = evaluate(module, MaskedBatches(dataset, keys, 0.15, 0))
+    for found in (figures(1), figures(16), figures(500)):
         assert found == pytest.approx(expected, rel=1e-5)
     sums = []
     for rank in range(3):
@@ -426,9 +425,7 @@ def test_unigram_loss_by_hand():
 
 
 def test_unigram_loss_of_the_corpus(dataset):
-    keys = held_out_keys(dataset.lengths, 16, 0)
-    made = list(MaskedBatches(dataset, keys, 16, 0.15, 0))
-    found = unigram_loss(dataset, made)
+    found = unigram_loss(dataset, MaskedLMData(dataset, dataset, 16, 0.15, 0, 0).held_out())
     assert 1 < found < math.log(dataset.vocab_size)
 
 
@@ -536,9 +533,9 @@ def test_max_len_above_the_models_positions(folder, tokenizer):
 
 
 @pytest.mark.fault
-def test_a_model_that_is_no_bert(folder, tokenizer):
+def test_a_model_that_fills_in_no_words(folder, tokenizer):
     set_config(folder, model_type="gpt2")
-    with refused(f"model={str(folder)!r}", "'gpt2'", "pass a BERT"):
+    with refused(f"model={str(folder)!r}", "'gpt2'", "pass one such as BERT"):
         load_bert(str(folder), tokenizer, 64)
 
 
@@ -582,3 +579,17 @@ def test_no_pickled_weights_are_executed(folder, tokenizer, tmp_path):
     with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
         load_bert(str(folder), tokenizer, 64)
     assert not (tmp_path / "executed").exists()
+
+
+def test_held_out_questions_do_not_depend_on_how_training_masks(dataset):
+    ways = {}, {"masking": "word"}, {"replace": "100/0/0"}
+    first, *others = (
+        [list(part()) for part in (data.held_out, data.train_batches)]
+        for data in (MaskedLMData(dataset, dataset, 40, 0.3, 0, 5, **how) for how in ways)
+    )
+    for held_out, trained in others:
+        for batch, expected in zip(held_out, first[0], strict=True):
+            assert all(np.array_equal(batch[name], expected[name]) for name in expected)
+        assert [b["input_ids"].tolist() for b in trained] != [
+            b["input_ids"].tolist() for b in first[1]
+        ]

@@ -7,14 +7,20 @@ files       files that are whole, and known to be as they were written
 parameters  every setting of the notebooks, described once; their check
 host        where a notebook runs; a TPU machine made ready
 hardware    what this machine has -> arguments of Trainer; several TPU cores
-corpus      a text: fetched, verified, read by lines, split
+hub         what a model's name stands for: a folder, or a masked language model on the Hub
+documents   files become documents, and documents lines
+own         files of your own: a path, a folder, a pattern
+fetch       a text fetched: of the web, of the Hub, of Python
+corpus      a text split: lines to learn from, lines held out
 advice      what fits a text of which size
-hub         what a model's name stands for: a folder, or a BERT on the Hub
 tokens      tokenizer, token ids on disk, MaskedLMDataset
+words       words that a vocabulary breaks; a token of their own
 masking     masks as a pure function of seed, epoch, example and position
-batches     the order of an epoch, rows that are shared, MaskedBatches
+plan        which examples meet, and who shares a row: all batches of one shape
+batches     MaskedBatches: examples masked and laid out as planned
 boxes       pictures of masks, rows and attention, every token a box
-model       a BertForMaskedLM from the Hub, from a folder or from scratch
+heads       each kind of model: its encoder, its head on some positions
+model       a masked language model from the Hub, from a folder or from scratch
 kernels     what is fast on a CPU: memory, dropout, attention
 compiled    torch.compile of the encoder: where it pays, how often it compiled
 peak        how near the limit: a token's operations, the device's most
@@ -28,9 +34,12 @@ faults      an error or a wish to stop reaches every process
 checkpoint  those of a run: whole, and known to be as they were written
 claim       one run, one trainer
 run         a run's folder: opened, trained in, resumed
+card        the card that goes with a model: from what, how, how good
 record      what is left of a run: weights twice, run.json
 predict     load a run, fill in words, score sentences
 gaps        what models say of held-out lines
+probe       what an encoder is good for besides: a linear probe
+upload      a model handed on, by the Hub
 speed       recipes side by side, one saving at a time
 race        recipes raced to a loss, against seconds
 limits      the machine's limit, the pieces of a step, how they grow

@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from .batches import ROW_TOKENS
+from .plan import ROW_TOKENS
 
 FATES = {  # what the masks did with a token: its colour, and the sign that stands in its box
     "kept": ("#eef1f5", ""),

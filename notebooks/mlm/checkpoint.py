@@ -111,6 +111,11 @@ def keep_checkpoint(trainer, folder, good):
 # read
 
 
+def kept_weights(found):
+    """The weights that a run hands on, of all that its checkpoint holds: the best where it keeps those."""
+    return found.get("callbacks", {}).get("Keeper", {}).get("best", found["state_dict"])
+
+
 def is_undamaged(path):
     """Whether a checkpoint agrees with the checksums that torch wrote into it."""
     try:

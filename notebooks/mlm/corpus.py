@@ -1,24 +1,18 @@
-"""A text: fetched so that it is whole or not there, read by lines, split. Taught in 02."""
+"""A text split: lines to learn from, lines held out, and a record of both. Taught in 02."""
 
-import hashlib
-import re
 import tempfile
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
-import pooch
-import requests
-
+from .documents import documents, format_of, numbered_lines, opener, text_lines
+from .fetch import fetch_corpus, is_download, label
 from .files import (
-    FULL,
-    cannot_write,
     clear_parts,
     damaged,
     digests,
     full_path,
     kind_of,
     read_record,
+    seal,
     sha256_of,
     shown,
     whole_file,
@@ -26,43 +20,10 @@ from .files import (
 )
 from .notebook import NotebookError
 
-pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
-
-NIETZSCHE = {  # the tutorial's address, then a mirror of the same bytes
-    "urls": (
-        "https://s3.amazonaws.com/text-datasets/nietzsche.txt",
-        "https://storage.googleapis.com/tfjs-examples/lstm-text-generation/data/nietzsche.txt",
-    ),
-    "sha256": "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647",
-}
-OFFLINE = 'without a network, pass corpus="pydoc" and model="scratch:tiny"'
+PARTS = "train.txt", "valid.txt"
 
 
-# fetched
-
-
-def download(urls, sha256, path, timeout=5):
-    """Download the first of `urls` that answers with the right bytes to `path`, all or nothing.
-
-    `timeout` is in seconds, for the connection and between two pieces. With `sha256=None` any
-    bytes will do. pooch (https://www.fatiando.org/pooch) verifies, retries once, and places the
-    file only when it is whole. Raises NotebookError when no address serves it.
-    """
-    reasons = []
-    for url in urls:
-        get = pooch.HTTPDownloader(progressbar=True, timeout=timeout)
-        store = pooch.create(path.parent, "", registry={path.name: sha256}, urls={path.name: url})
-        store.retry_if_failed = 1
-        try:
-            store.fetch(path.name, downloader=get)
-            return
-        except (ValueError, OSError, requests.RequestException) as error:
-            if getattr(error, "errno", None) in FULL:
-                raise cannot_write(path, error) from None
-            reasons.append(
-                f"{shown(url, 1000)[1:-1]}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            )
-    raise NotebookError(f"the corpus could not be downloaded ({'; '.join(reasons)}); {OFFLINE}")
+# the text
 
 
 def make_workdir(workdir):
@@ -83,160 +44,90 @@ def make_workdir(workdir):
     return path
 
 
-TEXTS = "pass a text file, a URL, 'nietzsche' or 'pydoc'"
+def identity(files, held_out, column):
+    """(SHA-256 of all that decides a corpus, whether it is one text file as it stands).
 
-
-def address(corpus):
-    """The parts of a URL. Raises NotebookError where it is none."""
-    try:
-        url = urllib.parse.urlparse(corpus)
-        if url.scheme.lower() == "file" or url.hostname:
-            return url
-        why = "it names no host"
-    except ValueError as error:
-        why = str(error)
-    raise NotebookError(f"corpus={shown(corpus)} is no address ({why}); {TEXTS}")
-
-
-def own_text(corpus):
-    """(name, path) of a text of yours, given by its path or a file:// address."""
-    given = corpus
-    if corpus.lower().startswith("file:"):
-        given = urllib.request.url2pathname(address(corpus).path)
-    path = full_path("corpus", given)
-    if (found := kind_of(path)) == "is a file":
-        try:
-            return re.sub(r"\W+", "-", path.stem)[:60] + f"-{sha256_of(path)[:8]}", path
-        except OSError as error:
-            found = f"cannot be read ({error.strerror})"
-    raise NotebookError(f"corpus={shown(corpus)}: {shown(path)[1:-1]} {found}; {TEXTS}")
-
-
-def web_text(corpus, kept):
-    """(name, path) of the text at a URL, downloaded unless it is in the folder `kept` as it came."""
-    address(corpus)
-    # The letters of two addresses may be the same, and a name is cut: the digest tells them apart.
-    digest = hashlib.sha256(corpus.encode()).hexdigest()[:8]
-    name = re.sub(r"\W+", "-", corpus.split("://", 1)[1])[:60] + f"-{digest}"
-    path = kept / name / f"{name}.txt"
-    record = read_record(path.with_name("corpus.json")) or {}
-    as_it_came = record.get("source") != corpus or not damaged(
-        path.parent, {path.name: record["sha256"]}
-    )
-    if not (path.is_file() and as_it_came):
-        path.unlink(missing_ok=True)  # pooch would keep what is there
-        download([corpus], None, path)
-    return name, path
-
-
-def pydoc_text(kept):
-    """(name, path) of the English that every CPython carries; written below `kept` where it is not."""
-    from pydoc_data.topics import topics
-
-    path = kept / "pydoc" / "pydoc.txt"
-    paragraphs = [p for name in sorted(topics) for p in topics[name].split("\n\n")]
-    text = "\n\n".join(dict.fromkeys(paragraphs))  # the topics quote each other: once is enough
-    if damaged(path.parent, {path.name: hashlib.sha256(text.encode()).hexdigest()}):
-        with whole_file(path) as file:
-            file.write(text.encode())
-    return "pydoc", path
-
-
-def fetch_corpus(corpus, workdir):
-    """Bring the text of `corpus` to a local file; returns (name, path).
-
-    `corpus` is "nietzsche", "pydoc" (English that every CPython carries), a path or a URL. What is
-    downloaded is kept in `workdir`/corpus/`name`/, and downloaded again where it is no longer as it
-    was; a file of yours stays where it is. Raises NotebookError where there is no such text.
+    That is the files' bytes, in order, and how they are read; of one text file, its own SHA-256. Names
+    and places do not count. Raises NotebookError where a file cannot be read.
     """
-    kept = Path(workdir) / "corpus"
-    if corpus == "nietzsche":
-        path = kept / "nietzsche" / "nietzsche.txt"
-        if damaged(path.parent, {path.name: NIETZSCHE["sha256"]}):
-            download(NIETZSCHE["urls"], NIETZSCHE["sha256"], path)
-        return "nietzsche", path
-    if corpus == "pydoc":
-        return pydoc_text(kept)
-    if re.match("https?://", corpus, re.IGNORECASE):
-        return web_text(corpus, kept)
-    return own_text(corpus)
-
-
-# read
-
-
-CONVERT = "convert it first, for example: iconv -f {} -t UTF-8 old.txt > new.txt"
-UNPACK = "unpack it first and pass the text that is in it"
-EXPORT = "save or export it as plain text (UTF-8) and pass that"
-KINDS = {  # the first bytes of files that are no plain text: what they are, what helps
-    b"\x1f\x8b": ("a gzip archive", UNPACK),
-    b"BZh": ("a bzip2 archive", UNPACK),
-    b"\xfd7zXZ": ("an xz archive", UNPACK),
-    b"\x28\xb5\x2f\xfd": ("a zstd archive", UNPACK),
-    b"7z\xbc\xaf": ("a 7z archive", UNPACK),
-    b"PK\x03\x04": ("a zip archive, as .docx, .odt and .epub are", EXPORT),
-    b"\xd0\xcf\x11\xe0": ("an old Office document", EXPORT),
-    b"{\\rtf": ("an RTF document", EXPORT),
-    b"%PDF": ("a PDF", EXPORT),
-    b"\xff\xfe\0\0": ("UTF-32 text", CONVERT.format("UTF-32")),
-    b"\0\0\xfe\xff": ("UTF-32 text", CONVERT.format("UTF-32")),
-    b"\xff\xfe": ("UTF-16 text", CONVERT.format("UTF-16")),
-    b"\xfe\xff": ("UTF-16 text", CONVERT.format("UTF-16")),
-}
-
-
-def foreign(head):
-    """(what a file with these first bytes is, what helps) where that is known to be no UTF-8 text."""
-    for magic, known in KINDS.items():
-        if head.startswith(magic):
-            return known
-    for order, ends in (("LE", head[1::2]), ("BE", head[::2])):  # without a mark in front
-        if ends.count(0) > len(head) // 4:
-            return f"UTF-16{order} text", CONVERT.format(f"UTF-16{order}")
-    return None
-
-
-def text_lines(path):
-    """The non-blank lines of a UTF-8 file, one at a time; a BOM and CRLF or CR ends are taken off.
-
-    Raises NotebookError where the file is not UTF-8 text.
-    """
-    with open(path, "rb") as file:
-        head = file.read(1024)
-    if known := foreign(head):
-        raise NotebookError(f"{path}: {known[0]}, not UTF-8; {known[1]}")
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if "\0" in line:
-                    raise NotebookError(f"{path}: line {number} has a NUL byte: not a text file")
-                if line.strip():
-                    yield line.strip("\n")
-    except UnicodeDecodeError as error:
-        reason = f"{error.reason}, byte {error.object[error.start]:#04x}"
-        help = "not a text file" if b"\0" in head else CONVERT.format("LATIN1")
-        raise NotebookError(f"{path}: not UTF-8 ({reason}); {help}") from None
+        if (
+            len(files) == 1
+            and not held_out
+            and not format_of(files[0])
+            and opener(files[0]) is open
+        ):
+            return sha256_of(files[0]), True
+        forms = [
+            [(format_of(path), sha256_of(path)) for path in part] for part in (files, held_out)
+        ]
+        has_columns = any(format_of(path) for path in (*files, *held_out))
+        return seal({"files": forms, "column": column if has_columns else None}), False
+    except OSError as error:
+        raise NotebookError(
+            f"{error.filename} cannot be read ({error.strerror}); pass files that can be"
+        ) from None
+
+
+def measure(files, column):
+    """{"documents", "lines", "empty"}: how many of each; a document without any text is empty."""
+    counts = {"documents": 0, "lines": 0, "empty": 0}
+    for document in documents(files, column):
+        lines = sum(1 for _ in document)
+        counts["documents" if lines else "empty"] += 1
+        counts["lines"] += lines
+    return counts
 
 
 # split
 
 
-def split_text(source, folder, lines):
-    """Write the lines of the text `source`, which has so many, to train.txt and valid.txt.
+def write_lines(path, numbered):
+    """Write lines, given as (number of its document, line), with a blank line between documents.
 
-    Every tenth run of (up to 50) consecutive lines is held out, in valid.txt. A file gets its name
-    when it is whole. Returns what was done, as a dict.
+    Returns how many lines they are. The file gets its name when it is whole.
+    """
+    count, before = 0, None
+    with whole_file(path, "w", encoding="utf-8", newline="\n") as file:
+        for document, line in numbered:
+            between = "\n" if before not in (None, document) else ""
+            file.write(f"{between}{line}\n")
+            before, count = document, count + 1
+    return count
+
+
+def split_text(files, folder, lines, column="text"):
+    """Write the lines of a text, which has so many, to train.txt and valid.txt.
+
+    Every tenth run of (up to 50) consecutive lines is held out, in valid.txt. Returns what was done,
+    as a dict.
     """
     run, counts = min(50, lines // 10), {}
     for part, held_out in (("train", False), ("valid", True)):
-        with whole_file(folder / f"{part}.txt", "w", encoding="utf-8", newline="\n") as file:
-            numbered = enumerate(text_lines(source))
-            kept = (line for i, line in numbered if (i // run % 10 == 9) == held_out)
-            counts[part] = sum(1 for line in kept if file.write(line + "\n"))
+        numbered = enumerate(numbered_lines(files, column))
+        kept = (line for i, line in numbered if (i // run % 10 == 9) == held_out)
+        counts[part] = write_lines(folder / f"{part}.txt", kept)
     return {**counts, "rule": f"every tenth run of {run} lines is held out"}
 
 
-PARTS = "train.txt", "valid.txt"
+def lines_in_both(folder):
+    """How many held-out lines stand in the training text as well; only the held-out ones are held."""
+    held_out = {hash(line) for line in text_lines(folder / "valid.txt")}
+    both = held_out.intersection(map(hash, text_lines(folder / "train.txt")))
+    return sum(hash(line) in both for line in text_lines(folder / "valid.txt"))
+
+
+def split_by_files(files, held_out, folder, column="text"):
+    """Write one text to train.txt and another to valid.txt; returns what was done, as a dict."""
+    train, valid = (
+        write_lines(folder / part, numbered_lines(text, column))
+        for part, text in zip(PARTS, (files, held_out))
+    )
+    rule = "a held-out text of its own; lines of it that the training text has too: "
+    return {"train": train, "valid": valid, "rule": f"{rule}{lines_in_both(folder):,}"}
+
+
+# the corpus
 
 
 def is_whole(folder, sha256):
@@ -246,36 +137,60 @@ def is_whole(folder, sha256):
     return record.get("sha256") == sha256 and {*files} == {*PARTS} and not damaged(folder, files)
 
 
-def load_corpus(corpus, workdir):
+def check_lines(name, given, counts, least):
+    """Raises NotebookError where a text has fewer lines than needed."""
+    if counts["lines"] < least:
+        why = ", since every tenth is held out" if least > 1 else ""
+        raise NotebookError(
+            f"{name}={shown(given)} has {counts['lines']} non-blank line(s): at least {least} are "
+            f"needed{why}; give each sentence or paragraph a line of its own"
+        )
+
+
+def load_corpus(corpus, workdir, column="text", valid_corpus=None):
     """Fetch, check and split a corpus once; returns the folder with train.txt and valid.txt.
 
-    The split (see `split_text`) needs no random numbers, is the same everywhere, and few held-out
-    lines have a training line as neighbour. corpus.json describes it, vouches for its files and is
-    written last; what is no longer as it was written is made again. Raises NotebookError where the
-    text is not there or no text, has less than 10 lines, or the disk is full.
+    `corpus` and `valid_corpus` are what `fetch_corpus` takes, `column` what `documents` takes. Where there
+    is no `valid_corpus`, lines are held out as `split_text` does it: that needs no random numbers, is the
+    same everywhere, and few held-out lines have a training line as neighbour. With it, all of
+    `corpus` is trained on, but for files that are in `valid_corpus` too. A blank line parts two documents.
+    corpus.json describes the corpus, vouches for its files and is written last; what is no longer as
+    it was written is made again. Raises NotebookError where the text is not there or no text, has
+    less than 10 lines, or the disk is full.
     """
-    name, source = fetch_corpus(corpus, workdir)
-    folder, sha256 = Path(workdir) / "corpus" / name, sha256_of(source)
+    held_out = fetch_corpus(valid_corpus, workdir, "valid_corpus") if valid_corpus else ()
+    files = [path for path in fetch_corpus(corpus, workdir) if path not in held_out]
+    if not files:
+        raise NotebookError(
+            f"corpus={shown(corpus)} has no file that is not in valid_corpus as well"
+        )
+    kept = Path(workdir).resolve() / "corpus"
+    sha256, plain = identity(files, held_out, column)
+    beside = plain and is_download(files[0], kept)
+    folder = files[0].parent if beside else kept / f"{label(corpus, files)}-{sha256[:8]}"
     if is_whole(folder, sha256):
         return folder
     try:
-        lines = sum(1 for _ in text_lines(source))
-        if lines < 10:
-            raise NotebookError(
-                f"corpus={shown(corpus)} has {lines} non-blank line(s): at least 10 are needed, since "
-                "every tenth is held out; give each sentence or paragraph a line of its own"
-            )
+        counts = measure(files, column)
+        check_lines("corpus", corpus, counts, 1 if held_out else 10)
+        if held_out:
+            check_lines("valid_corpus", valid_corpus, measure(held_out, column), 1)
     except NotebookError:
-        if folder in source.parents:  # a download: the next try asks the host again
-            source.unlink(missing_ok=True)
+        for path in (path for path in (*files, *held_out) if is_download(path, kept)):
+            path.unlink(missing_ok=True)  # the next try asks the host again
         raise
     clear_parts(folder)
-    split = split_text(source, folder, lines)
+    if held_out:
+        split = split_by_files(files, held_out, folder, column)
+    else:
+        split = split_text(files, folder, counts["lines"], column)
+    if not plain:
+        split |= {"files": len(files), "documents": counts["documents"], "empty": counts["empty"]}
     record = {
         "source": corpus,
         "sha256": sha256,
-        "bytes": source.stat().st_size,
-        "lines": lines,
+        "bytes": sum(p.stat().st_size for p in (files if plain else map(folder.joinpath, PARTS))),
+        "lines": counts["lines"],
         "split": split,
         "files": digests(folder, PARTS),
     }

@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .batches import HELD_OUT, MaskedBatches
+from .batches import MaskedBatches
 from .corpus import is_whole
 from .files import full_path
+from .heads import can_share_rows
 from .masking import masked_counts
+from .plan import HELD_OUT
 from .tokens import MaskedLMDataset
 from .training import HELD_OUT_PROBABILITY, MaskedLM, MaskedLMData, asked_labels
 
@@ -28,7 +30,7 @@ def held_out_gaps(models, tokenizer, record, workdir, lines=8):
 
     The lines are chosen by a rule: of those with 8 to 16 tokens and a question, as many as asked, evenly
     spread over the text. The questions are those that training was measured by. `models` is {name:
-    BertForMaskedLM}. Nothing is found where the run's text is not in `workdir`.
+    model}. Nothing is found where the run's text is not in `workdir`.
     """
     asked, folder = record["parameters"], text_of(record, workdir)
     if folder is None:
@@ -42,7 +44,7 @@ def held_out_gaps(models, tokenizer, record, workdir, lines=8):
     numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, lines).astype(int))]
     keys = [(HELD_OUT, np.array([number])) for number in numbers]
     found = {}
-    for batch in MaskedBatches(data, keys, 1, share, seed, rows="own"):
+    for batch in MaskedBatches(data, keys, share, seed):
         ids, positions = batch["input_ids"], batch["positions"]
         hidden = tokenizer.convert_ids_to_tokens(batch["labels"][0, positions].tolist())
         said = {
@@ -61,7 +63,7 @@ def accuracy_by_frequency(models, tokenizer, record, workdir):
     """Share of first guesses that are right, by how often the hidden token stands in the training text.
 
     All held-out questions of a run, in a DataFrame: a row for each of the BANDS, a column for each of
-    `models`, {name: BertForMaskedLM}, one for a guesser who always says the most frequent token. None
+    `models`, {name: model}, one for a guesser who always says the most frequent token. None
     where the run's text is not in `workdir`.
     """
     asked, folder = record["parameters"], text_of(record, workdir)
@@ -72,7 +74,10 @@ def accuracy_by_frequency(models, tokenizer, record, workdir):
         for part in ("train", "valid")
     )
     counts = np.bincount(train.ids, minlength=train.vocab_size)
-    data = MaskedLMData(train, valid, 32, HELD_OUT_PROBABILITY, asked["seed"], 0)
+    share_rows = all(can_share_rows(bert.config) for bert in models.values())
+    data = MaskedLMData(
+        train, valid, 32, HELD_OUT_PROBABILITY, asked["seed"], 0, share_rows=share_rows
+    )
     hidden = torch.cat([asked_labels(batch) for batch in data.held_out()]).numpy()
     right = {"most frequent": np.full(len(hidden), counts.argmax()) == hidden}
     for name, bert in models.items():

@@ -299,7 +299,7 @@ def trainer_arguments(
     None asks for all there are: TPU cores, else GPUs, else the CPU. `machine` is a Machine (this
     one if None) or a Pretended. Returns (arguments, device): device is a dict of kind ("cpu",
     "gpu", "tpu"), card (a Machine's, of GPUs), processes (on this machine), dtype (what matrix products
-    run in: a torch dtype), why (that one) and compiles (whether every new shape costs a compilation).
+    run in: a torch dtype) and why (that one).
     Raises NotebookError when something is asked for that is not there.
     """
     machine = machine or Machine()
@@ -314,5 +314,4 @@ def trainer_arguments(
         precision="16-mixed" if dtype == torch.float16 else "32-true",
     )
     card = machine.card if kind == "gpu" else None
-    found = dict(kind=kind, card=card, processes=processes, dtype=dtype, why=why)
-    return arguments, found | {"compiles": kind == "tpu"}
+    return arguments, dict(kind=kind, card=card, processes=processes, dtype=dtype, why=why)

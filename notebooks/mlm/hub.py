@@ -1,4 +1,4 @@
-"""What the parameter `model` names: a folder, or a BERT on the Hub. None of its own code is ever run."""
+"""What `model` names: a folder, or a masked language model on the Hub. Its own code is never run."""
 
 import contextlib
 import functools
@@ -8,10 +8,16 @@ from pathlib import Path
 import huggingface_hub
 import requests
 from transformers import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .files import full_path, kind_of, shown
 from .notebook import NotebookError
 
+MASKED_LMS = {  # kinds of models that fill in words, and write no text
+    kind
+    for kind, name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.items()
+    if not name.endswith("ForConditionalGeneration")
+}
 HUB_NAME = re.compile(r"(\w[\w.-]{,95}/)?\w[\w.-]{,95}", re.ASCII)
 
 
@@ -34,15 +40,15 @@ def cannot_load(model, error, what=" cannot be loaded"):
     """The NotebookError for a model that is not there or not whole."""
     reason = str(error).strip().partition("\n")[0].partition(". ")[0][:200]
     return NotebookError(
-        f"model={shown(model)}{what} ({reason}); pass the name of a BERT on the Hub, a folder that "
-        'save_pretrained wrote, or (no network) "scratch:tiny"'
+        f"model={shown(model)}{what} ({reason}); pass the name of a masked language "
+        'model on the Hub, a folder that save_pretrained wrote, or (no network) "scratch:tiny"'
     )
 
 
 def model_source(model):
     """What `from_pretrained` is to read for a `model`: an absolute folder, or a name on the Hub.
 
-    Raises NotebookError where it can be neither, is a run's folder, or is no BERT.
+    Raises NotebookError where it can be neither, is a run's folder, or is no masked language model.
     """
     path = full_path("model", model)
     if kind_of(path) == "is a folder":
@@ -58,9 +64,9 @@ def model_source(model):
     about = {}
     with contextlib.suppress(Exception):  # what cannot be read is said by whoever needs it
         about, _ = PretrainedConfig.get_config_dict(source, local_files_only=hub_is_away(source))
-    if about and about.get("model_type") != "bert":
+    if about and about.get("model_type") not in MASKED_LMS:
         raise NotebookError(
-            f"model={shown(model)} is a {about.get('model_type')!r} model; pass a BERT (model_type "
-            "'bert')"
+            f"model={shown(model)} is a {about.get('model_type')!r} model, of which transformers knows "
+            "no masked language model; pass one such as BERT, RoBERTa or ModernBERT"
         )
     return source

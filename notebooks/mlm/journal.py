@@ -3,9 +3,11 @@
 import math
 import time
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 
+from .files import whole_file
 from .masking import uniform
 from .notebook import NotebookError
 from .progress import Bar, Lines, watched
@@ -23,14 +25,36 @@ def add_up(trainer, sums):
     return trainer.strategy.reduce(sums, reduce_op="sum")
 
 
+def kept_row(history, keep):
+    """The row of a history that was measured on the weights a run keeps: its "last", or its "best".
+
+    The best has the lowest held-out loss, of equals it is the first; the look before the first step does
+    not count. None where nothing was measured yet.
+    """
+    measured = [row for row in history if row["step"] and "held_out_loss" in row]
+    if keep == "best":
+        return min(measured, key=lambda row: row["held_out_loss"], default=None)
+    return measured[-1] if measured else None
+
+
+def out_of_patience(history, patience):
+    """Whether the last `patience` measurements brought no better held-out loss; never where it is 0."""
+    steps = [row["step"] for row in history if "held_out_loss" in row]
+    best = kept_row(history, "best")
+    return patience > 0 and best is not None and best["step"] not in steps[-patience:]
+
+
 class SeededDropout(pl.Callback):
-    """Dropout as a function of seed, step and process: a resumed run repeats it exactly."""
+    """Dropout as a function of seed, step, process and batch of a step: a resumed run repeats it exactly."""
 
     def __init__(self, seed):
-        self.seed = seed
+        self.seed, self.step, self.share = seed, None, 0
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        number = int(uniform(self.seed, trainer.global_step, trainer.global_rank, 6) * 2**53)
+        step = trainer.global_step
+        again = step == self.step  # one more of the batches of a step
+        self.step, self.share = step, self.share + trainer.world_size if again else 0
+        number = int(uniform(self.seed, step, trainer.global_rank + self.share, 6) * 2**53)
         torch.default_generator.manual_seed(number)  # torch.manual_seed asks each kind of device
         if module.device.type == "cuda":
             torch.cuda.manual_seed(number)
@@ -45,17 +69,18 @@ class Stopped(Exception):
 
 
 class Journal(pl.Callback):
-    """Logs the training loss about 25 times or more, measures the held-out loss five times.
+    """Logs the training loss about 25 times or more, measures the held-out loss before and while training.
 
-    `data` is the MaskedLMData, `baseline` its unigram loss. Losses stay on the device until a log
+    That is done `evaluations` times, the last one at the end. `data` is the MaskedLMData, `baseline` its unigram loss. Losses stay on the device until a log
     line needs them: each read makes the device wait. The history is a list of rows, dicts of step and
     figures; it and all counts are the callback's state, and so in the checkpoint.
     """
 
-    def __init__(self, data, baseline):
+    def __init__(self, data, baseline, evaluations=4):
         self.data, self.baseline = data, baseline
         self.log_every = max(1, min(50, data.stop // 25))
-        self.evaluations = {-(-data.stop * part // 4) for part in (1, 2, 3, 4)}  # and before
+        parts = range(1, evaluations + 1)
+        self.evaluations = {-(-data.stop * part // evaluations) for part in parts}  # and before
         self.progress = Bar() if watched() else Lines()
         self.state = dict(
             history=[], sums=[0.0, 0.0], tokens=0, examples=0, cells=0,
@@ -72,7 +97,7 @@ class Journal(pl.Callback):
 
     def on_train_start(self, trainer, module):
         self.sums = torch.tensor(self.state["sums"]).to(module.device)  # loss, tokens since a line
-        self.shown = trainer.is_global_zero
+        self.shown, self.step = trainer.is_global_zero, trainer.global_step
         if self.shown:
             done, history = trainer.global_step, self.state["history"]
             self.progress.start(done, self.data.stop, history, self.baseline)
@@ -88,10 +113,16 @@ class Journal(pl.Callback):
         self.sums = self.sums + module.seen
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.cells += batch["input_ids"].numel()
+        if trainer.global_step != self.step:  # or it was not the last batch of a step
+            self.step = trainer.global_step
+            self.step_done(trainer, module, batch)
+
+    def step_done(self, trainer, module, batch):
+        """The optimizer has made a step; `batch` is the last one of it."""
         step = trainer.global_step
         self.state["tokens"] += batch["tokens"]
         self.state["examples"] += batch["examples"]
-        self.cells += batch["input_ids"].numel()
         if trainer.world_size == 1:
             self.count_cells(self.cells)
         if self.shown:
@@ -198,3 +229,22 @@ class Journal(pl.Callback):
             logger.log_metrics(row, trainer.global_step)
         if self.shown:
             self.progress.row(self.state["history"])
+
+
+def write_metrics(folder, history):
+    """The history as a table, logs/metrics.csv: a row a step."""
+    table = pd.DataFrame(history).groupby("step").first()
+    with whole_file(folder / "logs" / "metrics.csv", "w", encoding="utf-8", newline="") as file:
+        table.to_csv(file)
+
+
+def xla_counts():
+    """How often XLA compiled, which operations fell back to the host, how often it was read."""
+    import torch_xla.debug.metrics as metrics
+
+    count = {name: metrics.metric_data(name)[0] for name in metrics.metric_names()}
+    return dict(
+        compilations=count.get("CompileTime", 0),
+        fallbacks=[name for name in metrics.counter_names() if name.startswith("aten::")],
+        reads=count.get("TransferFromDeviceTime", 0),
+    )

@@ -45,6 +45,8 @@ def fast_dropout(x, p, training=True):
     """
     if not training or p == 0:
         return x
+    if torch.compiler.is_compiling():  # Inductor fuses torch's own, and cannot draw words in place
+        return F.dropout(x, p)
     n, cut = x.numel(), min(round(p * 2**16), 2**16 - 1)
     words = torch.empty(-(-n // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     keep = torch.empty(n, dtype=x.dtype, device=x.device)
@@ -73,10 +75,14 @@ def matmul_attention(module, q, k, v, attention_mask, dropout=0.0, scaling=None,
 
 
 def fast_on_cpu(bert):
-    """Give a model the dropout and attention that are fast on a CPU; no weight or name changes."""
+    """Give a model the dropout and attention that are fast on a CPU; no weight or name changes.
+
+    A model whose attention is not one of transformers' own keeps it: DeBERTa.
+    """
     AttentionInterface.register("matmul", matmul_attention)
     AttentionMaskInterface.register("matmul", sdpa_mask)
-    bert.set_attn_implementation("matmul")
+    if bert._supports_attention_backend:
+        bert.set_attn_implementation("matmul")
     for module in bert.modules():
         if type(module) is torch.nn.Dropout:
             module.__class__ = FastDropout

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from .batches import MaskedBatches
+from .heads import head_layers
 from .journal import SeededDropout
 from .kernels import onednn_float32, steady_memory
 from .speed import in_turn
@@ -79,9 +80,10 @@ def pieces(bench, rung, most):
         spent[piece] += now - last
         last = now
 
+    head = head_layers(bench.bert)
     with (
-        bench.bert.bert.register_forward_hook(lambda *_: lap("encoder")),
-        bench.bert.cls.register_forward_hook(lambda *_: lap("head")),
+        head[0].register_forward_pre_hook(lambda *_: lap("encoder")),
+        head[-1].register_forward_hook(lambda *_: lap("head")),
     ):
         for batch in bench.batches(rung, most):
             lap("input")
@@ -135,7 +137,7 @@ def full_batch(bench, text_file, examples, width):
     tokenizer = bench.data["line"].tokenizer
     blocks = MaskedLMDataset(text_file, tokenizer, width, "block")
     key = 0, np.arange(examples) % max(1, len(blocks) - 1)  # the last block is shorter
-    batches = MaskedBatches(blocks, [key], examples, bench.mlm_probability, bench.seed, rows="own")
+    batches = MaskedBatches(blocks, [key], bench.mlm_probability, bench.seed)
     return bench.on_device(batches.batch(*key))
 
 

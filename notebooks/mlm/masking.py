@@ -1,7 +1,7 @@
 """BERT's masks as a pure function: nothing is drawn from a stream, nothing depends on what came before.
 
-The last key says what a number is for: 0 how many tokens are predicted, 1 which, 2 what becomes of
-each, 3 the random token in its place; 4 and 5 are those of the order in batches.py.
+The last key says what a number is for: 0 how many tokens (or words) are predicted, 1 which, 2 what
+becomes of each token, 3 the random one in its place; 4 and 5 are those of the order in batches.py.
 """
 
 import numpy as np
@@ -29,25 +29,44 @@ def masked_counts(lengths, seed, epoch, indices, mlm_probability):
 
     `lengths` counts those that may be asked about. Each of them has the chance `mlm_probability`,
     and no example gets more than its share rounded up: room for all masks of a batch is known
-    beforehand, so none is ever left out.
+    beforehand, so none is ever left out. Where whole words are masked, words are counted.
     """
     return np.floor(mlm_probability * lengths + uniform(seed, epoch, indices, 0)).astype(np.int64)
 
 
-def mask_tokens(input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size):
+def choices_of(dataset, masking):
+    """How many tokens of each example, or words, a MaskedLMDataset has to choose from, (examples,).
+
+    A word has one token or more: of c words that are chosen out of `choices` so many tokens are asked
+    about at most: c + known - choices, where `known` tokens are in all words.
+    """
+    return dataset.words if masking == "word" else dataset.known
+
+
+def mask_tokens(
+    input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size,
+    words=None, replace="80/10/10",
+):  # fmt: skip
     """BERT's masks (Devlin et al. 2018, appendix A.1) for rows [CLS] tokens [SEP] padding.
 
     input_ids (B, T) int64; special, the ids that are never asked about: those of [CLS], [SEP],
     padding, and [UNK], which is many words at once; counts, indices (B,): predictions and number of
-    each example. Of the chosen 80% become [MASK], 10% a random token, 10% stay. Returns the masked
-    input_ids and the labels, (B, T), -100 where nothing is predicted.
+    each example. With `words` (B, T), the number of each token's word, `counts` are words, and all
+    tokens of a chosen one are predicted (Devlin's whole-word masking of 2019). Of the predicted
+    tokens 80% become [MASK], 10% a random token, 10% stay: `replace`. Returns the masked input_ids
+    and the labels, (B, T), -100 where nothing is predicted.
     """
     position = np.arange(input_ids.shape[1])
-    where = seed, epoch, np.asarray(indices)[:, None], position  # the keys of each token
-    last = np.isin(input_ids, special)
-    order = np.where(last, 2.0, uniform(*where, 1)).argsort(1, kind="stable")
+    example = seed, epoch, np.asarray(indices)[:, None]
+    words = np.broadcast_to(position if words is None else words, input_ids.shape)
+    never = np.isin(input_ids, special)
+    order = np.where(never, 2.0, uniform(*example, words, 1)).argsort(1, kind="stable")
+    shuffled = np.take_along_axis(words, order, 1)  # the tokens of a word stay side by side
+    nth = (np.diff(shuffled, prepend=-1) != 0).cumsum(1)  # word of its row
     chosen = np.zeros(input_ids.shape, bool)
-    np.put_along_axis(chosen, order, position < np.asarray(counts)[:, None], 1)
-    fate, other = uniform(*where, 2), (uniform(*where, 3) * vocab_size).astype(np.int64)
-    masked = np.where(fate < 0.8, mask_token_id, np.where(fate < 0.9, other, input_ids))
+    np.put_along_axis(chosen, order, nth <= np.asarray(counts)[:, None], 1)
+    fate, other = (uniform(*example, position, purpose) for purpose in (2, 3))
+    to_mask, to_other, _ = np.cumsum([int(share) for share in replace.split("/")]) / 100
+    other = np.where(fate < to_other, (other * vocab_size).astype(np.int64), input_ids)
+    masked = np.where(fate < to_mask, mask_token_id, other)
     return np.where(chosen, masked, input_ids), np.where(chosen, input_ids, -100)

@@ -1,11 +1,12 @@
-"""A BERT with its masked-LM head: from the Hub, from a folder, or with random weights."""
+"""A masked language model, BERT or another: from the Hub, from a folder, or with random weights."""
 
 import contextlib
 
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import AutoConfig, AutoModelForMaskedLM, BertConfig
 from transformers.utils import logging as transformers_logging
 
+from .heads import can_share_rows, most_tokens
 from .hub import cannot_load, hub_is_away, model_source
 from .notebook import NotebookError
 
@@ -15,6 +16,16 @@ SIZES = {  # hidden size, layers (Turc et al. 2019, arXiv:1908.08962; base: Devl
     "small": (512, 4),
     "base": (768, 12),
 }
+DROPOUTS = (  # what configs call it
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "hidden_dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
 
 
 @contextlib.contextmanager
@@ -32,13 +43,32 @@ def quietly():
             transformers_logging.enable_progress_bar()
 
 
+def load_config(model):
+    """The config of a pretrained model; raises NotebookError where there is no such model."""
+    source = model_source(model)
+    try:
+        return AutoConfig.from_pretrained(
+            source, local_files_only=hub_is_away(source), trust_remote_code=False
+        )
+    except Exception as error:
+        raise cannot_load(model, error) from None
+
+
+def shares_rows(model):
+    """Whether examples may share a row of `model`; a line says so where they may not."""
+    if model.startswith("scratch:") or can_share_rows(config := load_config(model)):
+        return True
+    print(f"{model!r} is a {config.model_type!r} model: each example has a row of its own")
+    return False
+
+
 def load_bert(model, tokenizer, max_len=128, dropout=None, seed=0):
-    """A BertForMaskedLM: pretrained (a Hub name or a folder), or "scratch:" with random weights.
+    """A masked language model: pretrained (a Hub name or a folder), or "scratch:", a random BERT.
 
     `dropout=None` keeps the model's own (0.1 in BERT). What is random comes from `seed`. Its
     `head_was_missing` says whether a pretrained one brought its encoder alone.
-    Raises NotebookError where there is no such BERT, where it does not fit tokenizer and `max_len`,
-    or where its weights are not all there, not finite or not tied.
+    Raises NotebookError where there is no such model, where it does not fit tokenizer and `max_len`,
+    or where its weights are not all there or not finite.
     """
     if model.startswith("scratch:"):
         hidden, layers = SIZES[model.removeprefix("scratch:")]
@@ -52,58 +82,64 @@ def load_bert(model, tokenizer, max_len=128, dropout=None, seed=0):
             initializer_range=0.02 * (768 / hidden) ** 0.5,  # 0.02 is for BERT-base's width
         )
     else:
-        source = model_source(model)
-        try:
-            config = BertConfig.from_pretrained(source, local_files_only=hub_is_away(source))
-        except Exception as error:
-            raise cannot_load(model, error) from None
+        config = load_config(model)
     if config.vocab_size < len(tokenizer):
         raise NotebookError(
             f"model={model!r} knows {config.vocab_size} tokens, its tokenizer makes {len(tokenizer)}: "
             "they do not belong together; pass a folder where both come from one model"
         )
-    if config.max_position_embeddings < max_len:
+    if most_tokens(config) < max_len:
         raise NotebookError(
-            f"max_len={max_len}: {model!r} has {config.max_position_embeddings} positions; pass "
-            "max_len at or below that"
+            f"max_len={max_len}: {model!r} has {most_tokens(config)} positions; pass max_len at or "
+            "below that"
         )
     if dropout is not None:
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
-    config.tie_word_embeddings = True
+        config.update({name: dropout for name in DROPOUTS if hasattr(config, name)})
+    config.tie_word_embeddings = True  # unless the two matrices that are found differ
     torch.manual_seed(seed)
     if model.startswith("scratch:"):
-        bert = BertForMaskedLM._from_config(config, attn_implementation="sdpa")
+        bert = AutoModelForMaskedLM.from_config(config)
         bert.head_was_missing = False
         return bert
+    source = model_source(model)
     try:
         with quietly():
-            bert, found = BertForMaskedLM.from_pretrained(
-                source, config=config, attn_implementation="sdpa", dtype=torch.float32,
+            bert, found = AutoModelForMaskedLM.from_pretrained(
+                source, config=config, dtype=torch.float32, trust_remote_code=False,
                 local_files_only=hub_is_away(source), output_loading_info=True,
             )  # fmt: skip
     except Exception as error:
         raise cannot_load(model, error) from None
     check_weights(model, bert, found["missing_keys"])
     bert.head_was_missing = bool(found["missing_keys"])
+    if bert.get_output_embeddings().weight is not bert.get_input_embeddings().weight:
+        keep_untied(bert)
     return bert
 
 
+def keep_untied(bert):
+    """Let a model that was loaded with two matrices for its words stay so wherever it is saved.
+
+    The bias that its config would have tied is not read: DDP wants a gradient of all that is trained.
+    """
+    bert.config.tie_word_embeddings = False
+    for name, same in (bert._tied_weights_keys or {}).items():
+        if bert.get_parameter(name) is not bert.get_parameter(same) and name.endswith("bias"):
+            bert.get_parameter(same).requires_grad_(False)
+
+
 def check_weights(model, bert, missing):
-    """Refuse a pretrained BERT that would train as something else than it is; a new head is only said.
+    """Refuse a pretrained model that would train as something else than it is; a new head is only said.
 
     `missing` are the names of the weights that its files do not have. Raises NotebookError.
     """
-    encoder = {name for name in bert.state_dict() if name.startswith("bert.")}
+    prefix = f"{bert.base_model_prefix}."
+    encoder = {name for name in bert.state_dict() if name.startswith(prefix)}
     if lost := encoder & set(missing):
         raise NotebookError(
             f"model={model!r}: {len(lost)} of the encoder's {len(encoder)} weights are not in its files "
-            f"under BERT's names ({min(lost)}, ...) and would be random; save it anew with "
-            "save_pretrained, or pass another BERT"
-        )
-    if bert.get_output_embeddings().weight is not bert.get_input_embeddings().weight:
-        raise NotebookError(
-            f"model={model!r} is untied: its decoder is another matrix than its word embeddings, where "
-            "BERT's are one, and saved.bin and model/ keep one; pass a BERT whose are tied"
+            f"under its names ({min(lost)}, ...) and would be random; save it anew with "
+            "save_pretrained, or pass another"
         )
     for name, weight in bert.named_parameters():
         if not weight.isfinite().all():

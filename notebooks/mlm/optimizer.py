@@ -1,10 +1,12 @@
 """How to train: the recipe that fits a model, its optimizer and its learning rate at each step."""
 
 import math
+import os
 from functools import partial
 
 import torch
 
+from .hardware import TPU_GB
 from .model import SIZES
 from .muon import MuonAdamW
 from .notebook import NotebookError
@@ -39,6 +41,25 @@ FAST = dict(
 )
 MUON_LR = 5.0  # times AdamW's: Muon's own learning rate, since it moves whole matrices
 NARROW = 256  # a hidden size up to which Muon's products are cheap beside a step's own
+
+
+def choose_batch_size(asked, model, max_len, device):
+    """(examples per process and step, why); where `asked` is None, what suits the device.
+
+    On a GPU or TPU: the largest power of two up to 256 whose forward pass keeps no more than a quarter
+    of the memory for backward: 34 bytes a token, layer and hidden size in 16 bits (Korthikanti et al.
+    2022, arXiv:2205.05198), twice that in 32. A pretrained model is taken for a BERT-base.
+    """
+    if asked is not None:
+        return asked, "as asked"
+    if device["kind"] == "cpu":
+        return 32, "enough to keep a CPU busy"
+    hidden, layers = SIZES[model.removeprefix("scratch:")] if "scratch:" in model else SIZES["base"]
+    tpu = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]  # of an unknown one, a v5e's
+    memory = device["card"][1] if device["kind"] == "gpu" else 1e9 * TPU_GB.get(tpu, 16)
+    kept = 34 * hidden * layers * max_len * (2 if device["dtype"] == torch.float32 else 1)
+    size = 2 ** int(math.log2(min(256, max(1, memory / 4 / kept))))
+    return size, f"{size * kept / 1e9:.1f} of {memory / 1e9:.0f} GB for activations (never tried)"
 
 
 def choose_recipe(asked, model, batch_size):
@@ -91,9 +112,11 @@ def lr_factor(step, total_steps, schedule):
     return min(1.0, (step + 1) / (warmup + 1), (total_steps - step + 1) / (fall + 1))
 
 
-def is_hidden_matrix(name, weight):
-    """Whether a parameter turns hidden states into hidden states: in the encoder and before the scores."""
-    return weight.ndim == 2 and (".encoder." in name or ".transform." in name)
+def hidden_matrices(module):
+    """The matrices of a MaskedLM that turn hidden states into hidden states: all but the last layer's."""
+    linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
+    decoder = module.bert.get_output_embeddings()
+    return {id(part.weight) for part in linear if part is not decoder}
 
 
 def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps, clip=0.0):
@@ -103,17 +126,17 @@ def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps, c
     did. AdamW is fused, one pass over the weights, where torch has it. Muon takes the matrices
     between hidden states, AdamW the rest: embeddings, vectors. `clip` is the largest norm of the gradient.
     """
-    named = list(module.named_parameters())
-    is_muons = [optimizer == "muon" and is_hidden_matrix(name, w) for name, w in named]
-    muons = [w for (_, w), is_muon in zip(named, is_muons) if is_muon]
-    others = [w for (_, w), is_muon in zip(named, is_muons) if not is_muon]
+    weights = list(module.parameters())
+    hidden = hidden_matrices(module) if optimizer == "muon" else ()
+    muons = [weight for weight in weights if id(weight) in hidden]
+    others = [weight for weight in weights if id(weight) not in hidden]
     groups = [
         {"params": [w for w in others if w.ndim > 1]},
         {"params": [w for w in others if w.ndim == 1], "weight_decay": 0.0},
     ]
     if muons:
         groups.append({"params": muons, "muon": True, "lr": MUON_LR * lr})
-    fused = named[0][1].device.type in ("cpu", "cuda")
+    fused = weights[0].device.type in ("cpu", "cuda")
     made = MuonAdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
     made.clip = clip
     factor = partial(lr_factor, total_steps=total_steps, schedule=schedule)

@@ -46,6 +46,11 @@ def some_text(value):
     return value.strip() != ""
 
 
+def is_corpus(value):
+    texts = value if isinstance(value, list) else [value]
+    return texts != [] and all(isinstance(text, str) and some_text(text) for text in texts)
+
+
 def is_model(value):
     sizes = ("tiny", "mini", "small", "base")
     return some_text(value) and (not value.startswith("scratch:") or value[8:] in sizes)
@@ -55,8 +60,17 @@ def is_run_name(value):
     return value is None or (value != "corpus" and re.fullmatch(r"\w[\w.\-]*", value) is not None)
 
 
+def are_shares(value):
+    return (
+        re.fullmatch(r"\d+/\d+/\d+", value) is not None and sum(map(int, value.split("/"))) == 100
+    )
+
+
 MODEL = 'a Hub name, a folder, or "scratch:" and one of tiny, mini, small, base', is_model
-CORPUS = '"nietzsche", "pydoc", a file\'s path or a URL', some_text
+TEXTS = (
+    '"nietzsche", "pydoc", a file, a folder, a pattern, a URL, hf://datasets/... or hf:NAME:SPLIT'
+)
+CORPUS = f"{TEXTS}; or a list of such", is_corpus
 SEED = "0 to 4294967295", lambda v: 0 <= v < 2**32
 RUN_NAME = (
     "letters, digits, '_', '-' and '.', but not 'corpus', where the texts are",
@@ -70,21 +84,35 @@ TABLE = [
     P("5", "top_k", "int", 8, "so many guesses for each [MASK]", "1 to 100", lambda v: 1 <= v <= 100),
     P("5", "run_name", "Optional[str]", None,
       'the folder of a run in workdir; None: "run", if there is one', *RUN_NAME),
-    P("2346", "corpus", "str", "nietzsche",
-      '"nietzsche", "pydoc" (needs no network), a file\'s path or a URL', *CORPUS),
+    P("5", "upload", "Optional[str]", None, '"you/name": the model goes to the Hub, private, by your token',
+      'None (nothing is sent) or "you/name"', lambda v: v is None or v.count("/") == 1),
+    P("2346", "corpus", "Union[str, list]", "nietzsche",
+      '"nietzsche", "pydoc" (needs no network), a file, folder, pattern, URL', *CORPUS),
+    P("2346", "column", "str", "text", "where the text stands in .csv, .jsonl and .parquet",
+      "the name of a column", some_text),
+    P("346", "valid_corpus", "Optional[str]", None,
+      "a held-out text of your own; None: every tenth run of lines of corpus",
+      f"None or {TEXTS}", lambda v: v is None or some_text(v)),
     P("346", "model", "str", "bert-base-uncased",
       'a Hub name, a folder, or "scratch:tiny|mini|small|base"', *MODEL),
     P("5", "model", "str", "bert-base-uncased",
       "with nothing trained yet: a Hub name, a folder, or scratch:tiny", *MODEL),
-    P("5", "corpus", "str", "nietzsche",
+    P("5", "corpus", "Union[str, list]", "nietzsche",
       "read only for scratch: with nothing trained yet: its vocabulary", *CORPUS),
     P("346", "max_len", "int", 128, "longest example in tokens, [CLS] and [SEP] included",
       "8 to 512, the number of positions BERT has", lambda v: 8 <= v <= 512),
+    P("4", "add_words", "int", 0, "so many words of the text get a token of their own; see 03",
+      "0 to 20000", lambda v: 0 <= v <= 20000),
     P("34", "examples", "str", "line",
-      '"line": each non-blank line is one; "block": lines fill max_len tokens',
-      '"line" or "block"', lambda v: v in ("line", "block")),
-    P("34", "batch_size", "int", 32, "examples per process and step", "1 to 65536 examples",
+      '"line": each non-blank line is one; "block", "stream": lines fill max_len tokens',
+      '"line", "block" (of a document) or "stream" (of all of them)',
+      lambda v: v in ("line", "block", "stream")),
+    P("3", "batch_size", "int", 32, "examples per process and step", "1 to 65536 examples",
       lambda v: 1 <= v <= 65536),
+    P("4", "batch_size", "Optional[int]", 32, "examples per process and step; None: as many as suit the device",
+      "None (what suits the device) or 1 to 65536 examples", lambda v: v is None or 1 <= v <= 65536),
+    P("4", "accumulate", "int", 1, "a step is so many batches, where a larger one fits no memory",
+      "1 to 65536 batches", lambda v: 1 <= v <= 65536),
     P("6", "batch_size", "int", 32, "examples per step, where a rung does not have 4",
       "1 to 65536 examples", lambda v: 1 <= v <= 65536),
     P("4", "epochs", "int", 1, "times that every example is seen", "1 to 100000",
@@ -110,6 +138,12 @@ TABLE = [
     P("4", "mlm_probability_end", "Optional[float]", None,
       "the share at the last step; None: the recipe's",
       "None (the recipe's) or above 0 and not above mlm_probability", lambda v: v is None or 0 < v < 1),
+    P("34", "masking", "str", "token",
+      '"token": one token at a time is hidden; "word": all pieces of a word',
+      '"token" or "word"', lambda v: v in ("token", "word")),
+    P("4", "replace", "str", "80/10/10",
+      "% of those predicted that become [MASK], a random token, or stay",
+      'three whole numbers that make 100, such as "80/10/10" or "100/0/0"', are_shares),
     P("4", "weight_decay", "Optional[float]", None,
       "of the weight matrices, not of vectors; None: the recipe's",
       "None (the recipe's) or 0 to below 1", lambda v: v is None or 0 <= v < 1),
@@ -142,6 +176,13 @@ TABLE = [
       lambda v: v >= 1),
     P("4", "checkpoint_minutes", "float", 10.0, "... and when so many minutes have passed", "above 0",
       lambda v: v > 0),
+    P("4", "keep", "str", "last",
+      '"last": the last weights are saved; "best": those of the lowest held-out loss',
+      '"last" or "best"', lambda v: v in ("last", "best")),
+    P("4", "evaluations", "int", 4, "times that the held-out loss is measured, besides before",
+      "1 to 100000", lambda v: 1 <= v <= 100000),
+    P("4", "patience", "int", 0, "stop after so many measurements without a lower one; 0: never",
+      "0 (never) or 1 and more", lambda v: v >= 0),
     P("346", "seed", "int", 0, "of weights, order, masks and dropout", *SEED),
     P("5", "seed", "int", 0,
       "of the weights of scratch: with nothing trained yet, and of shuffled sentences", *SEED),

@@ -10,14 +10,17 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM
+from transformers import AutoConfig, AutoModelForMaskedLM
 
+from .checkpoint import kept_weights
 from .corpus import load_corpus, make_workdir
 from .files import full_path
+from .heads import hidden_states, most_tokens, scores
 from .model import load_bert, quietly
 from .notebook import NotebookError
 from .record import check_files
 from .tokens import load_tokenizer
+from .words import embed_own_words
 
 # the run
 
@@ -129,15 +132,15 @@ def read_weights(path):
     """The state_dict in a file of torch.save; raises NotebookError where it is no such file."""
     with reading(path):
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return found.get("state_dict", found)
+        return kept_weights(found) if found.get("state_dict") else found
 
 
 class BertPred(nn.Module):
-    """BERT with its masked-LM head; called with a batch it gives the logits (B, T, V)."""
+    """A model with its masked-LM head; called with a batch it gives the logits (B, T, V)."""
 
     def __init__(self, config):
         super().__init__()
-        self.bert = BertForMaskedLM(config)
+        self.bert = AutoModelForMaskedLM.from_config(config)
 
     def forward(self, **batch):
         return self.bert(**batch).logits
@@ -150,7 +153,7 @@ def load_pred(path, config, make=BertPred):
     """
     weights = read_weights(path)
     try:
-        pred = make(BertConfig.from_pretrained(config))
+        pred = make(AutoConfig.from_pretrained(config))
         pred.load_state_dict(weights)
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -161,19 +164,22 @@ def load_pred(path, config, make=BertPred):
     return pred.eval()
 
 
-def check_tied(path):
-    """Raises NotebookError where decoder and embedding differ in a file: one of them is lost on loading."""
+def check_tied(path, bert):
+    """Raises NotebookError where weights that are one in a model, `bert`, differ in its file: one is lost."""
     weights = read_weights(path)
-    decoder = weights["bert.cls.predictions.decoder.weight"]
-    if not torch.equal(decoder, weights["bert.bert.embeddings.word_embeddings.weight"]):
-        raise NotebookError(f"in {path} decoder and embedding differ: run 04_train.ipynb again")
+    for name, same in bert.all_tied_weights_keys.items():
+        if not torch.equal(weights[f"bert.{name}"], weights[f"bert.{same}"]):
+            raise NotebookError(f"in {path} {name} and {same} differ: run 04_train.ipynb again")
 
 
 def load_before(record, tokenizer):
     """The model as a run's training began with it, in eval mode; None (and a line) where it is gone."""
     asked = record["parameters"]
     try:
-        return load_bert(asked["model"], tokenizer, max_len=0, seed=asked["seed"]).eval()
+        base = load_tokenizer(asked["model"], None) if asked.get("add_words") else tokenizer
+        bert = load_bert(asked["model"], base, max_len=0, seed=asked["seed"])
+        embed_own_words(bert, base, tokenizer)
+        return bert.eval()
     except NotebookError as error:
         print(f"No comparison with the model before training: {error}")
         return None
@@ -203,10 +209,16 @@ def stand_in(model, corpus, workdir, seed):
 # words
 
 
+def with_mask(tokenizer, sentence):
+    """A sentence with the tokenizer's own mask for [MASK]; the space before a word is part of it."""
+    mask = tokenizer.mask_token
+    return sentence.replace(" [MASK]", mask).replace("[MASK]", mask)
+
+
 def encode(bert, tokenizer, sentence):
     """A batch of one sentence; raises NotebookError where it is longer than the model's positions."""
-    batch = tokenizer(sentence, return_tensors="pt")
-    tokens, room = batch["input_ids"].shape[1], bert.config.max_position_embeddings
+    batch = tokenizer(with_mask(tokenizer, sentence), return_tensors="pt")
+    tokens, room = batch["input_ids"].shape[1], most_tokens(bert.config)
     if tokens > room:
         raise NotebookError(
             f"the sentence has {tokens} tokens, [CLS] and [SEP] included, and this model takes {room}: "
@@ -230,6 +242,7 @@ def fill(bert, tokenizer, sentence, top_k):
 
 def pipeline_guesses(fill_mask, sentence, top_k):
     """What transformers' pipeline "fill-mask" answers, in the form of `fill`."""
+    sentence = with_mask(fill_mask.tokenizer, sentence)
     answers = fill_mask(sentence, top_k=min(top_k, len(fill_mask.tokenizer)))
     if isinstance(answers[0], dict):  # one mask: a list of guesses, not a list of lists
         answers = [answers]
@@ -260,8 +273,8 @@ def surprises(bert, tokenizer, sentence):
         rows = torch.arange(len(places))
         copies = ids.repeat(len(places), 1)  # (P, T)
         copies[rows, places] = tokenizer.mask_token_id
-        hidden = bert.bert(copies).last_hidden_state[rows, places]  # (P, H)
-        nats.append(-bert.cls(hidden).log_softmax(-1)[rows, ids[0, places]])
+        hidden = hidden_states(bert, copies)[rows, places]  # (P, H)
+        nats.append(-scores(bert, hidden).log_softmax(-1)[rows, ids[0, places]])
     return tokenizer.convert_ids_to_tokens(ids[0, 1:-1]), torch.cat(nats)
 
 

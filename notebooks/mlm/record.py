@@ -8,14 +8,15 @@ import shutil
 import torch
 from transformers.utils import logging as transformers_logging
 
+from .card import write_card
 from .checkpoint import staged, writing
 from .claim import leave, main_process
 from .files import damaged, digests, read_record, seal, take_name
 from .files import write_record as write_sealed
+from .journal import write_metrics
 from .notebook import NotebookError, installed_version
 from .optimizer import RECIPE
 from .peak import device_peak, flops_a_token
-from .run import write_metrics
 
 CHECKPOINT = "checkpoints/last.ckpt"
 
@@ -83,7 +84,8 @@ def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_step
     `parameters` are the notebook's, with what was chosen for `batch_size` and `compile`, `recipe` is what
     `choose_recipe` chose, `device` what `trainer_arguments` found.
     """
-    same = ["model", "max_len", "examples", "batch_size", "compile", "seed"]
+    same = ["model", "add_words", "max_len", "examples", "batch_size", "accumulate", "masking"]
+    same += ["replace", "seed", "keep", "evaluations", "patience", "compile"]
     return {
         **{name: parameters[name] for name in same},
         **recipe,
@@ -170,7 +172,8 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
     run.check_finished()
     if written := written_record(run):
         return written
-    state, settings, measured = run.state, run.settings, run.measured
+    state, settings, kept = run.state, run.settings, run.kept
+    measured = run.measured.loc[: kept["step"]]
     packages = ("torch", "torch_xla", "transformers", "pytorch-lightning")
     before, after = measured.iloc[0].to_dict(), measured.iloc[-1].to_dict()
     peak, speed = speed_record(run, train, bert)
@@ -202,12 +205,13 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
         },
         "before": before,
         "after": after,
+        "kept": {"which": settings["keep"], **kept},
         "baseline": {"loss": baseline},
         "verdict": verdict(
             list(measured["loss"].items()),
             baseline,
             settings["model"].startswith("scratch:"),
-            state["examples"] / len(train),
+            state["examples"] / len(train) * kept["step"] / run.step,
         ),
         "xla": state.get("xla"),
         "compile": state.get("compile"),
@@ -215,12 +219,13 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
 
 
 def write_record(record, run):
-    """Write run.json, which vouches for all files of a run, where `save_model` wrote any.
+    """Write the model's card and run.json, which vouches for all files, where `save_model` wrote any.
 
     Then others can open the run. Raises NotebookError where it cannot be written.
     """
     if main_process() and not run.untouched:
         with writing("run.json", run.folder):
+            write_card(run.folder / "model", run.folder.name, record, run.state["history"])
             vouched = {CHECKPOINT: run.good[1], **digests(run.folder, outputs(run.folder))}
             write_sealed(run.folder / "run.json", {**record, "files": vouched})
     leave(run.folder)

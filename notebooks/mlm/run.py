@@ -14,12 +14,18 @@ import pandas as pd
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from .checkpoint import PARTS, good_checkpoint, keep_checkpoint, vouch_again, writing
+from .checkpoint import (
+    PARTS,
+    good_checkpoint,
+    keep_checkpoint,
+    kept_weights,
+    vouch_again,
+    writing,
+)
 from .claim import claim, leave, main_process
 from .compiled import compile_counts
 from .faults import quiet_threads, stop_on_signal
-from .files import whole_file
-from .journal import Journal
+from .journal import Journal, kept_row, out_of_patience, write_metrics, xla_counts
 from .notebook import NotebookError
 
 # the run
@@ -49,7 +55,15 @@ class Run:
 
     @property
     def finished(self):
-        return self.step >= self.total_steps
+        """Whether all steps are done, or so many as it had patience for."""
+        return self.step >= self.total_steps or self.stopped_early
+
+    @property
+    def stopped_early(self):
+        """Whether the held-out loss was measured `patience` times without becoming better."""
+        return bool(self.state) and out_of_patience(
+            self.state["history"], self.settings["patience"]
+        )
 
     def check_finished(self):
         """Raises NotebookError where training has not come to its end: there is no result yet."""
@@ -101,6 +115,11 @@ class Run:
                 f"stopped at step {self.step:,} of {self.total_steps:,}"
                 f"{', saved' if self.step else ''}: to go on, {self.go_on}"
             )
+        if self.stopped_early:
+            print(
+                f"stopped early at step {self.step:,} of {self.total_steps:,}: no better held-out loss in "
+                f"{self.settings['patience']} measurement(s)"
+            )
 
     def train_on(self):
         """Forget how the run ended before."""
@@ -117,15 +136,21 @@ class Run:
             return "a process failed, with the error above; the last good checkpoint is kept"
 
     def load(self, module):
-        """Give a MaskedLM the weights of the last checkpoint, on the CPU; decoder and embedding one."""
-        weights = torch.load(self.checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(weights)
+        """Give a MaskedLM the weights that are kept, on the CPU; decoder and embedding one."""
+        found = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(kept_weights(found))
         module.to("cpu").bert.tie_weights()
 
     @property
     def history(self):
         """What was logged, a DataFrame: a row a step, training and held-out figures in columns."""
         return pd.DataFrame(self.state["history"]).groupby("step").first()
+
+    @property
+    def kept(self):
+        """Of which step the kept weights are, and their held-out loss."""
+        row = kept_row(self.state["history"], self.settings["keep"])
+        return {"step": row["step"], "loss": row["held_out_loss"]}
 
     @property
     def measured(self):
@@ -224,18 +249,16 @@ def check_same(run):
         )
 
 
-def write_metrics(folder, history):
-    """The history as a table, logs/metrics.csv: a row a step."""
-    table = pd.DataFrame(history).groupby("step").first()
-    with whole_file(folder / "logs" / "metrics.csv", "w", encoding="utf-8", newline="") as file:
-        table.to_csv(file)
-
-
 class Keeper(Journal):
-    """A Journal that saves: every so many steps and minutes, at the end, and when asked to stop."""
+    """A Journal that saves: every so many steps and minutes, at the end, and when asked to stop.
+
+    What it saves holds all that is needed to go on and, where the run keeps its best weights, a copy of
+    those: a checkpoint is one file, so that no stop and no damage can part them.
+    """
 
     def __init__(self, run, data, baseline, checkpoint_steps, checkpoint_minutes):
-        super().__init__(data, baseline)
+        super().__init__(data, baseline, run.settings["evaluations"])
+        self.keep, self.patience = run.settings["keep"], run.settings["patience"]
         self.folder, self.steps, self.minutes = run.folder, checkpoint_steps, checkpoint_minutes
         self.good = run.good
         self.state.update(settings=run.settings, threads=torch.get_num_threads())
@@ -243,6 +266,22 @@ class Keeper(Journal):
     def on_train_start(self, trainer, module):
         self.saved = trainer.global_step, time.monotonic()
         super().on_train_start(trainer, module)
+        if self.over():  # by a measurement that was given up before
+            self.save(trainer, module)
+            trainer.should_stop = True
+
+    def over(self):
+        """Whether to end early: all processes have measured the same."""
+        return out_of_patience(self.state["history"], self.patience)
+
+    def measure(self, trainer, module):
+        super().measure(trainer, module)
+        best = kept_row(self.state["history"], "best")
+        if self.keep == "best" and best and best["step"] == trainer.global_step:
+            weights = trainer.strategy.lightning_module_state_dict()
+            self.state["best"] = {
+                name: weight.to("cpu", copy=True) for name, weight in weights.items()
+            }
 
     def asked_to_stop(self):
         return (self.folder / "stop").exists()
@@ -252,18 +291,19 @@ class Keeper(Journal):
         late = time.monotonic() - self.saved[1] > 60 * self.minutes
         return [float(self.asked_to_stop()), float(late)]
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def step_done(self, trainer, module, batch):
         self.voted = None  # several processes can only agree where they meet: at a log line
-        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+        super().step_done(trainer, module, batch)
         if trainer.world_size == 1:
             self.voted = self.votes()
-        if self.voted is None:
+        over = self.over()
+        if self.voted is None and not over:
             return
-        stop, late = self.voted
+        stop, late = self.voted or (0, 0)
         many = trainer.global_step - self.saved[0] >= self.steps
-        if stop or late or many or trainer.global_step == self.data.stop:
+        if stop or late or many or over or trainer.global_step == self.data.stop:
             self.save(trainer, module)
-        trainer.should_stop = trainer.should_stop or stop > 0
+        trainer.should_stop = trainer.should_stop or over or stop > 0
 
     def save(self, trainer, module):
         """Everything that is needed to go on, into last.ckpt; the history as a table beside it."""
@@ -278,15 +318,3 @@ class Keeper(Journal):
             write_metrics(self.folder, self.state["history"])
         self.saved = trainer.global_step, time.monotonic()
         self.skip(began)
-
-
-def xla_counts():
-    """How often XLA compiled, which operations fell back to the host, how often it was read."""
-    import torch_xla.debug.metrics as metrics
-
-    count = {name: metrics.metric_data(name)[0] for name in metrics.metric_names()}
-    return dict(
-        compilations=count.get("CompileTime", 0),
-        fallbacks=[name for name in metrics.counter_names() if name.startswith("aten::")],
-        reads=count.get("TransferFromDeviceTime", 0),
-    )

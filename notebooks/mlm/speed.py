@@ -1,33 +1,33 @@
-"""Recipes for the same training, to be measured one beside the other; 06_speed climbs them.
-
-A Rung is a recipe. A Bench is what all of them share: the model, the lines, the device.
-"""
+"""Recipes for the same training, to be measured one beside the other; 06_speed climbs them."""
 
 import copy
 import ctypes
+import functools
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from transformers import (
-    BertForMaskedLM,
     DataCollatorForLanguageModeling,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 
-from .batches import MaskedBatches, epoch_batches
-from .corpus import text_lines
+from .batches import MaskedBatches
+from .documents import text_lines
+from .heads import can_share_rows, hidden_states, scores
 from .kernels import FastDropout, fast_on_cpu, onednn_float32, steady_memory
 from .masking import uniform
+from .notebook import NotebookError
 from .optimizer import make_optimizer
+from .plan import Plan
 from .training import MaskedLM, asked_labels, evaluate, own_example_only
 
 # recipes
@@ -40,8 +40,8 @@ class Rung:
     name: str
     examples: str = "line"  # or "block": the same lines, one after the other
     batch: int = 4  # examples in a batch
-    order: str = "text"  # "text", "random", or "length": like lengths together
-    rows: str = "own"  # or "shared": short examples share a row, so that little is padded
+    order: str = "text"  # or "random"; for Trainer also "length": like lengths together
+    rows: str = "own"  # or, in random order, "shared": short examples share a row
     dtype: torch.dtype = torch.float32  # that matrix products run in
     fused: bool = False  # AdamW in one pass over all weights
     masked_only: bool = False  # the head on masked positions only
@@ -88,15 +88,16 @@ def usual_memory():
         libc.mallopt(trim_threshold, 64 << 20)
 
 
-@dataclass
+@dataclass(eq=False)
 class Bench:
     """What all recipes share: a model and its first weights, lines, held-out batches, a device.
 
     `model` is the name that `bert` was loaded by; `data` has the lines as {"line": MaskedLMDataset,
     "block": MaskedLMDataset}; `held_out` is a list of batches; `place` is "cpu" or "cuda".
+    Raises NotebookError where the model's examples cannot share rows.
     """
 
-    bert: BertForMaskedLM
+    bert: PreTrainedModel
     model: str
     data: dict
     held_out: list
@@ -105,8 +106,14 @@ class Bench:
     place: str
 
     def __post_init__(self):
+        if not can_share_rows(self.bert.config):
+            raise NotebookError(
+                f"model={self.model!r} is a {self.bert.config.model_type!r} model: its examples cannot "
+                "share rows, which is compared here; pass one such as BERT, RoBERTa or ModernBERT"
+            )
         self.module = MaskedLM(self.bert.to(self.place), {})
         self.start = {name: value.clone() for name, value in self.bert.state_dict().items()}
+        self.keys = functools.cache(self.keys)  # a run plans once, so no pass here pays for it
 
     def clock(self):
         """The time in seconds, once the device has done all that it was asked to."""
@@ -135,17 +142,17 @@ class Bench:
         self.scaler = torch.amp.GradScaler(self.place, enabled=rung.dtype == torch.float16)
         torch.manual_seed(self.seed)
 
-    def keys(self, rung, epochs=1):
-        """The keys (epoch, indices) of a rung's batches, in so many passes over the lines."""
-        lengths = self.data[rung.examples].lengths
+    def keys(self, rung, epochs=1, mlm_probability=None):
+        """(keys, shape) of a rung's batches in so many passes over the lines, for MaskedBatches."""
+        data, epochs = self.data[rung.examples], range(epochs)
         if rung.order == "text":
-            starts = range(rung.batch, len(lengths), rung.batch)
-            groups = np.split(np.arange(len(lengths)), starts)
-        else:
-            grouped = rung.order == "length"
-            shuffled = partial(epoch_batches, lengths, rung.batch, self.seed, grouped=grouped)
-            return [(epoch, group) for epoch in range(epochs) for group in shuffled(epoch)]
-        return [(epoch, group) for epoch in range(epochs) for group in groups]
+            groups = np.split(np.arange(len(data)), range(rung.batch, len(data), rung.batch))
+            return [(epoch, group) for epoch in epochs for group in groups], None
+        plan = Plan(data, rung.batch, mlm_probability or self.mlm_probability, self.seed, epochs)
+        keys = [key for epoch in epochs for key in plan.keys(epoch)]
+        if rung.rows == "own":
+            return [(epoch, group) for epoch, group, _ in keys], None
+        return keys, plan.shape
 
     def on_device(self, batch):
         """A batch with its tensors where the model is."""
@@ -153,10 +160,10 @@ class Bench:
 
     def batches(self, rung, most=None, epochs=1, mlm_probability=None):
         """The batches of so many passes over the lines, on the device; at most `most` of them."""
-        keys, data = self.keys(rung, epochs)[:most], self.data[rung.examples]
+        keys, shape = self.keys(rung, epochs, mlm_probability)
         share = mlm_probability or self.mlm_probability
-        made = MaskedBatches(data, keys, rung.batch, share, self.seed, rows=rung.rows)
-        return map(self.on_device, made)
+        data = self.data[rung.examples]
+        return map(self.on_device, MaskedBatches(data, keys[:most], share, self.seed, shape))
 
     def steps(self, rung):
         """How many batches one pass over the lines has."""
@@ -195,11 +202,13 @@ class Bench:
             logits, labels = self.module.masked_logits(batch), asked_labels(batch)
         else:
             with torch.autocast(self.place, rung.dtype, enabled=rung.dtype != torch.float32):
-                logits = self.bert(
+                hidden = hidden_states(
+                    self.bert,
                     batch["input_ids"],
-                    attention_mask=own_example_only(batch.get("attention_mask")),
-                    position_ids=batch.get("position_ids"),
-                ).logits  # (B, T, V)
+                    own_example_only(batch.get("attention_mask")),
+                    batch.get("position_ids"),
+                )
+                logits = scores(self.bert, hidden)  # (B, T, V)
             logits, labels = logits.float().flatten(0, 1), batch["labels"].flatten()
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         return loss / batch["masked"].clamp(min=1)  # of 4 short lines none may be masked

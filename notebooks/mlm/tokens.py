@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import re
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ PIECE = 2**16  # characters: only longer lines are cut before they are tokenized
 BATCH = 2**20  # characters that are tokenized at once, 150 bytes of memory each
 LINE = 100  # characters that a line costs besides its own
 ROOM = 512  # the longest text that BERT has positions for
+LONGEST = 10  # tokens of a word: what has more, as an address may, counts as several
 UNKNOWN = 0.5  # a text with a larger share of [UNK] is refused
 
 
@@ -99,18 +101,20 @@ def load_tokenizer(model, text_file):
         )
     except Exception as error:
         raise cannot_load(model, error, ": no tokenizer found") from None
+    tokenizer.cls_token = tokenizer.cls_token or tokenizer.bos_token
+    tokenizer.sep_token = tokenizer.sep_token or tokenizer.eos_token
     lacks = [
         n for n in ("mask", "pad", "cls", "sep") if getattr(tokenizer, f"{n}_token_id") is None
     ]
     if lacks:
         raise NotebookError(
             f"model={model!r}: its tokenizer has no {lacks[0]} token, so it is no masked language "
-            "model; pass a BERT, such as bert-base-uncased"
+            "model; pass one, such as bert-base-uncased"
         )
     if not tokenizer.is_fast:
         raise NotebookError(
             f"model={model!r}: its tokenizer, {type(tokenizer).__name__}, has no fast form "
-            "(tokenizer.json); pass a BERT that has one, such as bert-base-multilingual-cased"
+            "(tokenizer.json); pass a model that has one, such as bert-base-multilingual-cased"
         )
     return tokenizer
 
@@ -118,15 +122,38 @@ def load_tokenizer(model, text_file):
 # ids on disk
 
 
-def write_arrays(text_file, tokenizer, paths):
-    """Tokenize a text into two files of numbers, ids and ends, as `encode_lines` describes them.
+def word_begins(texts, unknown):
+    """Whether a word begins at each token of tokenized texts, one after the other: (tokens,) bool.
 
-    A text is text: what looks like [MASK] in it is brackets and a word.
+    Words are what the tokenizer itself takes for one (`word_ids`): with BERT's, a punctuation mark,
+    too. But [UNK], whose id is `unknown`, is one by itself, and so are LONGEST tokens of a longer one.
     """
-    with whole_file(paths[0]) as ids, whole_file(paths[1]) as ends:
+    ids, words = (
+        np.fromiter(chain.from_iterable(getattr(text, name) for text in texts), np.int64)
+        for name in ("ids", "word_ids")
+    )
+    text = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    is_unknown = ids == unknown
+    begins = (np.diff(text, prepend=-1) != 0) | (np.diff(words, prepend=-1) != 0)
+    begins |= is_unknown | np.roll(is_unknown, 1)
+    place = np.arange(len(ids))
+    return begins | ((place - np.maximum.accumulate(place * begins)) % LONGEST == 0)
+
+
+def write_arrays(text_file, tokenizer, paths):
+    """Tokenize a text into three files: ids, ends and begins, as `encode_lines` describes them.
+
+    A text is text: what looks like [MASK] in it is brackets and a word; [UNK], where the tokenizer
+    has nothing but the special token for it, as SentencePiece may.
+    """
+    as_text = np.arange(len(tokenizer), dtype=np.int32)
+    if tokenizer.unk_token_id is not None:
+        as_text[tokenizer.all_special_ids] = tokenizer.unk_token_id
+    with contextlib.ExitStack() as stack:
+        ids, ends, begins = (stack.enter_context(whole_file(path)) for path in paths)
         end = stop = 0  # of the tokens, and of the last line with any
         for batch in batched(pieces(text_file)):
-            encoded = tokenizer(
+            texts = tokenizer(
                 [text for text, _ in batch],
                 add_special_tokens=False,
                 split_special_tokens=True,
@@ -135,23 +162,31 @@ def write_arrays(text_file, tokenizer, paths):
                 return_attention_mask=False,
                 return_token_type_ids=False,
                 verbose=False,
-            )["input_ids"]
-            for tokens in encoded:
-                ids.write(np.asarray(tokens, np.int32).tobytes())
-            stops = end + np.cumsum([len(tokens) for tokens in encoded])
+            ).encodings
+            for text in texts:
+                ids.write(as_text[text.ids].tobytes())
+            begins.write(word_begins(texts, tokenizer.unk_token_id).tobytes())
+            stops = end + np.cumsum([len(text) for text in texts])
             end = int(stops[-1])
-            stops = stops[[ends_line for _, ends_line in batch]]
-            stops = stops[np.diff(stops, prepend=stop) > 0]  # lines without a token are none
+            last, blank = np.array([(ends_line, not text) for text, ends_line in batch]).T
+            stops, blank = stops[last], blank[last]
+            # lines without a token are none, but for those that part documents
+            stops = stops[(np.diff(stops, prepend=stop) > 0) | blank]
             ends.write(stops.astype(np.int64).tobytes())
             stop = int(stops[-1]) if len(stops) else stop
 
 
-def clear_arrays(text_file, about):
-    """Remove arrays of this very file that no record vouches for, or that are of another text."""
-    mine = re.compile(re.escape(text_file.stem) + r"-[0-9a-f]{12}\.(ids|ends|json)")
+def clear_arrays(text_file, about, own):
+    """Remove arrays of this very file that no record vouches for, or that are of another text.
+
+    Those with the stem `own` stay: who writes them replaces them, and others may be writing the same.
+    """
+    mine = re.compile(re.escape(text_file.stem) + r"-[0-9a-f]{12}\.(ids|ends|begins|json)")
     for path in text_file.parent.iterdir():
-        record = read_record(path.with_suffix(".json")) if mine.fullmatch(path.name) else about
-        if record is None or record.get("text") != about["text"]:
+        if not mine.fullmatch(path.name) or path.stem == own:
+            continue
+        record = read_record(path.with_suffix(".json")) or {}
+        if record.get("text") != about["text"]:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
     clear_parts(text_file.parent)
@@ -160,10 +195,11 @@ def clear_arrays(text_file, about):
 def encode_lines(text_file, tokenizer):
     """Token ids of every line, without special tokens, in files beside the text; made only once.
 
-    Returns memory-mapped arrays: ids (tokens,) int32 and ends (lines,) int64, where line i is
-    ids[ends[i-1]:ends[i]]. Lines are tokenized by the Rust tokenizer (all cores) and written as they
-    come, so that memory grows neither with the text nor with its lines (of a line of more than PIECE
-    characters it sees a piece at a time). A record beside them vouches for both files, and says of which
+    Returns memory-mapped arrays: ids (tokens,) int32; ends (lines,) int64, where line i is
+    ids[ends[i-1]:ends[i]], and a blank line, which parts two documents, has no tokens; begins (tokens,)
+    bool, whether a word begins there. Lines are tokenized by the Rust tokenizer (all cores) and written
+    as they come, so that memory grows neither with the text nor with its lines (of a line of more than
+    PIECE characters it sees a piece at a time). A record beside them vouches for the files, and says of which
     text and tokenizer they are; what is no longer as it was written is made again. Raises
     NotebookError where the text has no token, or the disk is full.
     """
@@ -172,7 +208,8 @@ def encode_lines(text_file, tokenizer):
     about = {"text": sha256_of(text_file), "tokenizer": vocabulary}
     key = hashlib.sha256("".join(about.values()).encode()).hexdigest()[:12]
     record, *paths = (
-        text_file.with_name(f"{text_file.stem}-{key}.{end}") for end in ("json", "ids", "ends")
+        text_file.with_name(f"{text_file.stem}-{key}.{end}")
+        for end in ("json", "ids", "ends", "begins")
     )
     names = [path.name for path in paths]
     for _ in range(5):  # others that make the same may take a file away between two lines
@@ -184,7 +221,7 @@ def encode_lines(text_file, tokenizer):
             and not damaged(text_file.parent, files)
         ):
             break
-        clear_arrays(text_file, about)
+        clear_arrays(text_file, about, record.stem)
         write_arrays(text_file, tokenizer, paths)
         with contextlib.suppress(FileNotFoundError):
             write_record(record, about | {"files": digests(text_file.parent, names)})
@@ -194,7 +231,8 @@ def encode_lines(text_file, tokenizer):
         )
     if not paths[0].stat().st_size:
         raise NotebookError(f"{text_file}: the tokenizer finds no token in it; is it really text?")
-    return np.memmap(paths[0], np.int32, "r"), np.memmap(paths[1], np.int64, "r")
+    kinds = np.int32, np.int64, np.bool_
+    return tuple(np.memmap(path, kind, "r") for path, kind in zip(paths, kinds))
 
 
 # examples
@@ -217,25 +255,43 @@ def places(ids, wanted):
     return np.concatenate([i + np.flatnonzero(np.isin(ids[i : i + step], wanted)) for i in cuts])
 
 
+def words_in(begins, starts, lengths):
+    """How many words each example has a token of, (examples,); `begins` is read from disk in order."""
+    edges = np.stack([starts, starts + lengths], 1).ravel()
+    begun = np.add.reduceat(begins, edges[edges < len(begins)], dtype=np.int64)[::2]
+    return begun + ~begins[starts]  # a block may begin within a word
+
+
+def blocks(ends, room):
+    """(starts, lengths) of blocks of up to `room` tokens that fill documents with these ends."""
+    ends = np.unique(ends[ends > 0])
+    starts = np.concatenate([[0], ends[:-1]])
+    counts = -(-(ends - starts) // room)  # blocks of each document
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    first = np.repeat(starts, counts) + number * room
+    return first, np.minimum(np.repeat(ends, counts) - first, room)
+
+
 class MaskedLMDataset(Dataset):
     """The examples of a text file: `dataset[i]` is a 1-D int64 tensor, [CLS] tokens [SEP].
 
     examples="line": each non-blank line, truncated to `max_len` tokens, as in the 2020 tutorial.
-    examples="block": all lines in a row, cut into blocks of `max_len` tokens (the last is shorter).
+    examples="block": the lines of a document in a row, cut into blocks of `max_len` tokens (the last
+    is shorter); a blank line parts two documents. "stream": all lines of all documents in a row.
     `lengths` (examples,) counts the tokens of each without the two special ones, `known` those of
-    them that may be asked about: not [UNK], whose share of the text is `unknown`. Raises
-    NotebookError where that is more than half.
+    them that may be asked about: not [UNK], whose share of the text is `unknown`; `words` counts the
+    words that these make. Raises NotebookError where more than half is [UNK].
     """
 
     def __init__(self, text_file, tokenizer, max_len=128, examples="line"):
-        self.ids, ends = encode_lines(text_file, tokenizer)
-        room = max_len - 2
+        self.ids, ends, self.begins = encode_lines(text_file, tokenizer)
+        starts, room = np.concatenate([[0], ends[:-1]]), max_len - 2
         if examples == "line":
-            self.starts = np.concatenate([[0], ends[:-1]])
-            self.lengths = np.minimum(ends - self.starts, room)
+            starts, ends = starts[ends > starts], ends[ends > starts]
+            self.starts, self.lengths = starts, np.minimum(ends - starts, room)
         else:
-            self.starts = np.arange(0, len(self.ids), room)
-            self.lengths = np.minimum(len(self.ids) - self.starts, room)
+            parted = ends[ends == starts] if examples == "block" else ends[:0]
+            self.starts, self.lengths = blocks(np.append(parted, len(self.ids)), room)
         self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
         self.cls, self.sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         self.truncated = len(self.ids) - int(self.lengths.sum())  # tokens beyond max_len
@@ -244,6 +300,7 @@ class MaskedLMDataset(Dataset):
         first, last = np.searchsorted(never, [self.starts, self.starts + self.lengths])
         self.known, self.unknown = self.lengths - (last - first), len(never) / len(self.ids)
         refuse_unknown(text_file, self.unknown)
+        self.words = words_in(self.begins, self.starts, self.lengths) - (self.lengths - self.known)
 
     def __len__(self):
         return len(self.starts)

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from .batches import MaskedBatches, TrainingOrder, held_out_keys
+from .batches import MaskedBatches, TrainingOrder
+from .heads import hidden_states, scores
 from .notebook import NotebookError
 from .optimizer import make_optimizer
+from .plan import HELD_OUT, planned
 
 HELD_OUT_PROBABILITY = 0.15  # the share of the held-out tokens that is asked about, in every run
 
@@ -48,20 +50,21 @@ class MaskedLM(pl.LightningModule):
         """Scores (K, V) of the batch's K masked positions: 85% of BERT's largest product is saved."""
         half = None if self.matmul_dtype == torch.float32 else self.matmul_dtype
         with torch.autocast(self.device.type, half, enabled=half is not None):
-            hidden = self.bert.bert(
+            hidden = hidden_states(
+                self.bert,
                 batch["input_ids"],
-                attention_mask=own_example_only(batch.get("attention_mask")),
-                position_ids=batch.get("position_ids"),
-            ).last_hidden_state  # (B, T, H)
+                own_example_only(batch.get("attention_mask")),
+                batch.get("position_ids"),
+            )  # (B, T, H)
             asked = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, H)
-            return self.bert.cls(asked).float()
+            return scores(self.bert, asked).float()
 
     def training_step(self, batch, batch_idx):
         """Mean loss over the masked tokens of all processes (their gradients are averaged)."""
         logits, labels = self.masked_logits(batch), asked_labels(batch)
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         self.seen = torch.stack([loss.detach(), (labels != -100).sum()])  # for the journal
-        return loss * self.trainer.world_size / batch["masked"].clamp(min=1)
+        return loss * self.trainer.world_size / batch["masked"].clamp(min=1e-9)
 
     def configure_optimizers(self):
         optimizer, scheduler = make_optimizer(self, **self.optimizer)
@@ -85,6 +88,21 @@ def reset(module, weights):
 # its data
 
 
+class InTurn(IterableDataset):
+    """A batch of each of `shares` in turn, together a step: their gradients are added up.
+
+    Lightning takes the mean over the batches of a step, so each is told the mean of its predicted tokens.
+    """
+
+    def __init__(self, shares):
+        self.shares = shares
+
+    def __iter__(self):
+        for step in zip(*self.shares, strict=True):
+            for batch in step:
+                yield batch | {"masked": batch["masked"] / len(self.shares)}
+
+
 class Guarded(IterableDataset):
     """The same batches; an error in them is handed to `on_error` first: a loader may swallow it."""
 
@@ -102,43 +120,53 @@ class Guarded(IterableDataset):
 class MaskedLMData(pl.LightningDataModule):
     """The training batches up to step `stop` and the held-out ones; each process has its share.
 
-    A resumed Trainer gets those from its own step on. `on_error`, a function, is told of an error in
-    them. `compiles`: all batches have one shape, for compilers. `mlm_probability_end`: the share that
-    is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
+    All training batches have one shape, and all held-out ones. A resumed Trainer gets those from its
+    own step on. `on_error`, a function, is told of an error in them. `mlm_probability_end`: the share
+    that is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
+    `share_rows`: examples may share a row. `masking` and `replace` are those of `MaskedBatches`, in
+    training alone. `accumulate`: so many batches of a process are a step.
     """
 
     def __init__(
-        self, train, valid, batch_size, mlm_probability, seed, stop, compiles=False, on_error=None,
-        mlm_probability_end=None,
+        self, train, valid, batch_size, mlm_probability, seed, stop, mlm_probability_end=None,
+        share_rows=True, masking="token", replace="80/10/10", accumulate=1, on_error=None,
     ):  # fmt: skip
         super().__init__()
+        self.accumulate = accumulate
         self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
         self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
         self.mlm_probability_end = mlm_probability_end
-        self.rows = "static" if compiles else "shared"
+        self.share_rows, self.masking, self.replace = share_rows, masking, replace
 
     def share(self, step):
         """The share of the tokens that is asked about at a step: it falls in a line to the last one."""
         fall = self.mlm_probability - self.mlm_probability_end
         return self.mlm_probability - fall * step / max(1, self.stop - 1)
 
-    def batches(self, dataset, keys, mlm_probability, rank, world):
-        """An iterable of the batches of `keys`, for process `rank` of `world`."""
-        return MaskedBatches(
-            dataset, keys, self.batch_size, mlm_probability, self.seed, rank, world, self.rows
+    def train_batches(self, start=0, rank=0, world=1):
+        """The batches of steps `start` to the last; those of one are shares, as of so many processes."""
+        shares = [rank * self.accumulate + number for number in range(self.accumulate)]
+        world *= self.accumulate
+        how = self.mlm_probability, self.seed
+        steps = -(-len(self.train) // (self.batch_size * world))  # an epoch
+        epochs = range(-(-self.stop // steps))
+        rows = dict(masking=self.masking, shared=self.share_rows)
+        plan = planned(self.train, self.batch_size, *how, epochs, world, **rows)
+        share = self.share if self.mlm_probability_end else None
+        order = TrainingOrder(plan, start, self.stop, share)
+        asked = dict(masking=self.masking, replace=self.replace)
+        return InTurn(
+            [
+                MaskedBatches(self.train, order, *how, plan.shape, number, **asked)
+                for number in shares
+            ]
         )
 
-    def train_batches(self, start=0, rank=0, world=1):
-        """The batches of steps `start` to the last."""
-        together = self.batch_size * world
-        share = self.share if self.mlm_probability_end else None
-        order = TrainingOrder(self.train.lengths, together, self.seed, start, self.stop, share)
-        return self.batches(self.train, order, self.mlm_probability, rank, world)
-
     def held_out(self, rank=0, world=1):
-        """The held-out batches: their masks are drawn once from the seed, whatever the training's share."""
-        keys = held_out_keys(self.valid.lengths, self.batch_size * world, self.seed)
-        return self.batches(self.valid, keys, HELD_OUT_PROBABILITY, rank, world)
+        """The held-out batches: their masks are drawn once from the seed, however training masks."""
+        how, shared = (HELD_OUT_PROBABILITY, self.seed), self.share_rows
+        plan = planned(self.valid, self.batch_size, *how, (HELD_OUT,), world, shared=shared)
+        return MaskedBatches(self.valid, plan.keys(HELD_OUT), *how, plan.shape, rank)
 
     def train_dataloader(self):
         where = self.trainer and dict(
@@ -208,4 +236,6 @@ def unigram_loss(train, held_out):
 def start_at_frequencies(bert, train):
     """Give a head that was never trained the word frequencies as its bias: it need not learn them."""
     frequencies = torch.from_numpy(log_frequencies(train)).float()
-    bert.cls.predictions.bias[: len(frequencies)] = frequencies
+    bias = bert.get_output_embeddings().bias
+    if bias is not None and len(bias) == bert.config.vocab_size:  # not all heads have one
+        bias[: len(frequencies)] = frequencies
