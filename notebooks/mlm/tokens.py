@@ -262,7 +262,7 @@ def words_in(begins, starts, lengths):
     return begun + ~begins[starts]  # a block may begin within a word
 
 
-def blocks(ends, room):
+def cut_documents(ends, room):
     """(starts, lengths) of blocks of up to `room` tokens that fill documents with these ends."""
     ends = np.unique(ends[ends > 0])
     starts = np.concatenate([[0], ends[:-1]])
@@ -291,7 +291,7 @@ class MaskedLMDataset(Dataset):
             self.starts, self.lengths = starts, np.minimum(ends - starts, room)
         else:
             parted = ends[ends == starts] if examples == "block" else ends[:0]
-            self.starts, self.lengths = blocks(np.append(parted, len(self.ids)), room)
+            self.starts, self.lengths = cut_documents(np.append(parted, len(self.ids)), room)
         self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
         self.cls, self.sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         self.truncated = len(self.ids) - int(self.lengths.sum())  # tokens beyond max_len
