@@ -9,10 +9,15 @@ import pytorch_lightning as pl
 import torch
 
 from conftest import masked_loss, refused
-from mlm.compiled import PAYS, choose_compile, compile_counts, compile_encoder
 from mlm.hardware import Pretended, trainer_arguments
 from mlm.journal import SeededDropout
-from mlm.kernels import fast_on_cpu
+from mlm.kernels import (
+    PAYS,
+    choose_compile,
+    compile_counts,
+    compile_encoder,
+    fast_on_cpu,
+)
 from mlm.training import MaskedLM, MaskedLMData, evaluate, reset
 
 T4, P100 = ("Tesla T4", 16e9, (7, 5)), ("Tesla P100", 16e9, (6, 0))

@@ -23,9 +23,9 @@ from .checkpoint import (
     writing,
 )
 from .claim import claim, leave, main_process
-from .compiled import compile_counts
 from .faults import quiet_threads, stop_on_signal
 from .journal import Journal, kept_row, out_of_patience, write_metrics, xla_counts
+from .kernels import compile_counts
 from .notebook import NotebookError
 
 # the run
