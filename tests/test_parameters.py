@@ -78,6 +78,7 @@ VALUES = {
     "num_nodes": ([1, 4], [0], [None]),
     "strategy": (["auto", "ddp", "fsdp"], ["ddp_spawn", ""], [None]),
     "precision": (["auto", "32", "bf16", "16", 32, 16], ["64", 64, "", "bf16-mixed"], [None, 32.0]),
+    "compile": (["auto", True, False], ["yes", ""], [None, 1]),
     "checkpoint_steps": ([1, 500], [0, -1], [None, 0.5]),
     "checkpoint_minutes": ([0.1, 10, 10.0], [0, -1.0, float("nan")], [None, "ten"]),
     "keep": (["last", "best"], ["first", ""], [None, True]),

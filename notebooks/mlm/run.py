@@ -25,6 +25,7 @@ from .checkpoint import (
 from .claim import claim, leave, main_process
 from .faults import quiet_threads, stop_on_signal
 from .journal import Journal, kept_row, out_of_patience, write_metrics, xla_counts
+from .kernels import compile_counts
 from .notebook import NotebookError
 
 # the run
@@ -310,6 +311,8 @@ class Keeper(Journal):
         self.state["sums"] = self.sums.cpu().tolist()
         if module.device.type == "xla":
             self.state["xla"] = xla_counts()
+        if self.state["settings"]["compile"]:
+            self.state["compile"] = compile_counts()
         self.good = keep_checkpoint(trainer, self.folder / "checkpoints", self.good)
         if trainer.is_global_zero:
             write_metrics(self.folder, self.state["history"])
