@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoModelForMaskedLM, pipeline
 
 from conftest import masked_loss, parts_of, refused
@@ -66,8 +68,16 @@ def gradients(bert):
     return {name: w.grad.clone() for name, w in bert.named_parameters() if w.grad is not None}
 
 
-def test_every_kind_is_tried():
+def rows_of(bert):
+    """How a model's examples are laid out: in shared rows, where they may share them."""
+    return "shared" if can_share_rows(bert.config) else "own"
+
+
+def test_every_kind_is_tried_and_shares_rows(made):
     assert CONFIGS.keys() == HEADS.keys() and not OTHERS.keys() & HEADS.keys()
+    alone = {kind for kind in [*KINDS, *OTHERS] if rows_of(made(kind).bert) == "own"}
+    old = Version(transformers.__version__) < Version("5.1")
+    assert alone == OTHERS.keys() | ({"modernbert"} if old else set())
 
 
 # the head on masked positions, rows that are shared
@@ -77,9 +87,8 @@ def test_every_kind_is_tried():
 @pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
 def test_loss_and_gradients_are_those_of_its_own_forward_pass(made, kind, rows):
     it = made(kind)
-    if rows == "shared" and not can_share_rows(it.bert.config):
-        assert kind in OTHERS
-        return
+    if rows == "shared" and rows_of(it.bert) == "own":
+        pytest.skip("each example has a row of its own")
     own, other = batch_of(it.dataset, "own"), copy.deepcopy(it.bert)
     mask = (own["attention_mask"] > 0).long()
     theirs = other(own["input_ids"], attention_mask=mask, labels=own["labels"]).loss
@@ -98,8 +107,8 @@ def test_loss_and_gradients_are_those_of_its_own_forward_pass(made, kind, rows):
 @torch.no_grad()
 def test_an_example_in_a_shared_row_is_read_as_if_alone(made, kind):
     it = made(kind)
-    bert, batch = it.bert.eval(), batch_of(it.dataset, "shared")
-    assert len(batch["input_ids"]) < len(EXAMPLES) / 2
+    bert, batch = it.bert.eval(), batch_of(it.dataset, rows_of(it.bert))
+    assert len(batch["input_ids"]) < len(EXAMPLES) / 2 or not can_share_rows(bert.config)
     logits = MaskedLM(bert, {}).masked_logits(batch)  # (K, V), row by row
     parts = parts_of(batch, it.tokenizer.pad_token_id)
     alone = [
@@ -113,11 +122,12 @@ def test_an_example_in_a_shared_row_is_read_as_if_alone(made, kind):
 @torch.no_grad()
 def test_what_is_fast_on_a_cpu_is_exact(made, kind):
     it = made(kind)
-    bert, batch = it.bert.eval(), batch_of(it.dataset, "shared")
+    bert, batch = it.bert.eval(), batch_of(it.dataset, rows_of(it.bert))
     before = MaskedLM(bert, {}).masked_logits(batch)
     after = MaskedLM(fast_on_cpu(bert), {}).masked_logits(batch)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
-    assert (bert.config._attn_implementation == "matmul") == (kind != "deberta-v2")
+    own = not bert._supports_attention_backend  # DeBERTa's, ModernBERT's before transformers 5.1
+    assert (bert.config._attn_implementation == "matmul") != own and (kind != "deberta-v2" or own)
 
 
 @pytest.mark.parametrize("kind", ["deberta-v2"])
@@ -269,7 +279,7 @@ def test_all_that_is_trained_of_an_untied_model_gets_a_gradient(made, kind, tmp_
         it.bert.get_output_embeddings().bias += 1
     it.bert.save_pretrained(tmp_path)
     loaded = load_bert(str(tmp_path), it.tokenizer, 32)
-    batch = batch_of(it.dataset, "shared")
+    batch = batch_of(it.dataset, rows_of(loaded))
     masked_loss(MaskedLM(loaded, {}), batch)[0].backward()
     trained = {name for name, weight in loaded.named_parameters() if weight.requires_grad}
     assert gradients(loaded).keys() == trained

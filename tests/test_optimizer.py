@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from mlm.hardware import Pretended, trainer_arguments
 from mlm.model import load_bert
 from mlm.muon import MuonAdamW, orthogonalized
 from mlm.notebook import NotebookError
-from mlm.optimizer import FAST, MUON_LR, RECIPE, TUTORIAL, choose_recipe, lr_factor, make_optimizer
+from mlm.optimizer import (
+    FAST,
+    MUON_LR,
+    RECIPE,
+    TUTORIAL,
+    choose_batch_size,
+    choose_recipe,
+    lr_factor,
+    make_optimizer,
+)
 from mlm.training import MaskedLM, MaskedLMData, evaluate, start_at_frequencies, unigram_loss
 
 NOTHING = dict.fromkeys(RECIPE) | {"recipe": "fast"}
@@ -53,6 +63,25 @@ def test_muon_is_for_narrow_models_from_scratch():
     found = [choose_recipe(NOTHING, model, 32)[0] for model in models]
     assert [recipe["optimizer"] for recipe in found] == ["muon", "muon", "adamw", "adamw", "adamw"]
     assert all(recipe.items() >= FAST.items() for recipe in found)
+
+
+@pytest.mark.parametrize(
+    "machine, model, max_len, size",
+    [
+        (Pretended(), "scratch:tiny", 128, 32),
+        (Pretended(gpus=1, card=("T4", 16e9, (7, 5))), "scratch:tiny", 128, 256),
+        (Pretended(gpus=1, card=("T4", 16e9, (7, 5))), "bert-base-uncased", 128, 64),
+        (Pretended(gpus=1, card=("T4", 16e9, (7, 5))), "bert-base-uncased", 512, 16),
+        (Pretended(gpus=1, card=("GTX 1080", 8e9, (6, 1))), "scratch:base", 128, 16),
+        (Pretended(gpus=1, card=("H100", 80e9, (9, 0))), "bert-base-uncased", 128, 256),
+        (Pretended(tpu_cores=1), "bert-base-uncased", 128, 64),
+    ],
+)
+def test_a_batch_that_suits_the_device(monkeypatch, machine, model, max_len, size):
+    monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
+    device = trainer_arguments(machine=machine)[1]
+    assert choose_batch_size(None, model, max_len, device)[0] == size
+    assert choose_batch_size(7, model, max_len, device) == (7, "as asked")
 
 
 # the learning rate

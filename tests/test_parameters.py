@@ -49,6 +49,7 @@ VALUES = {
     "max_len": ([8, 128, 512], [7, 513, 0, -1], ["many", 128.0, None, True]),
     "examples": (["line", "block", "stream"], ["lines", "", "Line"], [1, None]),
     "batch_size": ([1, 32, 65536], [0, -1, 65537], ["", 32.5, None]),
+    "accumulate": ([1, 4], [0, -1, 65537], [None, 1.5]),
     "epochs": ([1, 100], [0, -1, 10**6], [1.5, None, "1.5"]),
     "max_steps": ([-1, 1, 10**6], [0, -2], [None, 1.0]),
     "lr": ([None, 1e-5, 1, 1.0], [0.0, -1e-5, 1.1, float("nan"), float("inf")], ["fast"]),
@@ -56,6 +57,7 @@ VALUES = {
     "optimizer": ([None, "adamw", "muon"], ["sgd", ""], [7]),
     "schedule": ([None, "trapezoid", "linear", "constant"], ["cosine", ""], [7]),
     "mlm_probability_end": ([0.1, 0.99], [0, 1.0, -0.1, float("nan")], [None, "none"]),
+    "add_words": ([0, 500], [-1, 20001], [None, "many"]),
     "masking": (["token", "word"], ["words", ""], [None, 1]),
     "replace": (
         ["80/10/10", "100/0/0", "0/0/100"],
@@ -76,6 +78,7 @@ VALUES = {
     "num_nodes": ([1, 4], [0], [None]),
     "strategy": (["auto", "ddp", "fsdp"], ["ddp_spawn", ""], [None]),
     "precision": (["auto", "32", "bf16", "16", 32, 16], ["64", 64, "", "bf16-mixed"], [None, 32.0]),
+    "compile": (["auto", True, False], ["yes", ""], [None, 1]),
     "checkpoint_steps": ([1, 500], [0, -1], [None, 0.5]),
     "checkpoint_minutes": ([0.1, 10, 10.0], [0, -1.0, float("nan")], [None, "ten"]),
     "keep": (["last", "best"], ["first", ""], [None, True]),

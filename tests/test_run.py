@@ -32,8 +32,8 @@ from mlm.training import MaskedLM, MaskedLMData, reset
 RECIPE = dict(optimizer="adamw", lr=1e-2, schedule="linear", weight_decay=0.01, dropout=0.1,
               mlm_probability=0.15, mlm_probability_end=None, clip=0.0)  # fmt: skip
 PARAMETERS = dict(
-    model="a folder", max_len=32, examples="line", batch_size=8, seed=0, num_nodes=1,
-    masking="token", replace="80/10/10", keep="last", evaluations=4, patience=0,
+    model="a folder", max_len=32, examples="line", batch_size=8, accumulate=1, seed=0, num_nodes=1,
+    masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0, compile=False,
 )  # fmt: skip
 DEVICE = dict(kind="cpu", processes=1, dtype=torch.float32)
 STEPS = 8

@@ -14,13 +14,14 @@ fetch       a text fetched: of the web, of the Hub, of Python
 corpus      a text split: lines to learn from, lines held out
 advice      what fits a text of which size
 tokens      tokenizer, token ids on disk, MaskedLMDataset
+words       words that a vocabulary breaks; a token of their own
 masking     masks as a pure function of seed, epoch, example and position
 plan        which examples meet, and who shares a row: all batches of one shape
 batches     MaskedBatches: examples masked and laid out as planned
 boxes       pictures of masks, rows and attention, every token a box
 heads       each kind of model: its encoder, its head on some positions
 model       a masked language model from the Hub, from a folder or from scratch
-kernels     what is fast on a CPU: memory, dropout, attention
+kernels     what is fast on a CPU: memory, dropout, attention; torch.compile where it pays
 peak        how near the limit: a token's operations, the device's most
 muon        Muon for weight matrices, AdamW for the rest
 optimizer   the recipe that fits a model: optimizer, learning rate, schedule, masks

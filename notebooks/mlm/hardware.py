@@ -137,10 +137,7 @@ def in_own_process(function, *values, seconds=300):
 
 
 def gpu_cards():
-    """(name, bytes of memory, CUDA capability as [major, minor]) of each GPU; starts CUDA.
-
-    https://developer.nvidia.com/cuda-gpus has the capabilities of all cards.
-    """
+    """(name, bytes, capability: https://developer.nvidia.com/cuda-gpus) of each GPU; starts CUDA."""
     import torch
 
     cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
@@ -301,8 +298,8 @@ def trainer_arguments(
 
     None asks for all there are: TPU cores, else GPUs, else the CPU. `machine` is a Machine (this
     one if None) or a Pretended. Returns (arguments, device): device is a dict of kind ("cpu",
-    "gpu", "tpu"), processes (on this machine), dtype (what matrix products run in: a torch dtype)
-    and why (that one).
+    "gpu", "tpu"), card (a Machine's, of GPUs), processes (on this machine), dtype (what matrix products
+    run in: a torch dtype) and why (that one).
     Raises NotebookError when something is asked for that is not there.
     """
     machine = machine or Machine()
@@ -316,4 +313,5 @@ def trainer_arguments(
         strategy=choose_strategy(strategy, kind, processes, num_nodes, machine),
         precision="16-mixed" if dtype == torch.float16 else "32-true",
     )
-    return arguments, dict(kind=kind, processes=processes, dtype=dtype, why=why)
+    card = machine.card if kind == "gpu" else None
+    return arguments, dict(kind=kind, card=card, processes=processes, dtype=dtype, why=why)

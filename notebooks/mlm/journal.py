@@ -45,13 +45,16 @@ def out_of_patience(history, patience):
 
 
 class SeededDropout(pl.Callback):
-    """Dropout as a function of seed, step and process: a resumed run repeats it exactly."""
+    """Dropout as a function of seed, step, process and batch of a step: a resumed run repeats it exactly."""
 
     def __init__(self, seed):
-        self.seed = seed
+        self.seed, self.step, self.share = seed, None, 0
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        number = int(uniform(self.seed, trainer.global_step, trainer.global_rank, 6) * 2**53)
+        step = trainer.global_step
+        again = step == self.step  # one more of the batches of a step
+        self.step, self.share = step, self.share + trainer.world_size if again else 0
+        number = int(uniform(self.seed, step, trainer.global_rank + self.share, 6) * 2**53)
         torch.default_generator.manual_seed(number)  # torch.manual_seed asks each kind of device
         if module.device.type == "cuda":
             torch.cuda.manual_seed(number)
@@ -94,7 +97,7 @@ class Journal(pl.Callback):
 
     def on_train_start(self, trainer, module):
         self.sums = torch.tensor(self.state["sums"]).to(module.device)  # loss, tokens since a line
-        self.shown = trainer.is_global_zero
+        self.shown, self.step = trainer.is_global_zero, trainer.global_step
         if self.shown:
             done, history = trainer.global_step, self.state["history"]
             self.progress.start(done, self.data.stop, history, self.baseline)
@@ -110,10 +113,16 @@ class Journal(pl.Callback):
         self.sums = self.sums + module.seen
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.cells += batch["input_ids"].numel()
+        if trainer.global_step != self.step:  # or it was not the last batch of a step
+            self.step = trainer.global_step
+            self.step_done(trainer, module, batch)
+
+    def step_done(self, trainer, module, batch):
+        """The optimizer has made a step; `batch` is the last one of it."""
         step = trainer.global_step
         self.state["tokens"] += batch["tokens"]
         self.state["examples"] += batch["examples"]
-        self.cells += batch["input_ids"].numel()
         if trainer.world_size == 1:
             self.count_cells(self.cells)
         if self.shown:

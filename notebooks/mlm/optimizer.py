@@ -1,10 +1,12 @@
 """How to train: the recipe that fits a model, its optimizer and its learning rate at each step."""
 
 import math
+import os
 from functools import partial
 
 import torch
 
+from .hardware import TPU_GB
 from .model import SIZES
 from .muon import MuonAdamW
 from .notebook import NotebookError
@@ -39,6 +41,25 @@ FAST = dict(
 )
 MUON_LR = 5.0  # times AdamW's: Muon's own learning rate, since it moves whole matrices
 NARROW = 256  # a hidden size up to which Muon's products are cheap beside a step's own
+
+
+def choose_batch_size(asked, model, max_len, device):
+    """(examples per process and step, why); where `asked` is None, what suits the device.
+
+    On a GPU or TPU: the largest power of two up to 256 whose forward pass keeps no more than a quarter
+    of the memory for backward: 34 bytes a token, layer and hidden size in 16 bits (Korthikanti et al.
+    2022, arXiv:2205.05198), twice that in 32. A pretrained model is taken for a BERT-base.
+    """
+    if asked is not None:
+        return asked, "as asked"
+    if device["kind"] == "cpu":
+        return 32, "enough to keep a CPU busy"
+    hidden, layers = SIZES[model.removeprefix("scratch:")] if "scratch:" in model else SIZES["base"]
+    tpu = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]  # of an unknown one, a v5e's
+    memory = device["card"][1] if device["kind"] == "gpu" else 1e9 * TPU_GB.get(tpu, 16)
+    kept = 34 * hidden * layers * max_len * (2 if device["dtype"] == torch.float32 else 1)
+    size = 2 ** int(math.log2(min(256, max(1, memory / 4 / kept))))
+    return size, f"{size * kept / 1e9:.1f} of {memory / 1e9:.0f} GB for activations (never tried)"
 
 
 def choose_recipe(asked, model, batch_size):

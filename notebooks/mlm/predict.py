@@ -20,6 +20,7 @@ from .model import load_bert, quietly
 from .notebook import NotebookError
 from .record import check_files
 from .tokens import load_tokenizer
+from .words import embed_own_words
 
 # the run
 
@@ -131,7 +132,7 @@ def read_weights(path):
     """The state_dict in a file of torch.save; raises NotebookError where it is no such file."""
     with reading(path):
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return kept_weights(found) if "state_dict" in found else found
+        return kept_weights(found) if found.get("state_dict") else found
 
 
 class BertPred(nn.Module):
@@ -175,7 +176,10 @@ def load_before(record, tokenizer):
     """The model as a run's training began with it, in eval mode; None (and a line) where it is gone."""
     asked = record["parameters"]
     try:
-        return load_bert(asked["model"], tokenizer, max_len=0, seed=asked["seed"]).eval()
+        base = load_tokenizer(asked["model"], None) if asked.get("add_words") else tokenizer
+        bert = load_bert(asked["model"], base, max_len=0, seed=asked["seed"])
+        embed_own_words(bert, base, tokenizer)
+        return bert.eval()
     except NotebookError as error:
         print(f"No comparison with the model before training: {error}")
         return None

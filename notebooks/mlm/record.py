@@ -81,10 +81,11 @@ def tokenizer_digest(tokenizer):
 def run_settings(parameters, recipe, about_corpus, tokenizer, device, total_steps):
     """What two runs must have in common to be one, a dict of plain values.
 
-    `recipe` is what `choose_recipe` chose, `device` what `trainer_arguments` found.
+    `parameters` are the notebook's, with what was chosen for `batch_size` and `compile`, `recipe` is what
+    `choose_recipe` chose, `device` what `trainer_arguments` found.
     """
-    same = ["model", "max_len", "examples", "batch_size", "masking", "replace", "seed"]
-    same += ["keep", "evaluations", "patience"]
+    same = ["model", "add_words", "max_len", "examples", "batch_size", "accumulate", "masking"]
+    same += ["replace", "seed", "keep", "evaluations", "patience", "compile"]
     return {
         **{name: parameters[name] for name in same},
         **recipe,
@@ -213,6 +214,7 @@ def run_record(run, parameters, about_corpus, train, bert, baseline):
             state["examples"] / len(train) * kept["step"] / run.step,
         ),
         "xla": state.get("xla"),
+        "compile": state.get("compile"),
     }
 
 

@@ -25,6 +25,7 @@ from .checkpoint import (
 from .claim import claim, leave, main_process
 from .faults import quiet_threads, stop_on_signal
 from .journal import Journal, kept_row, out_of_patience, write_metrics, xla_counts
+from .kernels import compile_counts
 from .notebook import NotebookError
 
 # the run
@@ -290,9 +291,9 @@ class Keeper(Journal):
         late = time.monotonic() - self.saved[1] > 60 * self.minutes
         return [float(self.asked_to_stop()), float(late)]
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def step_done(self, trainer, module, batch):
         self.voted = None  # several processes can only agree where they meet: at a log line
-        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+        super().step_done(trainer, module, batch)
         if trainer.world_size == 1:
             self.voted = self.votes()
         over = self.over()
@@ -310,6 +311,8 @@ class Keeper(Journal):
         self.state["sums"] = self.sums.cpu().tolist()
         if module.device.type == "xla":
             self.state["xla"] = xla_counts()
+        if self.state["settings"]["compile"]:
+            self.state["compile"] = compile_counts()
         self.good = keep_checkpoint(trainer, self.folder / "checkpoints", self.good)
         if trainer.is_global_zero:
             write_metrics(self.folder, self.state["history"])

@@ -202,12 +202,9 @@ class Bench:
             logits, labels = self.module.masked_logits(batch), asked_labels(batch)
         else:
             with torch.autocast(self.place, rung.dtype, enabled=rung.dtype != torch.float32):
-                hidden = hidden_states(
-                    self.bert,
-                    batch["input_ids"],
-                    own_example_only(batch.get("attention_mask")),
-                    batch.get("position_ids"),
-                )
+                may_look = own_example_only(batch.get("attention_mask"))
+                place = batch.get("position_ids")
+                hidden = hidden_states(self.bert, batch["input_ids"], may_look, place)
                 logits = scores(self.bert, hidden)  # (B, T, V)
             logits, labels = logits.float().flatten(0, 1), batch["labels"].flatten()
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")

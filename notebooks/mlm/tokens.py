@@ -176,12 +176,17 @@ def write_arrays(text_file, tokenizer, paths):
             stop = int(stops[-1]) if len(stops) else stop
 
 
-def clear_arrays(text_file, about):
-    """Remove arrays of this very file that no record vouches for, or that are of another text."""
+def clear_arrays(text_file, about, own):
+    """Remove arrays of this very file that no record vouches for, or that are of another text.
+
+    Those with the stem `own` stay: who writes them replaces them, and others may be writing the same.
+    """
     mine = re.compile(re.escape(text_file.stem) + r"-[0-9a-f]{12}\.(ids|ends|begins|json)")
     for path in text_file.parent.iterdir():
-        record = read_record(path.with_suffix(".json")) if mine.fullmatch(path.name) else about
-        if record is None or record.get("text") != about["text"]:
+        if not mine.fullmatch(path.name) or path.stem == own:
+            continue
+        record = read_record(path.with_suffix(".json")) or {}
+        if record.get("text") != about["text"]:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
     clear_parts(text_file.parent)
@@ -216,7 +221,7 @@ def encode_lines(text_file, tokenizer):
             and not damaged(text_file.parent, files)
         ):
             break
-        clear_arrays(text_file, about)
+        clear_arrays(text_file, about, record.stem)
         write_arrays(text_file, tokenizer, paths)
         with contextlib.suppress(FileNotFoundError):
             write_record(record, about | {"files": digests(text_file.parent, names)})
@@ -257,7 +262,7 @@ def words_in(begins, starts, lengths):
     return begun + ~begins[starts]  # a block may begin within a word
 
 
-def blocks(ends, room):
+def cut_documents(ends, room):
     """(starts, lengths) of blocks of up to `room` tokens that fill documents with these ends."""
     ends = np.unique(ends[ends > 0])
     starts = np.concatenate([[0], ends[:-1]])
@@ -286,7 +291,7 @@ class MaskedLMDataset(Dataset):
             self.starts, self.lengths = starts, np.minimum(ends - starts, room)
         else:
             parted = ends[ends == starts] if examples == "block" else ends[:0]
-            self.starts, self.lengths = blocks(np.append(parted, len(self.ids)), room)
+            self.starts, self.lengths = cut_documents(np.append(parted, len(self.ids)), room)
         self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
         self.cls, self.sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         self.truncated = len(self.ids) - int(self.lengths.sum())  # tokens beyond max_len

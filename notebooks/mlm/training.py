@@ -64,7 +64,7 @@ class MaskedLM(pl.LightningModule):
         logits, labels = self.masked_logits(batch), asked_labels(batch)
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         self.seen = torch.stack([loss.detach(), (labels != -100).sum()])  # for the journal
-        return loss * self.trainer.world_size / batch["masked"].clamp(min=1)
+        return loss * self.trainer.world_size / batch["masked"].clamp(min=1e-9)
 
     def configure_optimizers(self):
         optimizer, scheduler = make_optimizer(self, **self.optimizer)
@@ -88,6 +88,21 @@ def reset(module, weights):
 # its data
 
 
+class InTurn(IterableDataset):
+    """A batch of each of `shares` in turn, together a step: their gradients are added up.
+
+    Lightning takes the mean over the batches of a step, so each is told the mean of its predicted tokens.
+    """
+
+    def __init__(self, shares):
+        self.shares = shares
+
+    def __iter__(self):
+        for step in zip(*self.shares, strict=True):
+            for batch in step:
+                yield batch | {"masked": batch["masked"] / len(self.shares)}
+
+
 class Guarded(IterableDataset):
     """The same batches; an error in them is handed to `on_error` first: a loader may swallow it."""
 
@@ -109,14 +124,15 @@ class MaskedLMData(pl.LightningDataModule):
     own step on. `on_error`, a function, is told of an error in them. `mlm_probability_end`: the share
     that is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
     `share_rows`: examples may share a row. `masking` and `replace` are those of `MaskedBatches`, in
-    training alone.
+    training alone. `accumulate`: so many batches of a process are a step.
     """
 
     def __init__(
         self, train, valid, batch_size, mlm_probability, seed, stop, mlm_probability_end=None,
-        share_rows=True, masking="token", replace="80/10/10", on_error=None,
+        share_rows=True, masking="token", replace="80/10/10", accumulate=1, on_error=None,
     ):  # fmt: skip
         super().__init__()
+        self.accumulate = accumulate
         self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
         self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
         self.mlm_probability_end = mlm_probability_end
@@ -128,17 +144,23 @@ class MaskedLMData(pl.LightningDataModule):
         return self.mlm_probability - fall * step / max(1, self.stop - 1)
 
     def train_batches(self, start=0, rank=0, world=1):
-        """The batches of steps `start` to the last."""
+        """The batches of steps `start` to the last; those of one are shares, as of so many processes."""
+        shares = [rank * self.accumulate + number for number in range(self.accumulate)]
+        world *= self.accumulate
         how = self.mlm_probability, self.seed
         steps = -(-len(self.train) // (self.batch_size * world))  # an epoch
         epochs = range(-(-self.stop // steps))
         rows = dict(masking=self.masking, shared=self.share_rows)
         plan = planned(self.train, self.batch_size, *how, epochs, world, **rows)
-        order = TrainingOrder(
-            plan, start, self.stop, self.share if self.mlm_probability_end else None
-        )
+        share = self.share if self.mlm_probability_end else None
+        order = TrainingOrder(plan, start, self.stop, share)
         asked = dict(masking=self.masking, replace=self.replace)
-        return MaskedBatches(self.train, order, *how, plan.shape, rank, **asked)
+        return InTurn(
+            [
+                MaskedBatches(self.train, order, *how, plan.shape, number, **asked)
+                for number in shares
+            ]
+        )
 
     def held_out(self, rank=0, world=1):
         """The held-out batches: their masks are drawn once from the seed, however training masks."""

@@ -1,20 +1,19 @@
 """Other kinds of models than BERT on XLA: the CPU's losses, nothing compiled anew, nothing on the host."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
-from conftest import HERE
+from conftest import HERE, environment
 
 KINDS = "bert", "distilbert", "modernbert", "roberta"
 
 
 @pytest.fixture(scope="module")
 def found(text_file):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PJRT_DEVICE": "CPU"}
+    env = {**environment(1), "PJRT_DEVICE": "CPU"}
     command = [sys.executable, str(HERE / "kinds.py"), str(text_file), *KINDS]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]

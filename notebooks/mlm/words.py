@@ -1,0 +1,78 @@
+"""Words that the vocabulary of a pretrained model breaks, and a token of their own for the most telling."""
+
+import copy
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import AddedToken
+
+from .notebook import NotebookError
+from .tokens import LONGEST, encode_lines
+
+STEP = 10**6  # tokens that are read from disk at once
+
+
+def broken_words(text_file, tokenizer):
+    """The words of a text that its tokenizer breaks into pieces: a DataFrame, a row a word.
+
+    `times` it stands in the text, its `pieces`, and the tokens that are `saved` if it becomes one, most
+    first. Only words of letters: no numbers, no words that hold [UNK].
+    """
+    ids, _, begins = encode_lines(text_file, tokenizer)
+    times = Counter()
+    for first in range(0, len(ids), STEP):
+        edges = first + np.flatnonzero(begins[first : first + STEP + LONGEST])
+        starts = edges[edges < first + STEP]
+        stops = np.append(edges[1:], len(ids))[: len(starts)]
+        broken = stops - starts > 1
+        times.update(ids[a:b].tobytes() for a, b in zip(starts[broken], stops[broken]))
+    pieces = [np.frombuffer(those, np.int32) for those in times]
+    found = pd.DataFrame(
+        {"times": times.values()}, pd.Index(map(tokenizer.decode, pieces), name="word")
+    )
+    found.index = found.index.str.strip()
+    found["pieces"] = [" ".join(tokenizer.convert_ids_to_tokens(those)) for those in pieces]
+    found["saved"] = found["times"] * [len(those) - 1 for those in pieces]
+    found = found[found.index.str.isalpha()].sort_index()
+    return found.sort_values("saved", ascending=False, kind="stable")
+
+
+def with_own_words(tokenizer, text_file, number, model):
+    """A tokenizer that has, besides, a token for each of the `number` words that save the most tokens.
+
+    Raises NotebookError where `model` learns its vocabulary from the text, or fewer words are broken.
+    """
+    if not number:
+        return tokenizer
+    if model.startswith("scratch:"):
+        raise NotebookError(
+            f"add_words={number}: {model!r} learns its vocabulary from the text, whose frequent words "
+            "are in it; pass add_words=0, or a pretrained model"
+        )
+    words = broken_words(text_file, tokenizer).index[:number]
+    if len(words) < number:
+        raise NotebookError(
+            f"add_words={number}: the vocabulary of {model!r} breaks only {len(words)} words of the "
+            "text; pass no more than that"
+        )
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
+    return larger
+
+
+@torch.no_grad()
+def embed_own_words(bert, tokenizer, larger):
+    """Resize a BertForMaskedLM for the tokens that `larger` has more: each begins as its pieces' mean.
+
+    That is the usual start (Hewitt 2021), for embedding and bias; decoder and embedding stay one.
+    """
+    added = range(len(tokenizer), len(larger))
+    if not added:
+        return
+    bert.resize_token_embeddings(max(len(larger), bert.config.vocab_size), mean_resizing=False)
+    weight, bias = bert.get_input_embeddings().weight, bert.get_output_embeddings().bias
+    for new in added:
+        pieces = tokenizer(larger.convert_ids_to_tokens(new), add_special_tokens=False)["input_ids"]
+        weight[new], bias[new] = weight[pieces].mean(0), bias[pieces].mean()
