@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import threading
+import time
 from itertools import islice
 from types import SimpleNamespace
 
@@ -233,9 +235,11 @@ def equal(some, others):
     )
 
 
-def trainer_at(step, rank=0, world=1):
+def trainer_at(step, rank=0, world=1, device="cpu"):
     """As much of a Trainer at this step as the data asks for."""
-    return SimpleNamespace(global_step=step, global_rank=rank, world_size=world)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    where = dict(global_rank=rank, world_size=world, strategy=strategy)
+    return SimpleNamespace(global_step=step, **where)
 
 
 @pytest.mark.parametrize("start", [0, 1, 44, 45, 46, 50])
@@ -300,16 +304,68 @@ def test_lightning_steps_the_schedule_each_step(module, make_data, tmp_path):
     assert rates.seen == pytest.approx([1e-3 * lr_factor(n, 20, "linear") for n in range(5)])
 
 
-def test_an_error_in_a_batch_is_told_before_it_is_raised(make_data, monkeypatch):
-    def broken(self, index):
-        raise IndexError("a bad example")
+def broken(*_):
+    raise IndexError("a bad example")
 
+
+@pytest.fixture
+def on_a_gpu(make_data, monkeypatch):
+    """A function that makes data as `make_data` does, for a pretended GPU; pinned tensors are noted."""
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.as_subclass(Pinned))
+
+    def make(step=0, **how):
+        data = make_data(**how)
+        data.trainer = trainer_at(step, device="cuda:1")
+        return data
+
+    return make
+
+
+class Pinned(torch.Tensor):
+    """A tensor of which the test knows that it was pinned."""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_error_in_a_batch_is_told_before_it_is_raised(on_a_gpu, monkeypatch, device):
     told = []
-    data = make_data(on_error=told.append)
+    data = on_a_gpu(on_error=told.append)
+    data.trainer = trainer_at(0, device=device)
     monkeypatch.setattr(MaskedLMDataset, "__getitem__", broken)
     with pytest.raises(IndexError):
         list(data.train_dataloader())
     assert isinstance(told[0], IndexError)
+
+
+@pytest.mark.parametrize("start", [0, 44])
+def test_batches_made_ahead_are_the_same_and_pinned(on_a_gpu, start):
+    data = on_a_gpu(start)
+    made = list(data.train_dataloader())
+    assert equal(made, data.train_batches(start))
+    assert {type(part) for batch in made for part in batch.values()} == {Pinned, int}
+
+
+def test_while_a_gpu_computes_the_next_two_batches_are_made(on_a_gpu, monkeypatch):
+    """By a thread, that is gone when the loop ends, in its middle too; what was made is not lost."""
+    counted, batch = [], MaskedBatches.batch
+    monkeypatch.setattr(MaskedBatches, "batch", lambda *key: counted.append(1) or batch(*key))
+    before = threading.active_count()
+    data, seen = on_a_gpu(), []
+    loader = iter(data.train_dataloader())
+    for number, one in zip(range(1, 6), loader):
+        seen.append(one)
+        end = time.monotonic() + 20
+        while len(counted) < number + 2:  # the GPU computes
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        time.sleep(0.01)
+        assert len(counted) == number + 2
+    assert threading.active_count() == before + 1
+    loader.close()
+    assert threading.active_count() == before
+    assert equal(seen, islice(data.train_batches(), 5))
+    data.trainer = trainer_at(5, device="cuda")
+    assert equal(islice(data.train_dataloader(), 5), islice(data.train_batches(5), 5))
 
 
 def test_bfloat16_is_near(bert, dataset):

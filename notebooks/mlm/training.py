@@ -1,6 +1,8 @@
 """MaskedLM for Lightning: its loss, its data, and how it is measured."""
 
 import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytorch_lightning as pl
@@ -117,6 +119,30 @@ class Guarded(IterableDataset):
             raise
 
 
+class Ahead:
+    """The same batches in pinned memory for a GPU, two of them made while it computes, by a thread.
+
+    From pinned memory Lightning copies without waiting. No worker process: its batches come by shared
+    memory, and that took longer than to make them. An error in them is raised where its batch is due.
+    """
+
+    def __init__(self, batches, device):
+        self.batches, self.device = batches, device
+
+    def __iter__(self):
+        batches = iter(self.batches)
+
+        def make():
+            batch = next(batches, {})
+            return {k: v.pin_memory() if torch.is_tensor(v) else v for k, v in batch.items()}
+
+        with ThreadPoolExecutor(1, "ahead", torch.cuda.set_device, [self.device]) as thread:
+            made = deque(thread.submit(make) for _ in range(2))
+            while batch := made.popleft().result():
+                made.append(thread.submit(make))
+                yield batch
+
+
 class MaskedLMData(pl.LightningDataModule):
     """The training batches up to step `stop` and the held-out ones; each process has its share.
 
@@ -177,6 +203,9 @@ class MaskedLMData(pl.LightningDataModule):
         batches = self.train_batches(**(where or {}))
         if self.on_error:
             batches = Guarded(batches, self.on_error)
+        device = self.trainer and self.trainer.strategy.root_device
+        if device and device.type == "cuda":  # XLA's loader makes them ahead by itself
+            return Ahead(batches, device)
         return DataLoader(batches, batch_size=None)
 
 
