@@ -18,7 +18,7 @@ from papermill.parameterize import parameterize_notebook
 
 from conftest import NOTEBOOKS, ROOT, sentences
 from hosts import hub, serve
-from mlm.corpus import NIETZSCHE
+from mlm.fetch import NIETZSCHE
 from mlm.model import load_bert
 from mlm.tokens import learn_wordpiece
 

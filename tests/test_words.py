@@ -88,7 +88,7 @@ def test_the_same_words_are_asked_whatever_the_vocabulary(text, tokenizer):
     asked = []
     for number in (0, 3):
         data = MaskedLMDataset(text, with_own_words(tokenizer, text, number, "a model"), 64)
-        batches = MaskedBatches(data, [], 3, 0.5, 0, rows="own", masking="word")
+        batches = MaskedBatches(data, [], 0.5, 0, masking="word")
         every, found = np.arange(3), []
         for epoch in range(20):
             counts = masked_counts(data.words, 0, epoch, every, 0.5)

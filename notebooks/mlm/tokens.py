@@ -212,7 +212,7 @@ def encode_lines(text_file, tokenizer):
         for end in ("json", "ids", "ends", "begins")
     )
     names = [path.name for path in paths]
-    for _ in range(5):  # others that make the same may take a file away between two lines
+    for _ in range(20):  # others that make the same may take a file away between two lines
         found = read_record(record) or {}
         files = found.get("files", {})
         if (

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "notebooks"), str(ROOT / "tests")]
 
 from encoders import make_model, make_tokenizer  # noqa: E402
-from mlm.run import xla_counts  # noqa: E402
+from mlm.journal import xla_counts  # noqa: E402
 from mlm.tokens import MaskedLMDataset  # noqa: E402
 from mlm.training import MaskedLM, MaskedLMData, asked_labels  # noqa: E402
 
@@ -48,7 +48,7 @@ found = {}
 for kind in kinds:
     tokenizer = make_tokenizer(kind, Path(text))
     examples = MaskedLMDataset(Path(text), tokenizer, 32)
-    data = MaskedLMData(examples, examples, 8, 0.3, 0, STEPS, compiles=True)
+    data = MaskedLMData(examples, examples, 8, 0.3, 0, STEPS)
     cpu, _ = train(make_model(kind, tokenizer), data, torch.device("cpu"))
     xla, compiled = train(make_model(kind, tokenizer), data, core)
     found[kind] = dict(cpu=cpu, xla=xla, compiled=compiled, fallbacks=xla_counts()["fallbacks"])
