@@ -8,7 +8,7 @@ import torch
 
 from conftest import masked_loss
 from mlm.batches import MaskedBatches
-from mlm.kernels import FastDropout, fast_dropout, fast_on_cpu, onednn_float32
+from mlm.kernels import ATTENTION, FastDropout, fast_dropout, fast_on_cpu, onednn_float32
 from mlm.model import load_bert
 from mlm.plan import Plan
 from mlm.training import MaskedLM, evaluate
@@ -49,6 +49,38 @@ def test_attention_as_matrix_products_is_exact(bert, batch_of, how):
     for name, grad in grads.items():
         worst = (fast_grads[name] - grad).abs().max()
         assert worst <= 1e-4 + 1e-5 * grad.abs().max(), name
+
+
+def gradients_of(bert, batch):
+    """(loss, {name: gradient}) of a batch, dropout off."""
+    module = MaskedLM(bert.eval(), {})
+    bert.zero_grad()
+    loss = masked_loss(module, batch)[0]
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in bert.named_parameters()}
+
+
+def packed_and_alone(bert, batch_of):
+    """((loss, gradients) of examples that share rows, those of the same with a row each)."""
+    shared, own = (batch_of(rows=rows) for rows in ("shared", "own"))
+    assert shared["input_ids"].shape[0] < own["input_ids"].shape[0]
+    return gradients_of(bert, shared), gradients_of(bert, own)
+
+
+@pytest.mark.parametrize("way", ATTENTION)
+def test_a_packed_example_is_read_as_alone(bert, batch_of, way):
+    bert.set_attn_implementation(way)
+    (loss, grads), (alone, theirs) = packed_and_alone(bert, batch_of)
+    assert loss == pytest.approx(alone, rel=1e-6)
+    for name, grad in grads.items():
+        assert (grad - theirs[name]).abs().max() <= 1e-4 + 1e-5 * grad.abs().max(), name
+
+
+def test_the_plain_way_of_transformers_lets_packed_examples_see_each_other(bert, batch_of):
+    """So it is no choice here, and the law above can fail."""
+    bert.set_attn_implementation("eager")
+    (loss, _), (alone, _) = packed_and_alone(bert, batch_of)
+    assert loss != pytest.approx(alone, rel=1e-3)
 
 
 def test_a_fast_model_is_the_same_model(bert):

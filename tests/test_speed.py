@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlm.limits import bare_loop, kept_bytes, lightning, pieces
+from mlm.limits import attention_seconds, bare_loop, kept_bytes, lightning, pieces
 from mlm.model import load_bert
 from mlm.speed import (
     Bench,
@@ -193,3 +193,9 @@ def test_a_pass_stops_where_it_should(bench):
     bench.switch(OURS)
     assert len(list(bench.batches(OURS, 2))) == 2
     assert loop_pass(bench, OURS, 1) > 0
+
+
+def test_each_way_of_attention_is_timed(bench):
+    short, long = (attention_seconds(bench, torch.float32, width, 512) for width in (32, 512))
+    assert short.keys() == long.keys() == {"matmul", "sdpa"} and min(short.values()) > 0
+    assert long["matmul"] > short["matmul"]  # as many tokens, 16 times as many scores

@@ -79,13 +79,19 @@ def matmul_attention(module, q, k, v, attention_mask, dropout=0.0, scaling=None,
     return torch.matmul(weights, v).transpose(1, 2).contiguous(), None  # (B, T, heads, d)
 
 
+AttentionInterface.register("matmul", matmul_attention)
+AttentionMaskInterface.register("matmul", sdpa_mask)
+# Those that keep packed examples apart by a 4-dimensional bool mask, each held to it by a test. Not
+# transformers' "eager" and "flex_attention", which add the mask's 0 and 1 to the scores; not flash
+# attention and torch's varlen_attn, which need a GPU to be tried. A CPU takes the first, others "sdpa".
+ATTENTION = "matmul", "sdpa"
+
+
 def fast_on_cpu(bert):
     """Give a model the dropout and attention that are fast on a CPU; no weight or name changes.
 
     A model whose attention is not one of transformers' own keeps it: DeBERTa.
     """
-    AttentionInterface.register("matmul", matmul_attention)
-    AttentionMaskInterface.register("matmul", sdpa_mask)
     if bert._supports_attention_backend:
         bert.set_attn_implementation("matmul")
     for module in bert.modules():

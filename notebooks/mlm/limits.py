@@ -1,19 +1,23 @@
 """What bounds the speed: matrix products. Where a step's time and memory go, and how both grow."""
 
 import time
+from functools import partial
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .batches import MaskedBatches
 from .heads import head_layers
 from .journal import SeededDropout
-from .kernels import onednn_float32, steady_memory
+from .kernels import ATTENTION, onednn_float32, steady_memory
 from .speed import in_turn
 from .tokens import MaskedLMDataset, encode_lines
+from .training import own_example_only
 
 # matrix products
 
@@ -115,6 +119,23 @@ def kept_bytes(bench, rung, batch):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         bench.loss(rung, batch)
     return sum(kept.values())
+
+
+def attention_seconds(bench, dtype, width, tokens=4096):
+    """{way: seconds} of a layer's attention, forward and backward, in rows that two examples share."""
+    config = bench.bert.config
+    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    shape = max(1, tokens // width), heads, width, size
+    how = dict(device=bench.place, dtype=dtype, requires_grad=True)
+    q, k, v = (torch.randn(shape, **how) for _ in range(3))
+    example = torch.arange(width, device=bench.place).expand(shape[0], -1) < width // 2
+    layer = SimpleNamespace(training=True, is_causal=False)
+
+    def work(way):
+        attend = ALL_ATTENTION_FUNCTIONS[way]
+        attend(layer, q, k, v, own_example_only(example), scaling=size**-0.5)[0].sum().backward()
+
+    return {way: best_seconds(bench, partial(work, way)) for way in ATTENTION}
 
 
 # growth
