@@ -98,22 +98,10 @@ def parts_of(batch, pad_token_id=0):
 @pytest.fixture
 def bert(tokenizer):
     """A BertForMaskedLM of two narrow layers without dropout."""
-    from transformers import BertConfig, BertForMaskedLM
+    from encoders import make_model
 
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.3,  # so that predictions differ clearly from token to token
-    )
     torch.set_num_threads(1)  # tiny models only wait for more
-    torch.manual_seed(0)
-    return BertForMaskedLM._from_config(config, attn_implementation="sdpa")
+    return make_model("bert", tokenizer)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -78,6 +78,15 @@ def test_whatever_a_text_is_called(source):
     assert row.count("|") == 3
 
 
+def test_a_text_may_be_a_list_and_have_a_held_out_text_of_its_own():
+    record = record_of(["/home/me/a.txt", "pydoc"])
+    text = card("mine", record)
+    assert "`a.txt, pydoc`" in text and "/home" not in text and "every tenth run" in text
+    record["parameters"]["valid_corpus"] = "/home/me/exam.txt"
+    text = card("mine", record)
+    assert "the lines of `exam.txt`" in text and "/home" not in text and "tenth" not in text
+
+
 def test_it_says_nothing_of_the_machine(tmp_path):
     """Of a path the name alone; of a web address and a path from here all of it."""
     text = card("mine", record_of(str(tmp_path / "diary.txt"), str(tmp_path / "model")))

@@ -104,6 +104,13 @@ def test_nothing_is_said_where_the_text_is_not_here(tmp_path, bert, capsys):
     assert "text of this run is not here" in capsys.readouterr().out
 
 
+def test_held_out_lines_of_another_text_have_no_tenth(corpus_folder, bert, tokenizer, capsys):
+    about = read_record(corpus_folder / "corpus.json") | {"lines": 9000}
+    record = {"parameters": {"max_len": 32, "valid_corpus": "exam.txt"}, "data": about}
+    assert which_tenth({"a model": bert}, tokenizer, record, corpus_folder.parents[1]) is None
+    assert "of another text" in capsys.readouterr().out
+
+
 def test_a_text_of_few_lines(corpus_folder, bert, tokenizer, capsys):
     about = {"parameters": {"max_len": 32}, "data": read_record(corpus_folder / "corpus.json")}
     assert which_tenth({"a model": bert}, tokenizer, about, corpus_folder.parents[1]) is None

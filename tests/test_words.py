@@ -1,11 +1,14 @@
 """Own words: which the vocabulary breaks, and what a token of their own changes and what not."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizer
 
 from conftest import refused
+from encoders import make_model, make_tokenizer
 from mlm.masking import masked_counts
 from mlm.tokens import MaskedLMDataset
 from mlm.words import broken_words, embed_own_words, with_own_words
@@ -134,3 +137,32 @@ def test_own_words_that_there_are_not(text, tokenizer, tmp_path):
         with_own_words(tokenizer, text, 5, "a model")
     with refused("add_words=1", "scratch:tiny", "learns its vocabulary", "add_words=0"):
         with_own_words(tokenizer, text, 1, "scratch:tiny")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_embedding_decoder_and_bias_begin_as_the_mean_of_the_pieces(text, tokenizer, tied, bias):
+    larger = with_own_words(tokenizer, text, 2, "a model")
+    bert = make_model("modernbert", tokenizer, tie_word_embeddings=tied, decoder_bias=bias)
+    parts = {
+        name: part
+        for name, part in copy.deepcopy(bert).named_parameters()
+        if len(part) == len(tokenizer)
+    }
+    assert len(parts) == 1 + (not tied) + bias
+    embed_own_words(bert, tokenizer, larger)
+    for name, before in parts.items():
+        after = bert.get_parameter(name)
+        assert len(after) == len(larger) and torch.equal(after[: len(tokenizer)], before)
+        for new in range(len(tokenizer), len(larger)):
+            pieces = tokenizer(larger.decode(new), add_special_tokens=False)["input_ids"]
+            assert len(pieces) > 1
+            torch.testing.assert_close(after[new], before[pieces].mean(0))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("kind", ["roberta", "albert"])
+def test_only_wordpiece_gets_own_words(corpus_folder, kind):
+    text = corpus_folder / "train.txt"
+    with refused("add_words=3", "only WordPiece", "add_words=0"):
+        with_own_words(make_tokenizer(kind, text), text, 3, "a model")

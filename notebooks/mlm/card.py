@@ -25,9 +25,8 @@ fill_mask(f"This is a {{fill_mask.tokenizer.mask_token}}.")
 
 ## How good it is
 
-Measured on held-out lines of the text, every tenth run of them, which it never trained on. Of their tokens 15%
-are asked about; loss in nats and perplexity are those of a masked token, accuracy is the share of first
-guesses that are right.
+Measured on {held_out}, which it never trained on. Of their tokens 15% are asked about; loss in nats and
+perplexity are those of a masked token, accuracy is the share of first guesses that are right.
 
 | | loss | perplexity | accuracy |
 |---|---|---|---|
@@ -50,13 +49,18 @@ guesses that are right.
 
 ## What to mind
 
-It says what is likely in texts like this one, not what is true, and it repeats what is said in them, prejudice
-included. No licence is named here: the text's, and that of a pretrained model that it began with, hold.
+It says what is likely in texts like this one, not what is true, and it repeats what is said in them,
+prejudice included. No licence is named here: the text's, and that of a pretrained model that it began with, hold.
 """
 
 
 def public(name):
-    """A text's or a model's name as others may read it: of a path what it ends with, not where it lies."""
+    """A text's or a model's name as others may read it: of a path what it ends with, not where it lies.
+
+    A text may be a list of texts.
+    """
+    if isinstance(name, list):
+        return ", ".join(map(public, name))
     address = urlparse(name).scheme in ("http", "https")
     return name if address or not Path(name).is_absolute() else Path(name).name
 
@@ -72,7 +76,7 @@ def row(figures):
 
 
 def card_data(name, record):
-    """What the Hub reads of a card: a ModelCardData with the held-out figures of the weights that are kept."""
+    """What the Hub reads of a card: a ModelCardData with the held-out figures of the kept weights."""
     source, model = public(record["data"]["source"]), record["model"]["name"]
     about = dict(task_type="fill-mask", dataset_type="text", dataset_name=source)
     on_hub = HUB_NAME.fullmatch(model) and not Path(model).exists()
@@ -91,11 +95,14 @@ def card_data(name, record):
 def card(name, record):
     """The text of a model card, Markdown below YAML, of a run's record; `name` is the model's."""
     model, made, kept = record["model"]["name"], record["training"], record["kept"]
-    scratch = model.startswith("scratch:")
+    scratch, own = model.startswith("scratch:"), record["parameters"].get("valid_corpus")
     text = TEXT.format(
         name=name,
         origin=f"random weights ({quoted(model)})" if scratch else quoted(public(model)),
         text=quoted(public(record["data"]["source"])),
+        held_out=f"the lines of {quoted(public(own))}"
+        if own
+        else "held-out lines of the text, every tenth run of them",
         verdict=record["verdict"]["text"],
         before=row(record["before"]),
         after=row(record["after"]),

@@ -1,4 +1,4 @@
-"""Files become documents, and documents lines: text, packed or not, CSV, JSON lines, parquet. Taught in 02."""
+"""Files become documents, and documents lines: text, CSV, JSON lines, parquet, packed or not."""
 
 import bz2
 import csv
@@ -11,9 +11,8 @@ import zlib
 from .files import shown
 from .notebook import NotebookError
 
-csv.field_size_limit(
-    2**24
-)  # characters; without any limit a quote left open takes in the whole file
+# characters; without any limit a quote left open takes in the whole file
+csv.field_size_limit(2**24)
 
 PACKED = {  # first bytes of a packed file, the end of its name, what unpacks it as it is read
     b"\x1f\x8b": (".gz", gzip.open),

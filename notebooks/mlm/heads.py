@@ -23,9 +23,7 @@ AFTER_PADDING = "camembert", "roberta", "xlm-roberta"  # positions begin after t
 
 def head_layers(bert):
     """The layers of a model's head, in their order; none where only its own forward pass knows them."""
-    if not getattr(
-        bert.config, "legacy", True
-    ):  # DeBERTa's newer head reads the embeddings as well
+    if not getattr(bert.config, "legacy", True):  # DeBERTa's newer head reads embeddings as well
         return []
     return [getattr(bert, name) for name in HEADS.get(bert.config.model_type, [])]
 

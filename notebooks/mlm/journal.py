@@ -71,9 +71,10 @@ class Stopped(Exception):
 class Journal(pl.Callback):
     """Logs the training loss about 25 times or more, measures the held-out loss before and while training.
 
-    That is done `evaluations` times, the last one at the end. `data` is the MaskedLMData, `baseline` its unigram loss. Losses stay on the device until a log
-    line needs them: each read makes the device wait. The history is a list of rows, dicts of step and
-    figures; it and all counts are the callback's state, and so in the checkpoint.
+    That is done `evaluations` times, the last one at the end. `data` is the MaskedLMData, `baseline` its
+    unigram loss. Losses stay on the device until a log line needs them: each read makes the device wait.
+    The history is a list of rows, dicts of step and figures; it and all counts are the callback's state,
+    and so in the checkpoint.
     """
 
     def __init__(self, data, baseline, evaluations=4):

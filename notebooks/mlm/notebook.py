@@ -98,9 +98,8 @@ def quiet():
     )  # tensorboard starts a TensorFlow that is here
     warnings.filterwarnings("ignore", "IProgress not found")  # without ipywidgets a bar is text
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
-    warnings.filterwarnings(
-        "ignore", "Detected call of `lr_sched"
-    )  # float16's first steps are tries
+    # float16's first steps are tries, which a scaler leaves out
+    warnings.filterwarnings("ignore", "Detected call of `lr_sched")
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 is what was asked for
     for name in ("pytorch_lightning.utilities", "lightning_fabric.utilities"):
         logging.getLogger(f"{name}.rank_zero").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Which examples meet in a batch and which of them share a row: planned ahead, so that all batches have one shape."""
+"""Which examples meet in a batch and which share a row: planned ahead, so that all have one shape."""
 
 import functools
 

@@ -81,11 +81,14 @@ def which_tenth(models, tokenizer, record, workdir):
 
     A DataFrame of accuracies: of chance, of the tokens in no order, of the encoder of each of `models`,
     {name: a masked LM in eval mode}. None, and a line that says why, where the run's text is not in
-    `workdir` or too short.
+    `workdir` or too short, or its held-out lines are of another text.
     """
     length, lines = record["parameters"]["max_len"], record["data"]["lines"]
     folder = text_of(record, workdir)
     if folder is None:
+        return None
+    if record["parameters"].get("valid_corpus"):
+        print("The held-out lines are of another text, so they are from no tenth of this one.")
         return None
     if lines < FEWEST:
         print(

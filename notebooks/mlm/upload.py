@@ -13,7 +13,7 @@ PATIENCE = 30  # seconds without an answer after which a request is given up
 
 
 def check_upload(upload, trained=True):
-    """Raises NotebookError where `upload`, a name on the Hub, is none, or there is no token or no model for it.
+    """Raises NotebookError where `upload` is no name on the Hub, or there is no token or no model for it.
 
     None asks for nothing, and nothing is refused.
     """

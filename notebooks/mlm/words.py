@@ -1,6 +1,7 @@
 """Words that the vocabulary of a pretrained model breaks, and a token of their own for the most telling."""
 
 import copy
+import json
 from collections import Counter
 
 import numpy as np
@@ -42,7 +43,8 @@ def broken_words(text_file, tokenizer):
 def with_own_words(tokenizer, text_file, number, model):
     """A tokenizer that has, besides, a token for each of the `number` words that save the most tokens.
 
-    Raises NotebookError where `model` learns its vocabulary from the text, or fewer words are broken.
+    Raises NotebookError where `model` learns its vocabulary from the text or has no WordPieces, or fewer
+    words are broken.
     """
     if not number:
         return tokenizer
@@ -50,6 +52,12 @@ def with_own_words(tokenizer, text_file, number, model):
         raise NotebookError(
             f"add_words={number}: {model!r} learns its vocabulary from the text, whose frequent words "
             "are in it; pass add_words=0, or a pretrained model"
+        )
+    kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"]
+    if kind != "WordPiece":  # elsewhere the space before a word is a part of its first piece
+        raise NotebookError(
+            f"add_words={number}: the tokenizer of {model!r} is a {kind}, and only WordPiece, as BERT's, "
+            "can be given own words here; pass add_words=0"
         )
     words = broken_words(text_file, tokenizer).index[:number]
     if len(words) < number:
@@ -64,15 +72,18 @@ def with_own_words(tokenizer, text_file, number, model):
 
 @torch.no_grad()
 def embed_own_words(bert, tokenizer, larger):
-    """Resize a BertForMaskedLM for the tokens that `larger` has more: each begins as its pieces' mean.
+    """Resize a masked LM for the tokens that `larger` has more: each begins as its pieces' mean.
 
-    That is the usual start (Hewitt 2021), for embedding and bias; decoder and embedding stay one.
+    That is the usual start (Hewitt 2021, https://nlp.stanford.edu/~johnhew/vocab-expansion.html), for
+    embedding, decoder and bias; decoder and embedding stay one where they are.
     """
     added = range(len(tokenizer), len(larger))
     if not added:
         return
     bert.resize_token_embeddings(max(len(larger), bert.config.vocab_size), mean_resizing=False)
-    weight, bias = bert.get_input_embeddings().weight, bert.get_output_embeddings().bias
+    decoder = bert.get_output_embeddings()
+    parts = [bert.get_input_embeddings().weight, decoder.weight, decoder.bias]
     for new in added:
         pieces = tokenizer(larger.convert_ids_to_tokens(new), add_special_tokens=False)["input_ids"]
-        weight[new], bias[new] = weight[pieces].mean(0), bias[pieces].mean()
+        for part in (part for part in parts if part is not None):  # not all decoders have a bias
+            part[new] = part[pieces].mean(0)
