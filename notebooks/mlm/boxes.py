@@ -41,8 +41,8 @@ def draw_tokens(batch, tokenizer, most=14):
     """Draw the first tokens of each row as boxes: what is read; under it, in italics, what was there."""
     read, labels = (np.asarray(batch[name])[:, :most] for name in ("input_ids", "labels"))
     fate = fates(read, labels, tokenizer)
-    size = 0.75 * fate.shape[1], 0.5 * len(fate) + 0.4
-    _, ax = plt.subplots(figsize=size, layout="constrained")
+    width = max(12, fate.shape[1])  # the legend's, or it would squeeze the boxes
+    _, ax = plt.subplots(figsize=(0.75 * width, 0.5 * len(fate) + 0.4), layout="constrained")
     for (row, column), what in np.ndenumerate(fate):
         edge = dict(ec="0.8", ls=":") if what == 5 else dict(ec="white")
         ax.add_patch(plt.Rectangle((column, row), 0.96, 0.9, fc=COLOURS[what], **edge))
@@ -55,7 +55,7 @@ def draw_tokens(batch, tokenizer, most=14):
             look = dict(style=("normal", "italic")[i], fontsize=min(8, 92 / len(word)))
             height = row + (0.45 if len(ids) == 1 else (0.36, 0.69)[i])
             ax.text(column + 0.48, height, word, ha="center", va="center", color=colour, **look)
-    add_fates(ax, fate, xticks=[])
+    add_fates(ax, fate, xlim=(0, width), xticks=[])
 
 
 def draw_batch(batch, tokenizer, rows=12):
