@@ -80,7 +80,7 @@ def in_a_row(tmp_path_factory):
     folder = tmp_path_factory.mktemp("row")
     for name in ("01_setup", "02_corpus", "03_dataset", "04_train"):
         run(name, folder, **SMALL[name])
-    run("05_predict", folder, run_name="run")
+    run("05_predict", folder, run_name="run", onnx=True)
     return folder
 
 
@@ -96,6 +96,7 @@ def test_in_a_row_leaves_what_the_design_names(in_a_row):
         "files",
         "seal",
         "parameters", "versions", "hardware", "data", "model", "training", "before", "after", "baseline", "verdict", "xla",
+        "compile", "kept",
     }  # fmt: skip
     assert result["training"]["steps"] == 12 and result["xla"] is None
     assert result["training"]["tokens_seen"] > 0 and 0 <= result["training"]["padding"] < 0.3
@@ -105,6 +106,7 @@ def test_in_a_row_leaves_what_the_design_names(in_a_row):
         "saved.bin",
         "model/model.safetensors",
         "model/config.json",
+        "model/onnx/model.onnx",
         "checkpoints/last.ckpt",
     ):
         assert (place / "run" / name).stat().st_size > 0
@@ -113,7 +115,8 @@ def test_in_a_row_leaves_what_the_design_names(in_a_row):
 
 
 def test_prediction_proves_it_is_the_same_model(in_a_row):
-    assert "identical: True" in (in_a_row / "05_predict.ipynb").read_text()
+    text = (in_a_row / "05_predict.ipynb").read_text()
+    assert "identical: True" in text and "its logits are those of the model but for" in text
 
 
 @pytest.mark.parametrize("name", ["02_corpus", "03_dataset", "04_train"])

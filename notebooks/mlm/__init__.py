@@ -39,6 +39,7 @@ predict     load a run, fill in words, score sentences
 gaps        what models say of held-out lines
 probe       what an encoder is good for besides: a linear probe
 upload      a model handed on, by the Hub
+export      a model handed on as ONNX
 speed       recipes side by side, one saving at a time
 race        recipes raced to a loss, against seconds
 limits      the machine's limit, the pieces of a step, how they grow

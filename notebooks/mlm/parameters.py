@@ -4,6 +4,7 @@ The parameters cells of the notebooks are written from this table, and `check_pa
 """
 
 import ast
+import contextlib
 import difflib
 import json
 import re
@@ -86,6 +87,7 @@ TABLE = [
       'the folder of a run in workdir; None: "run", if there is one', *RUN_NAME),
     P("5", "upload", "Optional[str]", None, '"you/name": the model goes to the Hub, private, by your token',
       'None (nothing is sent) or "you/name"', lambda v: v is None or v.count("/") == 1),
+    P("5", "onnx", "bool", False, "the model also as model/onnx/model.onnx", "True or False", lambda v: True),
     P("2346", "corpus", "Union[str, list]", "nietzsche",
       '"nietzsche", "pydoc" (no network), file, folder, URL, list', *CORPUS),
     P("2346", "column", "str", "text", "where the text stands in .csv, .jsonl and .parquet",
@@ -246,15 +248,16 @@ def names_given(history, known):
     return []
 
 
-def as_number(value, kinds):
-    """A number that was written as text ("1e-4" in YAML, or after papermill's -r), as a number."""
+READERS = {"int": int, "float": float, "bool": {"True": True, "False": False}.__getitem__}
+
+
+def not_text(value, kinds):
+    """What was written as text ("1e-4" in YAML, or after papermill's -r) and is a number, True or False."""
     if isinstance(value, str) and "str" not in kinds:
-        for kind, read in (("int", int), ("float", float)):
+        for kind, read in READERS.items():
             if kind in kinds:
-                try:
+                with contextlib.suppress(ValueError, KeyError):
                     return read(value)
-                except ValueError:
-                    continue
     return value
 
 
@@ -277,7 +280,7 @@ def check_value(parameter, value):
 def check_parameters(namespace, notebook):
     """Refuse parameters that are missing, unknown, of another type or impossible; list what was set.
 
-    `namespace` are the notebook's globals; numbers that were written as text become numbers there.
+    `namespace` are the notebook's globals; what was written as text and is none becomes what it is there.
     Returns {name: value}. Raises NotebookError, one line.
     """
     known = parameters_of(notebook)
@@ -291,7 +294,7 @@ def check_parameters(namespace, notebook):
             raise NotebookError(
                 f"parameter {name!r} is missing: put it back in the first code cell"
             )
-        namespace[name] = as_number(namespace[name], parameter.kinds)
+        namespace[name] = not_text(namespace[name], parameter.kinds)
         check_value(parameter, namespace[name])
     values = {name: namespace[name] for name in known}
     wanted = [n for n in ("gpus", "tpu_cores") if str(values.get(n)) not in ("None", "0")]
