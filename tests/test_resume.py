@@ -235,7 +235,7 @@ def losses(folder):
 
 
 def test_two_processes_follow_the_curve_of_one(tmp_path, text):
-    """Half the batch each, by fork from the notebook and by torchrun: the same losses to rounding."""
+    """Half the batch each, by fork (at once or in two parts) and by torchrun: the same losses to rounding."""
     same_for_all = dict(corpus=text, **{**SMALL, "dropout": 0.0, "precision": 32})
     finish(start(tmp_path / "one", **same_for_all))
     finish(start(tmp_path / "fork", **{**same_for_all, "batch_size": 4, "cpu_processes": 2}))
@@ -248,7 +248,9 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, text):
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    print(losses(tmp_path / "one"), losses(tmp_path / "fork"))
+    parts = dict(batch_size=2, accumulate=2, cpu_processes=2)
+    finish(start(tmp_path / "parts", **same_for_all | parts))
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "one"), abs=2e-5)
     assert losses(tmp_path / "fork") == pytest.approx(losses(tmp_path / "one"), abs=2e-5)
     assert losses(tmp_path / "torchrun") == pytest.approx(losses(tmp_path / "fork"), abs=1e-6)
     for folder in ("fork", "torchrun"):
