@@ -25,6 +25,7 @@ from .documents import text_lines
 from .heads import can_share_rows, hidden_states, scores
 from .kernels import FastDropout, fast_on_cpu, onednn_float32, steady_memory
 from .masking import uniform
+from .model import quietly
 from .notebook import NotebookError
 from .optimizer import make_optimizer
 from .plan import Plan
@@ -125,7 +126,8 @@ class Bench:
         """Make model and process what this rung wants, the weights as they were at first."""
         fast_on_cpu(self.bert)
         if not rung.fast:
-            self.bert.set_attn_implementation("sdpa")
+            with quietly():  # DeBERTa has but one, and would say so
+                self.bert.set_attn_implementation("sdpa")
             for layer in self.bert.modules():
                 if type(layer) is FastDropout:
                     layer.__class__ = torch.nn.Dropout
