@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -653,7 +653,7 @@ def test_a_pretended_machine_has_all_answers_of_a_real_one():
 @pytest.mark.fault
 def test_a_torch_xla_of_another_torch(machine, asked):
     machine(cores=8, xla="2.7.1")
-    with refused(torch.__version__, "2.7.1", "do not belong together", "setup_tpu.sh", "restart"):
+    with refused(version("torch"), "2.7.1", "do not belong together", "setup_tpu.sh", "restart"):
         hardware.trainer_arguments(**asked)
     found = hardware.trainer_arguments(tpu_cores=0)
     assert found[1]["kind"] == "cpu"  # whoever asks for no TPU is not bothered

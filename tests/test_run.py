@@ -565,6 +565,18 @@ def test_disks_of_every_size(suite, whole, tmp_path):
     assert 3 < len(lines) < 20
 
 
+@pytest.mark.fault
+def test_a_tokenizer_that_finds_no_room(suite, tmp_path, monkeypatch):
+    """Its library raises a bare Exception."""
+
+    def full(*_, **__):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(suite.tokenizer), "save_pretrained", full)
+    with refused("could not be written (No space left", str(tmp_path), "make room"):
+        suite(tmp_path)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 @pytest.mark.fault
 def test_results_that_find_no_room(suite, whole, tmp_path):

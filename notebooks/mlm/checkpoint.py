@@ -39,8 +39,9 @@ def writing(what, folder, errors=(OSError, RuntimeError, SafetensorError)):
     """
     try:
         yield
-    except errors as error:
-        if isinstance(error, NotebookError):
+    except Exception as error:
+        bare = type(error) is Exception  # as tokenizers raise it
+        if isinstance(error, NotebookError) or not (bare or isinstance(error, errors)):
             raise
         reason = str(getattr(error, "strerror", None) or error).partition("\n")[0][:200]
         raise NotebookError(

@@ -100,6 +100,15 @@ def fast_on_cpu(bert):
     return bert
 
 
+def plain_again(bert):
+    """Undo `fast_on_cpu`: torch's own dropout, and transformers' own attention where there is a choice."""
+    if bert._supports_attention_backend:
+        bert.set_attn_implementation("sdpa")
+    for module in bert.modules():
+        if type(module) is FastDropout:
+            module.__class__ = torch.nn.Dropout
+
+
 def tune_for_cpu(bert):
     """All of the above for a model that trains on this CPU; says which of it this machine obeys."""
     print(f"freed memory is kept: {steady_memory()}, float32 by oneDNN: {onednn_float32()}")

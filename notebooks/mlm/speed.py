@@ -23,9 +23,8 @@ from transformers import (
 from .batches import MaskedBatches
 from .documents import text_lines
 from .heads import can_share_rows, hidden_states, scores
-from .kernels import FastDropout, fast_on_cpu, onednn_float32, steady_memory
+from .kernels import fast_on_cpu, onednn_float32, plain_again, steady_memory
 from .masking import uniform
-from .model import quietly
 from .notebook import NotebookError
 from .optimizer import make_optimizer
 from .plan import Plan
@@ -126,11 +125,7 @@ class Bench:
         """Make model and process what this rung wants, the weights as they were at first."""
         fast_on_cpu(self.bert)
         if not rung.fast:
-            with quietly():  # DeBERTa has but one, and would say so
-                self.bert.set_attn_implementation("sdpa")
-            for layer in self.bert.modules():
-                if type(layer) is FastDropout:
-                    layer.__class__ = torch.nn.Dropout
+            plain_again(self.bert)
         if rung.steady:
             steady_memory()
         else:
