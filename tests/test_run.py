@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -435,16 +434,16 @@ def test_seconds_are_those_of_all_parts(suite, tmp_path):
 def test_a_run_has_one_trainer_and_a_dead_one_keeps_nobody_out(tmp_path):
     claim(tmp_path)
     claim(tmp_path)  # its holder may
-    assert forked(lambda: claim(tmp_path)) == 1  # refused
+    assert status(fork(lambda: claim(tmp_path))) == 1  # refused
     leave(tmp_path)
     assert list(tmp_path.iterdir()) == [] and not HELD
-    assert forked(lambda: claim(tmp_path)) == 0  # it ended without leaving
+    assert status(fork(lambda: claim(tmp_path))) == 0  # it ended without leaving
     claim(tmp_path)
     leave(tmp_path)
 
 
-def forked(function):
-    """The exit status of a fork, without its parent's locks, that calls the function; 1: refused."""
+def fork(function):
+    """The number of a new process, without its parent's locks, that calls the function."""
     pid = os.fork()
     if pid == 0:
         kept = list(HELD.values())  # closed, they would still be the parent's
@@ -456,6 +455,11 @@ def forked(function):
             os._exit(1 if "is being trained in (by process" in str(error) else 2)
         except BaseException:
             os._exit(3 + len(kept))
+    return pid
+
+
+def status(pid):
+    """The exit status of such a process, at its end; 1: refused."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -479,15 +483,8 @@ def test_rivals_at_random_moments(tmp_path):
                 turns.write(f"{seed}\n")
             leave(tmp_path)
 
-    threads = [
-        threading.Thread(target=lambda n=n: found.append(forked(lambda: want(n)))) for n in range(4)
-    ]
-    found = []
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [0] * 4
+    rivals = [fork(lambda n=n: want(n)) for n in range(4)]
+    assert [status(pid) for pid in rivals] == [0] * 4
     turns = (tmp_path / "turns").read_text().split()
     assert set(turns) == set("0123") and len(turns) > 50
 
