@@ -7,10 +7,10 @@ import onnxruntime
 import pytest
 import torch
 
-import mlm.export
+import mlm.share
 from conftest import refused
 from encoders import CONFIGS, OTHERS, make_model, make_tokenizer
-from mlm.export import check_onnx, export_onnx
+from mlm.share import check_onnx, export_onnx
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_its_logits_are_the_models_for_batches_of_any_size(saved, kind):
 @pytest.mark.fault
 def test_a_file_that_is_another_model_is_not_kept(saved, monkeypatch):
     folder, _ = saved("bert")
-    right = mlm.export.logits_of
-    monkeypatch.setattr(mlm.export, "logits_of", lambda *given: right(*given) + 0.01)
+    right = mlm.share.logits_of
+    monkeypatch.setattr(mlm.share, "logits_of", lambda *given: right(*given) + 0.01)
     with refused("onnx=True", "logits differ by 0.01", "not kept"):
         export_onnx(folder)
     assert not any((folder / "onnx").iterdir())
@@ -68,11 +68,11 @@ def test_what_torch_cannot_export_is_one_line(saved, monkeypatch):
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("missing", mlm.export.NEEDED)
+@pytest.mark.parametrize("missing", mlm.share.NEEDED)
 def test_a_package_that_is_not_installed(monkeypatch, missing):
     there = importlib.util.find_spec
     monkeypatch.setattr(
-        mlm.export, "find_spec", lambda name: None if name == missing else there(name)
+        mlm.share, "find_spec", lambda name: None if name == missing else there(name)
     )
     check_onnx(False)
     with refused("onnx=True", f"pip install {missing}"):

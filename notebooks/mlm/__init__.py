@@ -38,8 +38,7 @@ record      what is left of a run: weights twice, run.json
 predict     load a run, fill in words, score sentences
 gaps        what models say of held-out lines
 probe       what an encoder is good for besides: a linear probe
-upload      a model handed on, by the Hub
-export      a model handed on as ONNX
+share       a model handed on: as ONNX, by the Hub
 speed       recipes side by side, one saving at a time
 race        recipes raced to a loss, against seconds
 limits      the machine's limit, the pieces of a step, how they grow

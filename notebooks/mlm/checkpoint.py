@@ -39,9 +39,8 @@ def writing(what, folder, errors=(OSError, RuntimeError, SafetensorError)):
     """
     try:
         yield
-    except Exception as error:
-        bare = type(error) is Exception  # as tokenizers raise it
-        if isinstance(error, NotebookError) or not (bare or isinstance(error, errors)):
+    except errors as error:
+        if isinstance(error, NotebookError):
             raise
         reason = str(getattr(error, "strerror", None) or error).partition("\n")[0][:200]
         raise NotebookError(

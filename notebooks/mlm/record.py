@@ -67,7 +67,12 @@ def write_outputs(module, tokenizer, folder):
     transformers_logging.disable_progress_bar()  # one small file needs no bar
     torch.save(module.state_dict(), folder / "saved.bin")
     module.bert.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    try:
+        tokenizer.save_pretrained(folder / "model")
+    except Exception as error:
+        if type(error) is Exception:  # tokenizers raise it bare, where the disk is full for one
+            raise OSError(str(error)) from None
+        raise
     for weights in (folder / "model").glob("*.safetensors"):
         shutil.copymode(folder / "saved.bin", weights)  # safetensors are their owner's alone
 
