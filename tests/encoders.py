@@ -6,7 +6,7 @@ import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from mlm.tokens import learn_wordpiece
+from mlm.data.tokenizer import learn_wordpiece
 
 SMALL = dict(
     hidden_size=32,
@@ -58,7 +58,7 @@ CONFIGS = {  # model_type: what makes it small, random and without dropout
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
 }
-OTHERS = {"roformer": SMALL}  # without a line in mlm.heads.HEADS
+OTHERS = {"roformer": SMALL}  # without a line in mlm.models.encoders.HEADS
 
 
 def learned_model(model, pre_tokenizer, trainer, lines):

@@ -18,17 +18,12 @@ from papermill import inspect_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-import mlm.hardware as hardware
-import mlm.notebook as notebook_module
-from conftest import NOTEBOOKS, ROOT, refused
-from mlm.notebook import NotebookError, refusal
-from mlm.parameters import (
-    TABLE,
-    assigned_names,
-    check_parameters,
-    parameters_cell,
-    parameters_of,
-)
+import mlm.env.devices as devices
+import mlm.env.hardware as hardware
+import mlm.env.notebook as notebook_module
+from helpers import NOTEBOOKS, ROOT, refused
+from mlm.env.notebook import NotebookError, error_message
+from mlm.parameters import TABLE, assigned_names, check_parameters, parameters_cell, parameters_of
 
 NAMES = [path.stem for path in NOTEBOOKS]
 
@@ -397,7 +392,7 @@ def pip(monkeypatch):
         return SimpleNamespace(returncode=len(status))
 
     monkeypatch.setattr(notebook_module, "subprocess", SimpleNamespace(run=run))
-    monkeypatch.setattr(notebook_module, "quiet", lambda: None)
+    monkeypatch.setattr(notebook_module, "silence_warnings", lambda: None)
 
     def install(requirements):
         monkeypatch.setattr(notebook_module, "REQUIREMENTS", requirements)
@@ -453,7 +448,7 @@ def test_pip_fails_in_one_line(pip):
 )
 def test_a_python_that_the_notebooks_never_ran_on(pip, here, fits, monkeypatch):
     monkeypatch.setattr(sys, "version_info", here)
-    line = refusal(pip.install, ["torch>=2.8,<2.14"])
+    line = error_message(pip.install, ["torch>=2.8,<2.14"])
     wanted = (
         f"this is Python {here[0]}.{here[1]}; the notebooks run on 3.10 to 3.13: choose a kernel"
     )
@@ -470,7 +465,7 @@ def test_noise_of_others_is_not_shown(monkeypatch):
     }
     with warnings.catch_warnings(record=True) as shown:
         warnings.resetwarnings()
-        notebook_module.quiet()
+        notebook_module.silence_warnings()
         warnings.warn("TensorFloat32 tensor cores for float32 matrix multiplication", stacklevel=1)
         warnings.warn("Detected call of `lr_scheduler.step()` before `optim", stacklevel=1)
         assert shown == []
@@ -603,8 +598,8 @@ NO_CORES = {"cores": 0}  # torch_xla is there, a TPU is not
 )
 def test_trainer_arguments(machine, there, asked, expected):
     machine(**there)
-    assert where(*hardware.trainer_arguments(**asked)) == expected
-    assert where(*hardware.trainer_arguments(**asked, machine=pretended(**there))) == expected
+    assert where(*devices.trainer_arguments(**asked)) == expected
+    assert where(*devices.trainer_arguments(**asked, machine=pretended(**there))) == expected
 
 
 @pytest.mark.parametrize(
@@ -639,7 +634,7 @@ def test_what_is_not_there_is_refused(machine, there, asked, words):
     machine(**there)
     for one in (None, pretended(**there)):
         with refused(*words):
-            hardware.trainer_arguments(**asked, machine=one)
+            devices.trainer_arguments(**asked, machine=one)
 
 
 def test_a_pretended_machine_has_all_answers_of_a_real_one():
@@ -654,8 +649,8 @@ def test_a_pretended_machine_has_all_answers_of_a_real_one():
 def test_a_torch_xla_of_another_torch(machine, asked):
     machine(cores=8, xla="2.7.1")
     with refused(version("torch"), "2.7.1", "do not belong together", "setup_tpu.sh", "restart"):
-        hardware.trainer_arguments(**asked)
-    found = hardware.trainer_arguments(tpu_cores=0)
+        devices.trainer_arguments(**asked)
+    found = devices.trainer_arguments(tpu_cores=0)
     assert found[1]["kind"] == "cpu"  # whoever asks for no TPU is not bothered
 
 
@@ -664,15 +659,15 @@ def test_a_tpu_that_cannot_be_counted(machine):
     machine(cores=8, counts="raise OSError('no metadata server')")
     for cores in (None, 8):
         with refused("cannot be counted (OSError)", "TPU_SKIP_MDS_QUERY=1", "pass tpu_cores=0"):
-            hardware.trainer_arguments(tpu_cores=cores)
-    assert hardware.trainer_arguments(tpu_cores=0)[1]["kind"] == "cpu"
+            devices.trainer_arguments(tpu_cores=cores)
+    assert devices.trainer_arguments(tpu_cores=0)[1]["kind"] == "cpu"
 
 
 def test_a_machine_that_is_no_tpu_host_has_no_cores(machine):
     machine(cores=8, counts="raise OSError('no metadata server')", chips=0)
-    assert hardware.trainer_arguments()[1]["kind"] == "cpu"
+    assert devices.trainer_arguments()[1]["kind"] == "cpu"
     with refused("has 0 TPU cores"):
-        hardware.trainer_arguments(tpu_cores=1)
+        devices.trainer_arguments(tpu_cores=1)
 
 
 @pytest.mark.fault
@@ -681,15 +676,15 @@ def test_a_kernel_that_has_used_the_tpu(machine):
     for one in (None, pretended(cores=8, xla_is_used=True)):
         for asked in (8, -1, None):
             with refused("has used the TPU already", "restart the kernel"):
-                hardware.trainer_arguments(tpu_cores=asked, machine=one)
+                devices.trainer_arguments(tpu_cores=asked, machine=one)
         for asked in (1, [3]):  # one core needs no other processes
-            assert hardware.trainer_arguments(tpu_cores=asked, machine=one)[1]["kind"] == "tpu"
+            assert devices.trainer_arguments(tpu_cores=asked, machine=one)[1]["kind"] == "tpu"
 
 
 def test_kaggles_setting_that_breaks_8_processes_goes(machine, monkeypatch):
     monkeypatch.setenv("TPU_PROCESS_ADDRESSES", "local")
     machine(cores=8)
-    hardware.trainer_arguments(tpu_cores=8)
+    devices.trainer_arguments(tpu_cores=8)
     assert "TPU_PROCESS_ADDRESSES" not in hardware.os.environ
 
 
@@ -698,11 +693,11 @@ def test_several_machines(machine, monkeypatch, launcher):
     machine(gpus=2)
     monkeypatch.setenv(launcher, "6")
     for one in (None, pretended(gpus=2, launched=True)):
-        arguments, device = hardware.trainer_arguments(num_nodes=3, machine=one)
+        arguments, device = devices.trainer_arguments(num_nodes=3, machine=one)
         assert (arguments["num_nodes"], arguments["devices"]) == (3, 2)
         assert arguments["strategy"] == "ddp"  # the launcher has started the processes
         assert device["processes"] == 2
-        sharded = hardware.trainer_arguments(num_nodes=3, strategy="fsdp", machine=one)[0]
+        sharded = devices.trainer_arguments(num_nodes=3, strategy="fsdp", machine=one)[0]
         assert sharded["strategy"] == "fsdp"
 
 
@@ -721,10 +716,10 @@ def test_several_machines(machine, monkeypatch, launcher):
 )
 def test_each_card_gets_what_it_multiplies_fastest(name, capability, dtype):
     machine = pretended(1, card=(name, 16e9, capability))
-    arguments, device = hardware.trainer_arguments(machine=machine)
+    arguments, device = devices.trainer_arguments(machine=machine)
     assert device["dtype"] == dtype and name in device["why"]
     assert arguments["precision"] == ("16-mixed" if dtype == f16 else "32-true")
-    assert hardware.trainer_arguments(machine=machine, precision="32")[1]["why"] == "as asked"
+    assert devices.trainer_arguments(machine=machine, precision="32")[1]["why"] == "as asked"
 
 
 def test_a_gpu_is_asked_in_another_process(monkeypatch):
@@ -747,7 +742,7 @@ torch.cuda.get_device_properties = lambda i: SimpleNamespace(
     monkeypatch.setattr(hardware.subprocess, "run", with_a_card)
     machine = hardware.Machine()
     assert machine.card == ["Tesla T4", 16, [7, 5]]
-    assert hardware.trainer_arguments(tpu_cores=0, machine=machine)[1]["dtype"] == f16
+    assert devices.trainer_arguments(tpu_cores=0, machine=machine)[1]["dtype"] == f16
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="asks an x86 about its instructions")

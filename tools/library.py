@@ -1,21 +1,23 @@
-"""Keep the notebooks true to the library beside them.
+"""Keep the notebooks equal to the library next to them.
 
-    python tools/library.py check        exit 1 with a line for each difference
-    python tools/library.py fix          carry edits of notebooks/mlm/ into the notebooks, and back
+    python tools/library.py check [NOTEBOOK ...]    exit 1 with one line for each difference
+    python tools/library.py fix [NOTEBOOK ...]      write the library into the notebooks
 
-Three things in a notebook come from the library: the cell that carries its text, the parameters cell,
-and *quotes*: functions and classes that are taught where they stand, so they stand in both. A quote
-that was edited on one side is carried to the other: what the notebook carries is what both were
-before. Where both sides were edited, nothing is done until one is chosen:
-
-    python tools/library.py fix --keep library|notebook
+Three things in a notebook come from the library: the cell that embeds the modules that the notebook
+imports, the parameters cell, and *quotes*: functions and classes that a notebook teaches, so that the
+notebook and the library both contain them. Synchronization has one direction: edit notebooks/mlm/,
+then run `make fix`.
 """
 
 import argparse
 import ast
 import json
 import sys
+from functools import cache
 from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell
 
 from notebooks import ROOT, all_notebooks, is_hidden, read, tags, write
 
@@ -24,13 +26,10 @@ from mlm.parameters import parameters_cell
 
 LIBRARY = ROOT / "notebooks" / "mlm"
 CELL_ID = "library"
-TITLE = (
-    "# @title The library `mlm`, carried along so that this one file is enough"
-    ' { display-mode: "form" }'
-)
+TITLE = '# @title The library `mlm`, embedded so that this file runs alone { display-mode: "form" }'
 HEAD = f"""{TITLE}
-# All code that is not this notebook's own subject: plain Python, one module a line. It is used unless a
-# folder mlm/ lies beside the notebook. Written by `make fix`: edit mlm/*.py, not this.
+# The modules that this notebook imports, as plain text, one per line. A folder mlm/ next to the
+# notebook is used instead. Written by `make fix`: edit notebooks/mlm/, not this cell.
 """
 METADATA = {
     "cellView": "form",
@@ -38,35 +37,66 @@ METADATA = {
     "tags": ["nbval-ignore-output"],
 }
 
-
-def library_texts():
-    """{module: its text}, in the order of the library's own list of them."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in LIBRARY.glob("*.py")}
-    order = texts["__init__"].split()
-    place = {name: order.index(name) if name in order else -1 for name in texts}
-    return dict(sorted(texts.items(), key=lambda item: (place[item[0]], item[0])))
+# the library
 
 
-def library_cell(texts):
-    """The source of the cell that carries these modules."""
+def library_texts() -> dict[str, str]:
+    """{path below mlm/: text} of all modules, in alphabetical order."""
+    paths = sorted(LIBRARY.rglob("*.py"))
+    return {path.relative_to(LIBRARY).as_posix(): path.read_text("utf-8") for path in paths}
+
+
+@cache
+def imported_modules(text: str) -> list[str]:
+    """Paths below mlm/ of the modules that a text imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
+    names += [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    parts = (name.split(".") for name in names)
+    return ["/".join(below) + ".py" for first, *below in parts if first == "mlm" and below]
+
+
+def import_closure(notebook: nbformat.NotebookNode, texts: dict[str, str]) -> dict[str, str]:
+    """{path: text} of the modules that a notebook's cells import, directly or indirectly."""
+    code = [c for c in notebook.cells if c.cell_type == "code" and c.get("id") != CELL_ID]
+    todo = [name for cell in code for name in imported_modules(cell.source)]
+    found = {"__init__.py"}
+    while todo:
+        name = todo.pop()
+        if name not in texts:
+            raise SystemExit(f"there is no module mlm/{name}, which is imported")
+        if name not in found:
+            found |= {name, f"{name.rpartition('/')[0]}/__init__.py"} & texts.keys()
+            todo += imported_modules(texts[name])
+    return {name: text for name, text in texts.items() if name in found}
+
+
+# the cell that embeds it
+
+
+def library_cell(texts: dict[str, str]) -> str:
+    """The source of the cell that embeds these modules."""
     lines = [
         f"    {name!r}: {json.dumps(text, ensure_ascii=False)},\n" for name, text in texts.items()
     ]
     code = (Path(__file__).parent / "bring.py").read_text(encoding="utf-8").split('"""\n\n', 1)[1]
     imports, function = code.split("\n\n\n", 1)
-    carried = f"# fmt: off\nCARRIED = {{\n{''.join(lines)}}}\n# fmt: on"
-    return f"{HEAD}{imports}\n\n{carried}\n\n\n{function.rstrip()}"
+    embedded = f"# fmt: off\nEMBEDDED = {{\n{''.join(lines)}}}\n# fmt: on"
+    return f"{HEAD}{imports}\n\n{embedded}\n\n\n{function.rstrip()}"
 
 
-def carried_texts(source):
-    """{module: its text} that such a cell carries; empty where it is none."""
-    for node in ast.parse(source).body if source.startswith(TITLE) else []:
-        if isinstance(node, ast.Assign) and node.targets[0].id == "CARRIED":
+def embedded_texts(source: str) -> dict[str, str]:
+    """{path: text} that such a cell embeds; empty for any other cell."""
+    for node in ast.parse(source).body if source.startswith("# @title The library") else []:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             return ast.literal_eval(node.value)
     return {}
 
 
-def definitions(text):
+# quotes
+
+
+def definitions(text: str) -> dict[str, tuple[int, int]]:
     """{name: (first line, last line)} of a text's functions and classes, counted from 0."""
     found = {}
     for node in ast.parse(text).body:
@@ -76,109 +106,84 @@ def definitions(text):
     return found
 
 
-def definition(text, name):
-    """The source of a function or class, None where a text has none of this name."""
-    first, last = definitions(text).get(name, (None, None))
-    return None if last is None else "\n".join(text.splitlines()[first:last])
+def definition(text: str, name: str) -> str:
+    """The source of a function or class of a text."""
+    first, last = definitions(text)[name]
+    return "\n".join(text.splitlines()[first:last])
 
 
-def replaced(text, name, source):
-    """A text with the definition of `name` exchanged."""
+def replaced(text: str, name: str, source: str) -> str:
+    """A text with the definition of `name` replaced."""
     (first, last), lines = definitions(text)[name], text.splitlines()
-    end = "\n" if text.endswith("\n") else ""
-    return "\n".join([*lines[:first], *source.splitlines(), *lines[last:]]) + end
+    return "\n".join([*lines[:first], *source.splitlines(), *lines[last:]])
 
 
-def quotes(notebook, texts):
-    """(cell, name, module) of each definition in sight that the library has too."""
+def with_quotes(source: str, texts: dict[str, str]) -> str:
+    """The source of a cell whose definitions of the library's names are the library's."""
     where = {name: module for module, text in texts.items() for name in definitions(text)}
+    for name in definitions(source):
+        if name in where:
+            source = replaced(source, name, definition(texts[where[name]], name))
+    return source
+
+
+# check and fix
+
+
+def expected(path: Path) -> nbformat.NotebookNode:
+    """The notebook at `path` as it must be: everything that comes from the library written anew."""
+    notebook, texts = read(path), library_texts()
     for cell in notebook.cells:
-        if cell.cell_type == "code" and not is_hidden(cell):
-            yield from ((cell, n, where[n]) for n in definitions(cell.source) if n in where)
+        if "parameters" in tags(cell):
+            cell.source = parameters_cell(path.stem)
+        elif cell.cell_type == "code" and not is_hidden(cell):
+            cell.source = with_quotes(cell.source, texts)
+    ids = [cell.get("id") for cell in notebook.cells]
+    if CELL_ID not in ids:
+        (place,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in tags(cell)]
+        notebook.cells.insert(place + 1, new_code_cell("", id=CELL_ID))
+    (library,) = [cell for cell in notebook.cells if cell.get("id") == CELL_ID]
+    library.source = library_cell(import_closure(notebook, texts))
+    library.metadata = nbformat.from_dict(METADATA)
+    return notebook
 
 
-def cell_named(notebook, name):
-    """The cell with this id or tag, None where there is none."""
-    found = [cell for cell in notebook.cells if cell.get("id") == name or name in tags(cell)]
-    return found[0] if found else None
+def problems(path: Path) -> list[str]:
+    """One line for each cell of a notebook that differs from the library."""
+    there = {cell.id: cell.source for cell in read(path).cells}
+    wanted = {cell.id: cell.source for cell in expected(path).cells}
+    differ = [id for id, source in wanted.items() if there.get(id) != source]
+    return [f"{path.name}: the cell {id!r} differs from notebooks/mlm/: make fix" for id in differ]
 
 
-def problems(paths):
-    """One line for each place where a notebook and the library differ."""
-    texts = library_texts()
-    for path in paths:
-        notebook = read(path)
-        expected = (CELL_ID, library_cell(texts)), ("parameters", parameters_cell(path.stem))
-        for name, source in expected:
-            cell = cell_named(notebook, name)
-            if cell is None or cell.source != source:
-                yield f"{path.name}: its {name} cell is not the library's: make fix"
-        for cell, name, module in quotes(notebook, texts):
-            if definition(cell.source, name) != definition(texts[module], name):
-                yield f"{path.name}: {cell.id}: {name} differs from mlm/{module}.py: make fix"
-
-
-def settle(path, keep=None):
-    """Carry edited quotes of a notebook to the side that was not edited; lines for what cannot be."""
-    notebook, texts, left = read(path), library_texts(), []
-    library = cell_named(notebook, CELL_ID)
-    before = carried_texts(library.source) if library else {}
-    for cell, name, module in quotes(notebook, texts):
-        quoted, text = definition(cell.source, name), definition(texts[module], name)
-        base = definition(before.get(module, ""), name)
-        if quoted == text:
-            continue
-        if keep == "library" or (keep is None and quoted == base):
-            cell.source = replaced(cell.source, name, text)
-        elif keep == "notebook" or (keep is None and text == base):
-            texts[module] = replaced(texts[module], name, quoted)
-            (LIBRARY / f"{module}.py").write_text(texts[module], encoding="utf-8")
-        else:
-            left.append(
-                f"{path.name}: {name} was edited here and in mlm/{module}.py: choose one with "
-                "python tools/library.py fix --keep library (or notebook)"
-            )
-    write_if_changed(notebook, path)
-    return left
-
-
-def carry(path):
-    """Write the library and the parameters into a notebook."""
-    notebook = read(path)
-    cell_named(notebook, "parameters").source = parameters_cell(path.stem)
-    if (cell := cell_named(notebook, CELL_ID)) is None:
-        from nbformat.v4 import new_code_cell
-
-        place = notebook.cells.index(cell_named(notebook, "parameters")) + 1
-        cell = new_code_cell("", id=CELL_ID)
-        notebook.cells.insert(place, cell)
-    cell.source, cell.metadata = library_cell(library_texts()), METADATA
-    write_if_changed(notebook, path)
-
-
-def write_if_changed(notebook, path):
+def fix(path: Path) -> None:
+    """Write the library into the notebook at `path` if anything differs."""
+    notebook = expected(path)
     if notebook != read(path):
         write(notebook, path)
         print(f"{path.name}: written")
 
 
-def main(arguments=None):
+def embedded_size(path: Path) -> int:
+    """Bytes of library text that the notebook at `path` embeds."""
+    (source,) = [cell.source for cell in read(path).cells if cell.get("id") == CELL_ID]
+    return sum(len(text.encode()) for text in embedded_texts(source).values())
+
+
+def main(arguments: list[str] | None = None) -> int:
     """The command line; see the module's description."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=["check", "fix"])
-    parser.add_argument("--keep", choices=["library", "notebook"])
+    parser.add_argument("notebooks", nargs="*", type=Path)
     options = parser.parse_args(arguments)
-    paths = all_notebooks()
+    paths = options.notebooks or all_notebooks()
     if options.command == "fix":
-        left = {path: settle(path, options.keep) for path in paths}
         for path in paths:
-            if not left[path]:  # what it carries is what both sides were: needed until they agree
-                carry(path)
-        lines = [line for path in paths for line in left[path]]
-    else:
-        lines = list(problems(paths))
+            fix(path)
+        return 0
+    lines = [line for path in paths for line in problems(path)]
     print(*lines, sep="\n", end="\n" if lines else "")
     return 1 if lines else 0
 

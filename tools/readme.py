@@ -14,7 +14,7 @@ import sys
 from notebooks import ROOT, read
 
 sys.path.insert(0, str(ROOT / "notebooks"))
-from mlm.advice import table
+from mlm.data.text_size import size_table
 
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "masked-batch.png"
 
@@ -46,7 +46,7 @@ def learned(text):
 def written(text):
     """The README with all that is written from elsewhere: the lines of 05, the library's table of sizes."""
     rows = r"<!-- sizes -->\n(?:\|.*\n)+"
-    return re.sub(rows, lambda _: f"<!-- sizes -->\n{table()}\n", learned(text))
+    return re.sub(rows, lambda _: f"<!-- sizes -->\n{size_table()}\n", learned(text))
 
 
 def main(command):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .notebook import NotebookError
+from mlm.env.notebook import NotebookError
 
 
 @dataclass(frozen=True)

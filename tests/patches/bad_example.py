@@ -2,7 +2,7 @@
 
 import torch
 
-from mlm.tokens import MaskedLMDataset
+from mlm.data.dataset import MaskedLMDataset
 
 real = MaskedLMDataset.__getitem__
 

@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "notebooks"), str(ROOT / "tests")]
 
 from encoders import make_model, make_tokenizer  # noqa: E402
-from mlm.journal import xla_counts  # noqa: E402
-from mlm.tokens import MaskedLMDataset  # noqa: E402
-from mlm.training import MaskedLM, MaskedLMData, asked_labels  # noqa: E402
+from mlm.data.dataset import MaskedLMDataset  # noqa: E402
+from mlm.training.datamodule import MaskedLMData  # noqa: E402
+from mlm.training.logging import xla_counts  # noqa: E402
+from mlm.training.module import MaskedLM, masked_labels  # noqa: E402
 
 STEPS = 6
 HOW = dict(optimizer="adamw", lr=1e-3, weight_decay=0.1, schedule="linear", total_steps=STEPS)
@@ -32,7 +33,7 @@ def train(bert, data, device):
     for batch in data.train_batches():
         batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
         logits = module.masked_logits(batch)
-        loss = F.cross_entropy(logits, asked_labels(batch), ignore_index=-100)
+        loss = F.cross_entropy(logits, masked_labels(batch), ignore_index=-100)
         loss.backward()
         optimizer.step(), scheduler["scheduler"].step(), optimizer.zero_grad()
         if device.type == "xla":
