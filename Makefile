@@ -1,21 +1,26 @@
-# make train      install what is needed, then run 01 to 05 on text that Python itself carries
-# make test       every test but those of the TPU path (make check: its fast part)
-# make fix        repair what make check finds: format, and the library inside the notebooks
-# make test-tpu   the TPU path on torch_xla's CPU backend, in an environment of its own
-# make benchmark  06_speed with BERT-base's shapes: half an hour on an idle machine
-# make outputs    run the notebooks and store what they print in them
+# make train      install what is needed, then run 01 to 05 on text that Python itself ships
+# make quick      checks and unit tests: run it after every edit (90 seconds)
+# make test       checks and all tests except the TPU and GPU paths
+# make fix        repair what the checks find: format, the library in the notebooks, generated pages
+# make figures    how long the notebooks and modules are
+# make outputs    run the notebooks and store their outputs in them
+# make benchmark  06_speed with the shapes of BERT-base: half an hour on an idle machine
+# make test-tpu   the TPU path on torch_xla's CPU backend, in two environments (15 GB)
+# make test-gpu   rehearse the GPU checks on the CPU
 #
-# PYTHON is the interpreter to build on; PIP_FLAGS goes to pip (the README says what for).
+# PYTHON is the interpreter to build on, PIP_FLAGS goes to pip, EPOCHS is how long `make train` trains.
 
 PYTHON ?= python3
 PIP_FLAGS ?=
+EPOCHS ?= 15
 PRACTICE := $(CURDIR)/runs/practice
 SMALL := -p corpus pydoc -p model scratch:tiny -p workdir $(PRACTICE)
 SENTENCE := "If the [MASK] is not found, an [MASK] is raised."
 PAPERMILL := $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks
 STORE := .venv/bin/python tools/store_outputs.py --workdir runs/outputs
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/tpu --ignore tests/gpu -n auto --dist loadfile
 
-.PHONY: train check fix test test-tpu benchmark outputs
+.PHONY: train check fix quick test test-tpu test-gpu figures outputs benchmark
 
 .venv/made: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -39,14 +44,16 @@ train: .venv/made
 	cd $(PRACTICE) && $(PAPERMILL)/01_setup.ipynb 01_setup.ipynb
 	cd $(PRACTICE) && $(PAPERMILL)/02_corpus.ipynb 02_corpus.ipynb -p corpus pydoc -p workdir $(PRACTICE)
 	cd $(PRACTICE) && $(PAPERMILL)/03_dataset.ipynb 03_dataset.ipynb $(SMALL)
-	cd $(PRACTICE) && $(PAPERMILL)/04_train.ipynb 04_train.ipynb $(SMALL) -p epochs 15 --log-output
+	cd $(PRACTICE) && $(PAPERMILL)/04_train.ipynb 04_train.ipynb $(SMALL) -p epochs $(EPOCHS) --log-output
 	cd $(PRACTICE) && $(PAPERMILL)/05_predict.ipynb 05_predict.ipynb -p run_name run -p workdir $(PRACTICE) -p sentence $(SENTENCE)
 	.venv/bin/python tools/learned.py runs/practice
 
 check: .venv/made-for-tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	.venv/bin/python tools/library.py check
+	.venv/bin/python tools/architecture.py check
 	.venv/bin/python tools/readme.py check
 	.venv/bin/python tools/structure.py
 
@@ -54,24 +61,35 @@ fix: .venv/made-for-tests
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 	.venv/bin/python tools/library.py fix
+	.venv/bin/python tools/architecture.py fix
 	.venv/bin/python tools/readme.py fix
 
+quick: check
+	$(PYTEST) -m "not slow"
+
 test: check
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/tpu -n auto --dist loadfile
+	$(PYTEST)
 
 test-tpu: .venv/made-for-tests .venv-tpu/made .venv-kaggle/made
 	.venv-tpu/bin/python -m pytest tests/tpu
 
-benchmark: .venv/made-for-tests
-	mkdir -p runs/benchmark
-	cd runs/benchmark && $(PAPERMILL)/06_speed.ipynb 06_speed.ipynb -p corpus pydoc -p model scratch:base -p steps 10
+test-gpu: .venv/made-for-tests
+	.venv/bin/python -m pytest tests/gpu
+
+figures: .venv/made-for-tests
+	.venv/bin/python tools/figures.py
 
 outputs: .venv/made-for-tests
 	rm -rf runs/outputs && mkdir -p runs/outputs
 	$(STORE) notebooks/01_setup.ipynb
 	$(STORE) notebooks/02_corpus.ipynb -p corpus pydoc
 	$(STORE) notebooks/03_dataset.ipynb -p corpus pydoc -p model scratch:tiny
+	$(STORE) notebooks/03b_packing.ipynb -p corpus pydoc -p model scratch:tiny
 	$(STORE) notebooks/04_train.ipynb -p corpus pydoc -p model scratch:tiny -p epochs 15
 	$(STORE) notebooks/05_predict.ipynb -p run_name run -p sentence $(SENTENCE)
 	$(STORE) notebooks/06_speed.ipynb -p corpus pydoc -p model scratch:tiny
 	.venv/bin/python tools/readme.py fix
+
+benchmark: .venv/made-for-tests
+	mkdir -p runs/benchmark
+	cd runs/benchmark && $(PAPERMILL)/06_speed.ipynb 06_speed.ipynb -p corpus pydoc -p model scratch:base -p steps 10

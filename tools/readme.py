@@ -1,66 +1,85 @@
-"""Hold what the README shows to what the notebooks store.
+"""Copy results of real runs into the README and its documentation.
 
-    python tools/readme.py check     exit 1 with a line for each difference
-    python tools/readme.py fix       write it anew
+    python tools/readme.py check     exit 1 with one line for each file that differs
+    python tools/readme.py fix       write the files
 
-Its picture is a figure of 03, its lines with gaps are printed by 05: outputs of real runs. Its table
-of sizes is the one that 04 prints a row of.
+Three things are copied: the picture of a masked batch that 03 stores, the predictions that 05 stores,
+and the table of suggested settings by text size from the library.
 """
 
 import base64
-import re
 import sys
+from pathlib import Path
 
+from nbformat import NotebookNode
+
+from blocks import with_block
 from notebooks import ROOT, read
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 from mlm.data.text_size import size_table
 
-README, PICTURE = ROOT / "README.md", ROOT / "docs" / "masked-batch.png"
+README = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "masked-batch.png"
+YOUR_TEXT = ROOT / "docs" / "your-text.md"
+PICTURE_CELL = "03_dataset", "batch"
+PREDICTIONS_CELL = "05_predict", "examples"
 
 
-def outputs(notebook, cell):
-    """The outputs that a cell of a notebook stores."""
-    cells = read(ROOT / "notebooks" / f"{notebook}.ipynb").cells
-    (found,) = [c.outputs for c in cells if c.id == cell]
-    return found
+def outputs(notebook: str, cell: str) -> list[NotebookNode]:
+    """The outputs that a cell of a notebook stores; raises SystemExit where there is no such cell."""
+    found = {c.id: c for c in read(ROOT / "notebooks" / f"{notebook}.ipynb").cells}
+    if cell not in found:
+        raise SystemExit(f"{notebook}.ipynb has no cell {cell!r}, whose output the README shows")
+    return found[cell].outputs
 
 
-def picture():
-    """The masked batch, token by token, as a PNG."""
-    (png,) = [
-        o.data["image/png"]
-        for o in outputs("03_dataset", "batch")
-        if "image/png" in o.get("data", {})
-    ]
-    return base64.b64decode(png)
+def picture() -> bytes:
+    """The masked batch of 03, one box per token, as a PNG."""
+    images = [output.get("data", {}).get("image/png") for output in outputs(*PICTURE_CELL)]
+    found = [image for image in images if image]
+    if len(found) != 1:
+        raise SystemExit(
+            f"the cell {PICTURE_CELL[1]!r} of {PICTURE_CELL[0]}.ipynb must store one picture, "
+            f"it stores {len(found)}: make outputs"
+        )
+    return base64.b64decode(found[0])
 
 
-def learned(text):
-    """The README with the lines that 05 prints."""
-    printed = "".join(o.get("text", "") for o in outputs("05_predict", "gaps"))
-    block = f"<!-- learned -->\n```text\n{printed.rstrip()}\n```\n<!-- /learned -->"
-    return re.sub(r"<!-- learned -->.*<!-- /learned -->", lambda _: block, text, flags=re.S)
+def predictions() -> str:
+    """The predictions that 05 prints, as a Markdown block of code."""
+    printed = "".join(output.get("text", "") for output in outputs(*PREDICTIONS_CELL)).rstrip()
+    if not printed:
+        raise SystemExit(
+            f"the cell {PREDICTIONS_CELL[1]!r} of {PREDICTIONS_CELL[0]}.ipynb stores no text: "
+            "make outputs"
+        )
+    return f"```text\n{printed}\n```"
 
 
-def written(text):
-    """The README with all that is written from elsewhere: the lines of 05, the library's table of sizes."""
-    rows = r"<!-- sizes -->\n(?:\|.*\n)+"
-    return re.sub(rows, lambda _: f"<!-- sizes -->\n{size_table()}\n", learned(text))
+def expected() -> dict[Path, bytes]:
+    """{path: content} of every file that shows a result, with the current results."""
+    readme = README.read_text(encoding="utf-8")
+    your_text = YOUR_TEXT.read_text(encoding="utf-8")
+    return {
+        README: with_block(readme, "learned", predictions(), README.name).encode(),
+        YOUR_TEXT: with_block(your_text, "sizes", size_table(), YOUR_TEXT.name).encode(),
+        PICTURE: picture(),
+    }
 
 
-def main(command):
+def main(command: str) -> int:
     """Check or fix; the exit status."""
-    text, png = README.read_text(encoding="utf-8"), picture()
-    differ = [README.name] if written(text) != text else []
-    differ += [PICTURE.name] if not PICTURE.exists() or PICTURE.read_bytes() != png else []
-    if command == "fix":
-        README.write_text(written(text), encoding="utf-8")
-        PICTURE.write_bytes(png)
-        return 0
-    for name in differ:
-        print(f"{name}: is not what the notebooks store: make fix")
-    return 1 if differ else 0
+    differ = [
+        path for path, new in expected().items() if not path.exists() or path.read_bytes() != new
+    ]
+    for path in differ:
+        if command == "fix":
+            path.write_bytes(expected()[path])
+            print(f"{path.name}: written")
+        else:
+            print(f"{path.name} differs from what the notebooks store: make fix")
+    return 1 if differ and command != "fix" else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""The settings of the notebooks: name, type, default, meaning and range of each, once.
+"""Every parameter of the notebooks: name, type, default, meaning and valid values, once.
 
-The parameters cells of the notebooks are written from this table, and `check_parameters` reads it.
+The parameters cells are written from TABLE (`make fix`), and `check_parameters` checks against it. To
+add a parameter, add a row here and use its name in a cell of the notebook.
+
+Values are checked before packages are installed, so nothing here imports torch, numpy or transformers.
 """
 
 import ast
@@ -8,305 +11,402 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlm.env.notebook import NotebookError
+from mlm.models.sizes import SIZES
+from mlm.optim.schedule import SCHEDULES
+
+# valid values
+
+
+@dataclass(frozen=True)
+class Valid:
+    """Which values are valid: in words that complete "must be ...", and as a function."""
+
+    text: str
+    check: Callable[[Any], bool]
+
+
+def literal(value: Any) -> str:
+    """A value as it is written in a parameters cell; text in double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def join_or(texts: Iterable[str]) -> str:
+    """Texts as "a, b or c"."""
+    *others, last = texts
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def one_of(*choices: Any, convert: Callable[[Any], Any] = lambda value: value) -> Valid:
+    """Valid is one of these values, after `convert`."""
+    return Valid(join_or(map(literal, choices)), lambda value: convert(value) in choices)
+
+
+def number(
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Valid:
+    """Valid are the numbers between these bounds; NaN never is."""
+    texts = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    text = " and ".join(f"{words} {bound}" for words, bound in texts.items() if bound is not None)
+    if at_least is not None and at_most is not None:
+        text = f"{at_least} to {at_most}"
+
+    def check(value: Any) -> bool:
+        return (
+            (at_least is None or value >= at_least)
+            and (at_most is None or value <= at_most)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+
+    return Valid(text, check)
+
+
+def either(special: Any, meaning: str, otherwise: Valid) -> Valid:
+    """Valid is a special value, which has this meaning, and what is valid `otherwise`."""
+    text = f"{otherwise.text}, or {special} ({meaning})"
+    return Valid(text, lambda value: value == special or otherwise.check(value))
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+def is_corpus(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return texts != [] and all(map(is_text, texts))
+
+
+def is_model(value: str) -> bool:
+    size = value.removeprefix("scratch:")
+    return is_text(value) and (size == value or size in SIZES)
+
+
+def is_replacement(value: str) -> bool:
+    return bool(re.fullmatch(r"\d+/\d+/\d+", value)) and sum(map(int, value.split("/"))) == 100
+
+
+TEXTS = '"nietzsche", "pydoc", a file, folder, pattern or URL, hf://datasets/... or hf:NAME:SPLIT'
+CORPUS = Valid(f"{TEXTS}, or a list of these", is_corpus)
+MODEL = Valid(f'a Hub name, a folder, or "scratch:" and {join_or(SIZES)}', is_model)
+FOLDER = Valid("the path of a folder", is_text)
+RUN_NAME = Valid(
+    'a name of letters, digits, "_", "-" and ".", but not "corpus", the folder of the texts',
+    lambda value: value != "corpus" and bool(re.fullmatch(r"\w[\w.\-]*", value)),
+)
+SEED = number(at_least=0, at_most=2**32 - 1)
+POSITIVE = number(at_least=1)
+RECIPE = "the recipe's"
+
+# the table
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A setting: the numbers of the notebooks that have it, what it is, and what is possible.
+    """A parameter of one or several notebooks."""
 
-    `possible(value)` is asked for values of the right type; `allowed` says the same in words.
-    """
-
-    notebooks: str
+    notebooks: str  # their numbers, "03 04"
     name: str
-    type: str  # as an annotation that papermill understands
+    type: str  # an annotation that papermill understands
     default: Any
-    meaning: str
-    allowed: str
-    possible: Callable
+    meaning: str  # the comment in the parameters cell, without "=": papermill cannot read it
+    valid: Valid
 
     @property
-    def kinds(self):
+    def type_names(self) -> set[str]:
         """The names of the Python types that a value may have."""
         names = re.findall(r"\w+", self.type)
-        return {"NoneType" if n == "Optional" else n for n in names if n != "Union"}
+        return {"NoneType" if name == "Optional" else name for name in names if name != "Union"}
 
     @property
-    def line(self):
-        """Its line in a parameters cell."""
-        shown = json.dumps(self.default) if isinstance(self.default, str) else repr(self.default)
-        return f"{self.name}: {self.type} = {shown}  # {self.meaning}"
+    def line(self) -> str:
+        """The line of this parameter in a parameters cell."""
+        return f"{self.name}: {self.type} = {literal(self.default)}  # {self.meaning}"
 
 
-def some_text(value):
-    return value.strip() != ""
-
-
-def is_corpus(value):
-    texts = value if isinstance(value, list) else [value]
-    return texts != [] and all(isinstance(text, str) and some_text(text) for text in texts)
-
-
-def is_model(value):
-    sizes = ("tiny", "mini", "small", "base")
-    return some_text(value) and (not value.startswith("scratch:") or value[8:] in sizes)
-
-
-def is_run_name(value):
-    return value is None or (value != "corpus" and re.fullmatch(r"\w[\w.\-]*", value) is not None)
-
-
-def are_shares(value):
-    return (
-        re.fullmatch(r"\d+/\d+/\d+", value) is not None and sum(map(int, value.split("/"))) == 100
-    )
-
-
-MODEL = 'a Hub name, a folder, or "scratch:" and one of tiny, mini, small, base', is_model
-TEXTS = (
-    '"nietzsche", "pydoc", a file, a folder, a pattern, a URL, hf://datasets/... or hf:NAME:SPLIT'
-)
-CORPUS = f"{TEXTS}; or a list of such", is_corpus
-SEED = "0 to 4294967295", lambda v: 0 <= v < 2**32
-RUN_NAME = (
-    "letters, digits, '_', '-' and '.', but not 'corpus', where the texts are",
-    is_run_name,
-)
 P = Parameter
 # fmt: off
-TABLE = [
-    P("5", "sentence", "str", "What is done out of [MASK] always takes place beyond good and [MASK].",
-      "your own", "a sentence with [MASK] where a word is to be filled in", lambda v: "[MASK]" in v),
-    P("5", "top_k", "int", 8, "so many guesses for each [MASK]", "1 to 100", lambda v: 1 <= v <= 100),
-    P("5", "run_name", "Optional[str]", None,
-      'the folder of a run in workdir; None: "run", if there is one', *RUN_NAME),
-    P("5", "upload", "Optional[str]", None, '"you/name": the model goes to the Hub, private, by your token',
-      'None (nothing is sent) or "you/name"', lambda v: v is None or v.count("/") == 1),
-    P("5", "onnx", "bool", False, "the model also as model/onnx/model.onnx", "True or False", lambda v: True),
-    P("2346", "corpus", "Union[str, list]", "nietzsche",
-      '"nietzsche", "pydoc" (no network), file, folder, URL, list', *CORPUS),
-    P("2346", "column", "str", "text", "where the text stands in .csv, .jsonl and .parquet",
-      "the name of a column", some_text),
-    P("346", "valid_corpus", "Optional[str]", None,
-      "held-out text of your own; None: every tenth run of lines",
-      f"None or {TEXTS}", lambda v: v is None or some_text(v)),
-    P("346", "model", "str", "bert-base-uncased",
-      'a Hub name, a folder, or "scratch:tiny|mini|small|base"', *MODEL),
-    P("5", "model", "str", "bert-base-uncased",
-      "with nothing trained yet: a Hub name, a folder, or scratch:tiny", *MODEL),
-    P("5", "corpus", "Union[str, list]", "nietzsche",
-      "for scratch: with nothing trained yet: its vocabulary", *CORPUS),
-    P("346", "max_len", "int", 128, "longest example in tokens, [CLS] and [SEP] included",
-      "8 to 512, the number of positions BERT has", lambda v: 8 <= v <= 512),
-    P("4", "add_words", "int", 0, "so many words of the text get a token of their own; see 03",
-      "0 to 20000", lambda v: 0 <= v <= 20000),
-    P("34", "examples", "str", "line",
-      '"line": each line is one; "block", "stream": lines fill max_len tokens',
-      '"line", "block" (of a document) or "stream" (of all of them)',
-      lambda v: v in ("line", "block", "stream")),
-    P("3", "batch_size", "int", 32, "examples per process and step", "1 to 65536 examples",
-      lambda v: 1 <= v <= 65536),
-    P("4", "batch_size", "Optional[int]", 32, "examples per process and step; None: as many as suit the device",
-      "None (what suits the device) or 1 to 65536 examples", lambda v: v is None or 1 <= v <= 65536),
-    P("4", "accumulate", "int", 1, "a step is so many batches, where a larger one fits no memory",
-      "1 to 65536 batches", lambda v: 1 <= v <= 65536),
-    P("6", "batch_size", "int", 32, "examples per step, where a rung does not have 4",
-      "1 to 65536 examples", lambda v: 1 <= v <= 65536),
-    P("4", "epochs", "int", 1, "times that every example is seen", "1 to 100000",
-      lambda v: 1 <= v <= 100000),
-    P("4", "max_steps", "int", -1, "stop after so many optimizer steps; -1: when the epochs are over",
-      "-1 (no limit) or 1 and more", lambda v: v == -1 or v >= 1),
-    P("4", "recipe", "str", "fast",
-      '"fast": chosen for model and batch, see below; "tutorial": that of 2020',
-      '"fast" or "tutorial"', lambda v: v in ("fast", "tutorial")),
-    P("4", "optimizer", "Optional[str]", None, 'None: the recipe\'s; or "adamw", "muon"',
-      'None (the recipe\'s), "adamw" or "muon"', lambda v: v in (None, "adamw", "muon")),
-    P("4", "lr", "Optional[float]", None, "peak learning rate; None: the recipe's",
-      "None (the recipe's) or above 0, at most 1", lambda v: v is None or 0 < v <= 1),
-    P("4", "schedule", "Optional[str]", None,
-      'None: the recipe\'s; or "trapezoid", "linear", "constant"',
-      'None (the recipe\'s), "trapezoid", "linear" or "constant"',
-      lambda v: v in (None, "trapezoid", "linear", "constant")),
-    P("4", "dropout", "Optional[float]", None, "None: the recipe's; BERT's own is 0.1",
-      "None (the recipe's) or 0 to below 1", lambda v: v is None or 0 <= v < 1),
-    P("4", "mlm_probability", "Optional[float]", None,
-      "share of the tokens predicted; None: the recipe's",
-      "None (the recipe's) or above 0 and below 1", lambda v: v is None or 0 < v < 1),
-    P("4", "mlm_probability_end", "Optional[float]", None,
-      "the share at the last step; None: the recipe's",
-      "None (the recipe's) or above 0 and not above mlm_probability", lambda v: v is None or 0 < v < 1),
-    P("34", "masking", "str", "token",
-      '"token": one token at a time is hidden; "word": all pieces of a word',
-      '"token" or "word"', lambda v: v in ("token", "word")),
-    P("4", "replace", "str", "80/10/10",
-      "% of those predicted that become [MASK], a random token, or stay",
-      'three whole numbers that make 100, such as "80/10/10" or "100/0/0"', are_shares),
-    P("4", "weight_decay", "Optional[float]", None,
-      "of the weight matrices, not of vectors; None: the recipe's",
-      "None (the recipe's) or 0 to below 1", lambda v: v is None or 0 <= v < 1),
-    P("4", "clip", "Optional[float]", None,
-      "largest norm of the gradient, 0: any; None: the recipe's",
-      "None (the recipe's) or 0 and above", lambda v: v is None or 0 <= v < float("inf")),
-    P("36", "mlm_probability", "float", 0.15, "share of the tokens that are predicted",
-      "above 0 and below 1", lambda v: 0 < v < 1),
-    P("14", "gpus", "Optional[int]", None, "None: all there are; 0: none; -1: all, or stop",
-      "None (all there are), -1 (all), 0 or a number", lambda v: v is None or v >= -1),
-    P("14", "tpu_cores", "Optional[Union[int, str, list]]", None,
-      "None: all there are; 0, 1, 8, -1 (all) or [k]",
-      "None (all there are), -1 (all), 0, 1, all of them by number, or [k] for one by index",
-      lambda v: v is None or re.fullmatch(r"-1|\d+|\[\s*\d+\s*\]", str(v)) is not None),
-    P("14", "cpu_processes", "int", 1, "processes on this CPU, to try out what several devices do",
-      "1 to 1024", lambda v: 1 <= v <= 1024),
-    P("14", "num_nodes", "int", 1, "machines, each started by torchrun or SLURM",
-      "1 to 4096 machines", lambda v: 1 <= v <= 4096),
-    P("14", "strategy", "str", "auto", 'Lightning\'s; "fsdp" for models that outgrow one GPU (never tried)',
-      '"auto", "ddp" or "fsdp"', lambda v: v in ("auto", "ddp", "fsdp")),
-    P("14", "precision", "Union[int, str]", "auto",
-      '"auto": what is fastest here; or "32", "bf16", "16" (GPU)',
-      '"auto", "32", "bf16" or "16"', lambda v: str(v) in ("auto", "32", "bf16", "16")),
-    P("4", "compile", "Union[bool, str]", "auto", '"auto": where a run on a GPU is long enough to pay for it',
-      '"auto", True or False', lambda v: isinstance(v, bool) or v == "auto"),
-    P("6", "precision", "Union[int, str]", "auto",
-      '"auto": what the device multiplies fastest; or "32", "bf16"',
-      '"auto", "32" or "bf16"', lambda v: str(v) in ("auto", "32", "bf16")),
-    P("4", "checkpoint_steps", "int", 500, "save after so many steps ...", "1 or more optimizer steps",
-      lambda v: v >= 1),
-    P("4", "checkpoint_minutes", "float", 10.0, "... and when so many minutes have passed", "above 0",
-      lambda v: v > 0),
-    P("4", "keep", "str", "last",
-      '"last": the last weights are saved; "best": those of the lowest held-out loss',
-      '"last" or "best"', lambda v: v in ("last", "best")),
-    P("4", "evaluations", "int", 4, "times that the held-out loss is measured, besides before",
-      "1 to 100000", lambda v: 1 <= v <= 100000),
-    P("4", "patience", "int", 0, "stop after so many measurements without a lower one; 0: never",
-      "0 (never) or 1 and more", lambda v: v >= 0),
-    P("346", "seed", "int", 0, "of weights, order, masks and dropout", *SEED),
-    P("5", "seed", "int", 0,
-      "of the weights of scratch: with nothing trained yet, and of shuffled sentences", *SEED),
-    P("2346", "workdir", "str", "bert-mlm", "everything is read and written below this folder",
-      "the path of a folder", some_text),
-    P("5", "workdir", "str", "bert-mlm", "where 04 wrote the run", "the path of a folder", some_text),
-    P("4", "run_name", "str", "run", "the folder of this run in workdir", *RUN_NAME),
-    P("4", "resume", "str", "auto", '"auto": go on with an unfinished run; "never": start in a new folder',
-      '"auto" or "never"', lambda v: v in ("auto", "never")),
-    P("6", "steps", "int", 20, "each rung trains on steps * batch_size lines", "2 to 10000 steps",
-      lambda v: 2 <= v <= 10000),
-    P("6", "race_epochs", "int", 3, "times that a recipe sees these lines, in the race of recipes",
-      "1 to 1000", lambda v: 1 <= v <= 1000),
-    P("6", "repeats", "int", 3, "times that everything is measured", "1 to 100",
-      lambda v: 1 <= v <= 100),
-]
+TABLE = {  # {heading in the parameters cell: parameters}
+    "Most used": [
+        P("05", "sentence", "str", "What is done out of [MASK] always takes place beyond good and [MASK].",
+          "any sentence with [MASK] for each word to predict",
+          Valid("a sentence with at least one [MASK]", lambda v: "[MASK]" in v)),
+        P("05", "top_k", "int", 8, "number of predictions for each [MASK]", number(1, 100)),
+        P("02 03 03b 04 06", "corpus", "Union[str, list]", "nietzsche",
+          '"nietzsche", "pydoc" (no network), a file, folder or URL, or a list of these', CORPUS),
+        P("03 03b 04 06", "model", "str", "bert-base-uncased",
+          f'a Hub name, a folder, or random weights: "scratch:{"|".join(SIZES)}"', MODEL),
+        P("04", "epochs", "int", 1, "passes over the training text", number(1, 100_000)),
+        P("04", "batch_size", "Optional[int]", 32,
+          "examples per batch and process; None: what fits the device",
+          either(None, "what fits the device", number(1, 65_536))),
+        P("03 03b", "batch_size", "int", 32, "examples per batch and process", number(1, 65_536)),
+        P("06", "batch_size", "int", 32, "examples per batch, unless a rung sets 4", number(1, 65_536)),
+        P("04", "lr", "Optional[float]", None, "peak learning rate; None: the recipe's",
+          either(None, RECIPE, number(above=0, at_most=1))),
+        P("06", "steps", "int", 20, "each rung trains on steps * batch_size lines", number(2, 10_000)),
+        P("06", "race_epochs", "int", 3, "passes over these lines in the race of recipes", number(1, 1000)),
+        P("06", "repeats", "int", 3, "repetitions of each measurement", number(1, 100)),
+        P("03 03b 04 06", "seed", "int", 0, "of weights, data order, masks and dropout", SEED),
+        P("05", "seed", "int", 0, "of shuffled sentences and of random weights", SEED),
+        P("02 03 03b 04 06", "workdir", "str", "bert-mlm", "the folder for all files, read and written", FOLDER),
+        P("05", "workdir", "str", "bert-mlm", "the workdir of 04", FOLDER),
+        P("04", "run_name", "str", "run", "the folder of this run in workdir", RUN_NAME),
+        P("05", "run_name", "Optional[str]", None, 'the folder of a run in workdir; None: "run", if it exists',
+          either(None, '"run", if it exists', RUN_NAME)),
+        P("05", "upload", "Optional[str]", None,
+          '"you/name": upload the model to the Hub, as a private one, with your token',
+          either(None, "no upload", Valid('"you/name"', lambda v: v.count("/") == 1))),
+        P("05", "onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
+    ],
+    "If no run exists": [
+        P("05", "model", "str", "bert-base-uncased", 'a Hub name, a folder, or random weights: "scratch:tiny"',
+          MODEL),
+        P("05", "corpus", "Union[str, list]", "nietzsche", 'the text for the vocabulary of "scratch:" models',
+          CORPUS),
+    ],
+    "Text": [
+        P("02 03 03b 04 06", "column", "str", "text", "the column to read, if the corpus is a table",
+          Valid("the name of a column", is_text)),
+        P("03 03b 04 06", "valid_corpus", "Optional[str]", None,
+          "a validation text; None: every tenth block of 50 lines of the corpus",
+          either(None, "every tenth block of lines", Valid(TEXTS, is_text))),
+        P("03 03b 04", "examples", "str", "line",
+          '"line": one line each; "block", "stream": lines joined up to max_len tokens',
+          one_of("line", "block", "stream")),
+        P("03 03b 04 06", "max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
+          Valid("8 to 512, the number of positions of BERT", number(8, 512).check)),
+        P("04", "add_words", "int", 0, "number of frequent words to add to the vocabulary", number(0, 20_000)),
+    ],
+    "Masking": [
+        P("04", "mlm_probability", "Optional[float]", None,
+          "fraction of tokens that are masked; None: the recipe's",
+          either(None, RECIPE, number(above=0, below=1))),
+        P("03 03b 06", "mlm_probability", "float", 0.15, "fraction of tokens that are masked",
+          number(above=0, below=1)),
+        P("03 03b 04", "masking", "str", "token", '"token": each token by itself; "word": whole words',
+          one_of("token", "word")),
+        P("04", "replace", "str", "80/10/10",
+          "% of masked tokens that become [MASK], become a random token, stay unchanged",
+          Valid('three percentages with the sum 100, such as "80/10/10" or "100/0/0"', is_replacement)),
+    ],
+    "Optimizer": [
+        P("04", "recipe", "str", "fast",
+          '"fast": chosen for model and batch size; "tutorial": the settings of the 2020 tutorial',
+          one_of("fast", "tutorial")),
+        P("04", "optimizer", "Optional[str]", None, '"adamw" or "muon"; None: the recipe\'s',
+          either(None, RECIPE, one_of("adamw", "muon"))),
+        P("04", "schedule", "Optional[str]", None,
+          f"learning-rate schedule: {join_or(map(literal, SCHEDULES))}; None: the recipe's",
+          either(None, RECIPE, one_of(*SCHEDULES))),
+        P("04", "accumulate", "int", 1, "gradient accumulation: batches per optimizer step", number(1, 65_536)),
+        P("04", "max_steps", "int", -1, "stop after this number of optimizer steps; -1: after all epochs",
+          either(-1, "all epochs", POSITIVE)),
+        P("04", "weight_decay", "Optional[float]", None, "weight decay of weight matrices; None: the recipe's",
+          either(None, RECIPE, number(at_least=0, below=1))),
+        P("04", "clip", "Optional[float]", None, "gradient clipping: largest norm, 0: off; None: the recipe's",
+          either(None, RECIPE, number(at_least=0, below=float("inf")))),
+        P("04", "dropout", "Optional[float]", None, "dropout rate, 0.1 in BERT; None: the recipe's",
+          either(None, RECIPE, number(at_least=0, below=1))),
+    ],
+    "Hardware": [
+        P("01 04", "gpus", "Optional[int]", None, "None: all there are; 0: none; -1: all, or stop if there are none",
+          either(None, "all there are", Valid("-1 (all), 0 (none) or a number", lambda v: v >= -1))),
+        P("01 04", "tpu_cores", "Optional[Union[int, str, list]]", None,
+          "None: all there are; 0: none; 1; 8 or -1: all; [k]: one, by index",
+          either(None, "all there are",
+                 Valid("0 (none), 1, the number of all cores, -1 (all) or [k] (one by index)",
+                       lambda v: bool(re.fullmatch(r"-1|\d+|\[\s*\d+\s*\]", str(v)))))),
+        P("01 04", "cpu_processes", "int", 1, "processes on the CPU, to try training on several devices",
+          number(1, 1024)),
+        P("01 04", "num_nodes", "int", 1, "machines, each started by torchrun or SLURM", number(1, 4096)),
+        P("01 04", "strategy", "str", "auto",
+          'how devices share the work: "auto", "ddp" or "fsdp" (never tested)',
+          one_of("auto", "ddp", "fsdp")),
+        P("01 04", "precision", "Union[int, str]", "auto",
+          'of matrix products: "auto" (the fastest here), "32", "bf16" or "16" (GPUs)',
+          one_of("auto", "32", "bf16", "16", convert=str)),
+        P("06", "precision", "Union[int, str]", "auto",
+          'of matrix products: "auto" (the fastest here), "32" or "bf16"',
+          one_of("auto", "32", "bf16", convert=str)),
+        P("04", "compile", "Union[bool, str]", "auto", 'torch.compile: True, False or "auto" (long runs on a GPU)',
+          one_of("auto", True, False)),
+    ],
+    "Checkpoints and evaluation": [
+        P("04", "evaluations", "int", 4, "evaluations on the validation set during training",
+          number(1, 100_000)),
+        P("04", "patience", "int", 0,
+          "early stopping: evaluations without improvement before stopping, 0: off", number(at_least=0)),
+        P("04", "keep", "str", "last", 'weights to save: "last" or "best" (lowest validation loss)',
+          one_of("last", "best")),
+        P("04", "checkpoint_steps", "int", 500, "optimizer steps between checkpoints ...", POSITIVE),
+        P("04", "checkpoint_minutes", "float", 10.0, "... or minutes, whichever come first", number(above=0)),
+        P("04", "resume", "str", "auto", '"auto": continue an unfinished run; "never": start in a new folder',
+          one_of("auto", "never")),
+    ],
+}
 # fmt: on
+REMOVED = {  # parameters of earlier versions: why they are gone
+    "mlm_probability_end": "a masking rate that falls gained nothing, see docs/experiments.md",
+}
+OTHER_NAMES = {  # in earlier versions, in transformers or elsewhere: the name here
+    "bs": "batch_size",
+    "early_stopping_patience": "patience",
+    "gradient_accumulation_steps": "accumulate",
+    "learning_rate": "lr",
+    "lr_scheduler_type": "schedule",
+    "max_grad_norm": "clip",
+    "max_seq_length": "max_len",
+    "model_name_or_path": "model",
+    "num_train_epochs": "epochs",
+    "output_dir": "workdir",
+    "per_device_train_batch_size": "batch_size",
+    "train_file": "corpus",
+    "validation_file": "valid_corpus",
+}
 
 
-def parameters_of(notebook):
-    """{name: Parameter} of a notebook, "04_train" for example, in the order of its cell."""
-    return {p.name: p for p in TABLE if notebook[1] in p.notebooks}
+def groups_of(notebook: str) -> dict[str, list[Parameter]]:
+    """{heading: parameters} of a notebook, "04_train" for example, without empty groups."""
+    number = notebook.partition("_")[0]
+    groups = {
+        heading: [p for p in parameters if number in p.notebooks.split()]
+        for heading, parameters in TABLE.items()
+    }
+    return {heading: parameters for heading, parameters in groups.items() if parameters}
 
 
-def parameters_cell(notebook):
+def parameters_of(notebook: str) -> dict[str, Parameter]:
+    """{name: Parameter} of a notebook, in the order of its parameters cell."""
+    return {p.name: p for parameters in groups_of(notebook).values() for p in parameters}
+
+
+def parameters_cell(notebook: str) -> str:
     """The source of a notebook's parameters cell."""
-    rows = parameters_of(notebook).values()
-    used = [n for n in ("Optional", "Union") if any(n in p.type for p in rows)]
-    head = "# Edit the values here, or pass them to papermill with -p NAME VALUE."
-    imports = [f"from typing import {', '.join(used)}", ""] if used else []
-    return "\n".join([head, *imports, *(p.line for p in rows)])
+    groups = groups_of(notebook)
+    types = " ".join(p.type for p in parameters_of(notebook).values())
+    imports = [name for name in ("Optional", "Union") if name in types]
+    lines = ["# Edit the values here, or pass them to papermill with -p NAME VALUE."]
+    if imports:
+        lines += [f"from typing import {', '.join(imports)}"]
+    for heading, parameters in groups.items():
+        lines += ["", f"# {heading}"] if len(groups) > 1 else [""]
+        lines += [parameter.line for parameter in parameters]
+    return "\n".join(lines)
 
 
 # the check
 
 
-def assigned_names(cell):
-    """The names that a cell assigns to, outside of functions and the like."""
+def assigned_names(cell: str) -> list[str]:
+    """The names that a cell assigns to, outside of functions and classes."""
     try:
         body = ast.parse(cell).body
     except SyntaxError:
         return []
     targets = [
-        t for node in body for t in getattr(node, "targets", [getattr(node, "target", None)])
+        target
+        for node in body
+        for target in getattr(node, "targets", [getattr(node, "target", None)])
+        if target is not None
     ]
-    found = [name for target in targets if target is not None for name in ast.walk(target)]
-    return [node.id for node in found if isinstance(node, ast.Name)]
+    nodes = [node for target in targets for node in ast.walk(target)]
+    return [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
-def names_given(history, known):
-    """The names in the parameters cell that ran last, and in what papermill put after it.
+def names_given(history: list[str], known: Mapping[str, Parameter]) -> list[str]:
+    """The names assigned in the parameters cell that ran last, and in the one that papermill adds to it.
 
-    `history` is what ran in this kernel, cell by cell; empty where a runner keeps none. The
-    parameters cell is the one that sets at least half of the `known` names.
+    `history` are the cells that ran in this kernel, in order; empty if a runner keeps none. The
+    parameters cell is the last one that assigns at least half of the `known` names.
     """
     for number in range(len(history) - 1, -1, -1):
         names = assigned_names(history[number])
         if 2 * len(known.keys() & names) >= len(known):
-            later = [cell for cell in history[number + 1 :] if cell.startswith("# Parameters")]
-            return names + [name for cell in later for name in assigned_names(cell)]
+            added = [cell for cell in history[number + 1 :] if cell.startswith("# Parameters")]
+            return names + [name for cell in added for name in assigned_names(cell)]
     return []
 
 
-READERS = {"int": int, "float": float, "bool": {"True": True, "False": False}.__getitem__}
+def check_name(name: str, known: Mapping[str, Parameter]) -> None:
+    """Raise NotebookError, with the name that was probably meant, if a parameter is unknown."""
+    if name in known:
+        return
+    if name in REMOVED:
+        raise NotebookError(f"parameter {name!r} was removed ({REMOVED[name]}): delete it")
+    meant = OTHER_NAMES.get(name)
+    if meant not in known:
+        meant = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+    raise NotebookError(f"unknown parameter {name!r}: did you mean {meant!r}?")
 
 
-def not_text(value, kinds):
-    """What was written as text ("1e-4" in YAML, or after papermill's -r) and is a number, True or False."""
-    if isinstance(value, str) and "str" not in kinds:
-        for kind, read in READERS.items():
-            if kind in kinds:
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "bool": {"True": True, "False": False}.__getitem__,
+}
+
+
+def parsed(value: Any, type_names: set[str]) -> Any:
+    """A number or bool that was given as text ("1e-4" in YAML, or with papermill's -r), as such."""
+    if isinstance(value, str) and "str" not in type_names:
+        for name, parse in PARSERS.items():
+            if name in type_names:
                 with contextlib.suppress(ValueError, KeyError):
-                    return read(value)
+                    return parse(value)
     return value
 
 
-def check_value(parameter, value):
-    """Raises NotebookError where a value has another type or is impossible."""
-    name, kinds = parameter.name, parameter.kinds
-    kind = type(value).__name__
-    if kind not in kinds and not (kind == "int" and "float" in kinds):
-        wanted = " or ".join(sorted(k.replace("NoneType", "None") for k in kinds))
-        advice = (
-            f"; papermill's -p takes it for a number, so pass -r {name} {value}"
-            if "str" in kinds and kind in ("int", "float", "bool")
-            else ""
-        )
-        raise NotebookError(f"{name}={value!r}: expected {wanted}, not {kind}{advice}")
-    if not parameter.possible(value):
-        raise NotebookError(f"{name}={value!r} is impossible: allowed is {parameter.allowed}")
+def check_value(parameter: Parameter, value: Any) -> None:
+    """Raise NotebookError if a value has another type or is not valid."""
+    name, names, given = parameter.name, parameter.type_names, type(value).__name__
+    if given not in names and not (given == "int" and "float" in names):
+        types = join_or(sorted(n.replace("NoneType", "None") for n in names))
+        hint = ""
+        if "str" in names and given in ("int", "float", "bool"):
+            hint = f"; papermill's -p turns it into a number, so pass -r {name} {value}"
+        raise NotebookError(f"{name} must be of type {types}, got {value!r} of type {given}{hint}")
+    if not parameter.valid.check(value):
+        raise NotebookError(f"{name} must be {parameter.valid.text}, got {value!r}")
 
 
-def check_parameters(namespace, notebook):
-    """Refuse parameters that are missing, unknown, of another type or impossible; list what was set.
+def check_devices(values: Mapping[str, Any]) -> None:
+    """Raise NotebookError if GPUs, TPU cores and CPU processes are set together."""
+    used = [n for n in ("gpus", "tpu_cores") if str(values.get(n)) not in ("None", "0")]
+    used += ["cpu_processes"] if values.get("cpu_processes", 1) > 1 else []
+    if len(used) > 1:
+        raise NotebookError(f"{' and '.join(used)} contradict each other: set only one of them")
 
-    `namespace` are the notebook's globals; what was written as text and is none becomes what it is there.
-    Returns {name: value}. Raises NotebookError, one line.
+
+def check_parameters(namespace: dict[str, Any], notebook: str) -> dict[str, Any]:
+    """Check all parameters of a notebook and print those that differ from their defaults.
+
+    `namespace` are the notebook's globals; a number that was given as text is replaced there. Returns
+    {name: value}. Raises NotebookError if a parameter is missing, unknown or not valid.
     """
     known = parameters_of(notebook)
-    given = names_given(namespace.get("In", [])[:-1], known)  # without this very cell
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0)
-            raise NotebookError(f"unknown parameter {name!r}: did you mean {near[0]!r}?")
+    for name in names_given(namespace.get("In", [])[:-1], known):  # without the cell of this call
+        check_name(name, known)
     for name, parameter in known.items():
         if name not in namespace:
             raise NotebookError(
                 f"parameter {name!r} is missing: put it back in the first code cell"
             )
-        namespace[name] = not_text(namespace[name], parameter.kinds)
+        namespace[name] = parsed(namespace[name], parameter.type_names)
         check_value(parameter, namespace[name])
     values = {name: namespace[name] for name in known}
-    wanted = [n for n in ("gpus", "tpu_cores") if str(values.get(n)) not in ("None", "0")]
-    wanted += ["cpu_processes"] if values.get("cpu_processes", 1) > 1 else []
-    if len(wanted) > 1:
-        raise NotebookError(f"{' and '.join(wanted)} contradict each other: set only one of them")
+    check_devices(values)
     changed = [
         f"{name} = {value!r} (default {known[name].default!r})"
         for name, value in values.items()
         if value != known[name].default
     ]
-    print(
-        "Set for this run:", "; ".join(changed) or "nothing, all parameters are at their defaults"
-    )
+    print("Parameters changed from their defaults:", "; ".join(changed) or "none")
     return values

@@ -28,10 +28,10 @@ from mlm.inference.load import (
 )
 from mlm.inference.predict import (
     encode,
-    pipeline_guesses,
+    pipeline_predictions,
     predict_masked,
     pseudo_perplexity,
-    same_guesses,
+    same_predictions,
     surprisals,
 )
 from mlm.inference.validation_examples import accuracy_by_frequency, validation_examples
@@ -356,16 +356,16 @@ def test_fewer_guesses_are_the_first_of_many(small, words):
 def test_the_pipeline_gives_the_same(whole_run, small, words, sentence, top_k):
     fill_mask = pipeline("fill-mask", model=str(whole_run / "model"), device="cpu")
     ours = predict_masked(small, words, sentence, top_k)
-    theirs = pipeline_guesses(fill_mask, sentence, top_k)
-    assert len(ours) == sentence.count("[MASK]") and same_guesses(ours, theirs)
+    theirs = pipeline_predictions(fill_mask, sentence, top_k)
+    assert len(ours) == sentence.count("[MASK]") and same_predictions(ours, theirs)
 
 
 def test_other_guesses_are_not_the_same():
     ours = [[("good", 0.5), ("evil", 0.25)]]
-    assert same_guesses(ours, [[("good", 0.5), ("evil", 0.25 + 1e-8)]])
-    assert not same_guesses(ours, [[("evil", 0.5), ("good", 0.25)]])
-    assert not same_guesses(ours, [[("good", 0.5), ("evil", 0.26)]])
-    assert not same_guesses(ours, ours * 2)
+    assert same_predictions(ours, [[("good", 0.5), ("evil", 0.25 + 1e-8)]])
+    assert not same_predictions(ours, [[("evil", 0.5), ("good", 0.25)]])
+    assert not same_predictions(ours, [[("good", 0.5), ("evil", 0.26)]])
+    assert not same_predictions(ours, ours * 2)
 
 
 @pytest.mark.fault

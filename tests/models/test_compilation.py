@@ -10,7 +10,7 @@ import torch
 
 from helpers import masked_loss, refused
 from mlm.env.devices import trainer_arguments
-from mlm.env.hardware import Pretended
+from mlm.env.hardware import SimulatedMachine
 from mlm.models.compilation import (
     MIN_STEPS_TO_COMPILE,
     choose_compile,
@@ -27,7 +27,7 @@ T4, P100 = ("Tesla T4", 16e9, (7, 5)), ("Tesla P100", 16e9, (6, 0))
 CPU, GPU, OLD, TPU = (
     trainer_arguments(machine=machine)[1]
     for machine in (
-        Pretended(), Pretended(gpus=1, card=T4), Pretended(gpus=1, card=P100), Pretended(tpu_cores=1)
+        SimulatedMachine(), SimulatedMachine(gpus=1, card=T4), SimulatedMachine(gpus=1, card=P100), SimulatedMachine(tpu_cores=1)
     )
 )  # fmt: skip
 

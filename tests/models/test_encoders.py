@@ -18,14 +18,14 @@ from mlm.data.dataset import MaskedLMDataset
 from mlm.data.tokenizer import load_tokenizer
 from mlm.env.notebook import NotebookError
 from mlm.inference.load import check_tied, load_pred
-from mlm.inference.predict import encode, pipeline_guesses, predict_masked, same_guesses, surprisals
+from mlm.inference.predict import encode, pipeline_predictions, predict_masked, same_predictions, surprisals
 from mlm.models.cpu import use_fast_kernels
 from mlm.models.encoders import HEADS, head_logits, hidden_states, supports_packing
 from mlm.models.loading import DROPOUTS, choose_packing, load_model
 from mlm.optim.optimizer import make_optimizer
 from mlm.training.evaluation import init_head_bias, log_frequencies
 from mlm.training.module import MaskedLM
-from mlm.training.run import CheckpointingLogger
+from mlm.training.checkpoint_callback import CheckpointingLogger
 
 KINDS = sorted(HEADS)
 EXAMPLES = np.arange(24)
@@ -207,7 +207,7 @@ def test_cut_resumed_saved_and_loaded_it_is_one_model(
         suites.append(Suite(corpus_folder, it.tokenizer, it.bert))
     whole = suites[0](tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(NotebookError, match="stopped at step 3"):
-        patch.setattr(CheckpointingLogger, "asked_to_stop", lambda keeper: keeper.saved[0] >= 2)
+        patch.setattr(CheckpointingLogger, "stop_requested", lambda logger: logger.saved_step >= 2)
         suites[1](tmp_path / "cut")
     assert same(whole, suites[1](tmp_path / "cut"))
 
@@ -228,7 +228,7 @@ def test_cut_resumed_saved_and_loaded_it_is_one_model(
         assert all(torch.equal(copy(**batch).logits, expected) for copy in copies)
     fill_mask = pipeline("fill-mask", model=str(whole / "model"), device="cpu")
     guesses = predict_masked(bert, tokenizer, SENTENCE, 5)
-    assert same_guesses(guesses, pipeline_guesses(fill_mask, SENTENCE, 5))
+    assert same_predictions(guesses, pipeline_predictions(fill_mask, SENTENCE, 5))
 
 
 @every_kind

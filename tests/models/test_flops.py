@@ -59,12 +59,12 @@ def test_a_gpu_that_this_process_must_not_touch_is_asked_in_another(monkeypatch)
     """Which gets the function as text, so that it must stand by itself."""
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("CUDA was initialised"))
 
-    def in_own_process(function, *values):
+    def run_in_subprocess(function, *values):
         alone = {}
         exec(inspect.getsource(function), alone)
         with monkeypatch.context() as there:
             there.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
             return list(alone[function.__name__](*values))
 
-    monkeypatch.setattr(peak, "in_own_process", in_own_process)
+    monkeypatch.setattr(peak, "run_in_subprocess", run_in_subprocess)
     assert peak.device_peak("gpu", "torch.float16") == (65e12, "its maker")

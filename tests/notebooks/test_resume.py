@@ -70,7 +70,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, text, whole, number):
             break
     line = refusal(finish(process, 1))
     assert re.search(
-        r"stopped at step \d+ of 120, saved: to go on, run this cell and all below", line
+        r"stopped at step \d+ of 120, saved: to resume, run this cell and all below", line
     )
     assert ": 0 of 120" not in finish(
         start(tmp_path, corpus=text, **{**LONG, "checkpoint_steps": 1000})

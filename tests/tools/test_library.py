@@ -1,4 +1,4 @@
-"""The library inside the notebooks: equal, carried both ways, and brought to life where one is alone."""
+"""Notebooks and library in step: one-way synchronization, and the library cell in a notebook that runs alone."""
 
 import os
 import re
@@ -6,64 +6,78 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
+from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import library
+import modules
 import notebooks
 
 MASK = "def mask(token):\n    return 'M'"
 MODULES = {
-    "__init__": '"""A library.\n\nnotebook  first\nmasks     second\n"""\n',
-    "notebook": "WORD = 'naïve \\\\n \"quoted\"'\n",
-    "masks": f'"""Masks."""\n\nfrom .notebook import WORD\n\n\n{MASK}\n\n\ndef other():\n    return WORD\n',
+    "__init__.py": '"""A library.\n\nenv   first\ndata  second\n"""\n',
+    "data/__init__.py": '"""A text.\n\nmasking  masks\n"""\n',
+    "data/masking.py": f'"""Masks."""\n\nfrom mlm.env.words import WORD\n\n\n{MASK}\n\n\ndef other():\n    return WORD\n',
+    "env/__init__.py": '"""Where it runs.\n\nwords   a word\nunused  nothing\n"""\n',
+    "env/unused.py": "NOTHING = None\n",
+    "env/words.py": "WORD = 'naïve \\\\n \"quoted\"'\n",
 }
+USED = {name: text for name, text in MODULES.items() if name != "env/unused.py"}
+IMPORT = "from mlm.data.masking import mask, other"
 
 
 @pytest.fixture
-def suite(tmp_path, monkeypatch):
-    """A library and two notebooks, one of which quotes `mask`; the folder of both."""
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a library and two notebooks. The first quotes `mask`, the second imports it."""
     folder = tmp_path / "notebooks"
-    (folder / "mlm").mkdir(parents=True)
     for name, text in MODULES.items():
-        (folder / "mlm" / f"{name}.py").write_text(text, encoding="utf-8")
+        path = folder / "mlm" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     paths = [folder / "1_a.ipynb", folder / "2_b.ipynb"]
-    monkeypatch.setattr(library, "LIBRARY", folder / "mlm")
+    monkeypatch.setattr(modules, "LIBRARY", folder / "mlm")
     monkeypatch.setattr(library, "all_notebooks", lambda: paths)
     monkeypatch.setattr(library, "parameters_cell", lambda stem: f"name: str = '{stem}'")
-    for path in paths:
-        quote = [new_code_cell(f"import re\n\n\n{MASK}\n\n\nmask(1)", id="quote")]
+    last = [f"import re\n\n\n{MASK}\n\n\nmask(1)", f"def f():\n    {IMPORT}"]
+    for path, source in zip(paths, last):
         cells = [
             new_markdown_cell("# Title", id="title"),
             new_code_cell("x", id="parameters", metadata={"tags": ["parameters"]}),
-            *(quote if path == paths[0] else []),
+            new_code_cell(source, id="last"),
         ]
         notebooks.write(new_notebook(cells=cells), path)
     assert library.main(["fix"]) == 0
     return folder
 
 
-def source(suite, name, id):
+def cell_of(suite: Path, name: str, id: str) -> NotebookNode:
+    """A cell of a notebook."""
     (cell,) = [c for c in notebooks.read(suite / f"{name}.ipynb").cells if c.id == id]
-    return cell.source
+    return cell
 
 
-def edit_quote(suite, old, new):
-    notebook = notebooks.read(suite / "1_a.ipynb")
+def edit_cell(suite: Path, name: str, id: str, old: str, new: str) -> None:
+    """Replace text in a cell of a notebook."""
+    notebook = notebooks.read(suite / f"{name}.ipynb")
     for cell in notebook.cells:
-        if cell.id == "quote":
+        if cell.id == id:
             cell.source = cell.source.replace(old, new)
-    notebooks.write(notebook, suite / "1_a.ipynb")
+    notebooks.write(notebook, suite / f"{name}.ipynb")
 
 
-def edit_library(suite, old, new):
-    path = suite / "mlm" / "masks.py"
+def edit_library(suite: Path, old: str, new: str) -> None:
+    """Replace text in mlm/data/masking.py."""
+    path = suite / "mlm" / "data" / "masking.py"
     path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
 
 
-def contents(suite):
+def contents(suite: Path) -> dict[Path, bytes]:
+    """{path: content} of all files."""
     return {path: path.read_bytes() for path in suite.rglob("*") if path.is_file()}
+
+
+# synchronization
 
 
 def test_fixed_notebooks_pass_and_a_second_fix_writes_nothing(suite, capsys):
@@ -73,66 +87,98 @@ def test_fixed_notebooks_pass_and_a_second_fix_writes_nothing(suite, capsys):
     assert capsys.readouterr().out == "" and contents(suite) == before
 
 
-def test_what_is_carried_is_the_library_a_module_a_line(suite):
-    text = source(suite, "2_b", "library")
-    assert library.carried_texts(text) == MODULES
-    lines = text.split("CARRIED = {\n")[1].split("\n}\n")[0].splitlines()
-    assert [line.split(":")[0].strip(" '\"") for line in lines] == list(MODULES)
-    assert source(suite, "2_b", "parameters") == "name: str = '2_b'"
+def test_a_notebook_embeds_what_it_imports_one_module_per_line(suite):
+    source = cell_of(suite, "2_b", "library").source
+    assert library.embedded_texts(source) == USED
+    lines = source.split("EMBEDDED = {\n")[1].split("\n}\n")[0].splitlines()
+    assert [line.split(":")[0].strip(" '") for line in lines] == list(USED)
+    only_init = {"__init__.py": MODULES["__init__.py"]}  # 1_a imports nothing
+    assert library.embedded_texts(cell_of(suite, "1_a", "library").source) == only_init
+    assert library.embedded_size(notebooks.read(suite / "1_a.ipynb")) == len(
+        only_init["__init__.py"]
+    )
+
+
+def test_the_parameters_come_from_the_library(suite, capsys):
+    assert cell_of(suite, "2_b", "parameters").source == "name: str = '2_b'"
 
 
 def test_an_edit_of_the_library_reaches_all_notebooks(suite, capsys):
     edit_library(suite, "'M'", "'W'")
     assert library.main(["check"]) == 1
-    out = capsys.readouterr().out
-    assert "1_a.ipynb: quote: mask differs from mlm/masks.py: make fix" in out
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "1_a.ipynb: the cell 'last' differs from notebooks/mlm/: make fix",
+        "2_b.ipynb: the cell 'library' differs from notebooks/mlm/: make fix",
+    ]
     assert library.main(["fix"]) == library.main(["check"]) == 0
-    assert "return 'W'" in source(suite, "1_a", "quote")
-    assert "return 'W'" in library.carried_texts(source(suite, "2_b", "library"))["masks"]
+    assert "return 'W'" in cell_of(suite, "1_a", "last").source
+    texts = library.embedded_texts(cell_of(suite, "2_b", "library").source)
+    assert "return 'W'" in texts["data/masking.py"]
 
 
-def test_an_edit_of_a_quote_reaches_the_library_and_all_notebooks(suite):
-    edit_quote(suite, "return 'M'", "return 'Q'  # better")
+@pytest.mark.parametrize("id, old", [("last", "'M'"), ("library", "def"), ("parameters", "name")])
+def test_an_edit_of_a_notebook_is_overwritten_and_never_reaches_the_library(suite, capsys, id, old):
+    before = contents(suite)
+    edit_cell(suite, "1_a", id, old, "edited")
     assert library.main(["check"]) == 1
+    assert f"1_a.ipynb: the cell {id!r} differs from" in capsys.readouterr().out
     assert library.main(["fix"]) == library.main(["check"]) == 0
-    text = (suite / "mlm/masks.py").read_text("utf-8")
-    assert text == MODULES["masks"].replace("return 'M'", "return 'Q'  # better")
-    assert library.carried_texts(source(suite, "2_b", "library"))["masks"] == text
+    assert contents(suite) == before
 
 
-@pytest.mark.parametrize("keep, wins", [("library", "'L'"), ("notebook", "'N'")])
-def test_two_edits_wait_for_a_choice(suite, capsys, keep, wins):
-    edit_library(suite, "'M'", "'L'")
-    edit_quote(suite, "'M'", "'N'")
-    before = {path: text for path, text in contents(suite).items() if path.name != "2_b.ipynb"}
-    assert library.main(["fix"]) == 1
-    assert "was edited here and in mlm/masks.py: choose one" in capsys.readouterr().out
-    assert contents(suite).items() >= before.items()
-    assert library.main(["fix", "--keep", keep]) == library.main(["check"]) == 0
-    assert wins in source(suite, "1_a", "quote") and wins in (suite / "mlm/masks.py").read_text()
+def test_the_rest_of_a_cell_with_a_quote_is_kept(suite):
+    edit_cell(suite, "1_a", "last", "mask(1)", "mask(2)  # mine")
+    assert library.main(["check"]) == library.main(["fix"]) == 0
+    assert cell_of(suite, "1_a", "last").source.endswith("mask(2)  # mine")
 
 
-def test_a_cell_edited_by_hand_is_written_anew(suite, capsys):
-    for id in ("library", "parameters"):
-        notebook = notebooks.read(suite / "2_b.ipynb")
-        for cell in notebook.cells:
-            cell.source += " # edited" if cell.id == id else ""
-        notebooks.write(notebook, suite / "2_b.ipynb")
-        assert library.main(["check"]) == 1
-        assert f"2_b.ipynb: its {id} cell is not the library's" in capsys.readouterr().out
-        assert library.main(["fix"]) == library.main(["check"]) == 0
+def test_a_quote_that_two_modules_define_is_refused(suite):
+    (suite / "mlm/env/unused.py").write_text(MASK)
+    with pytest.raises(SystemExit, match=r"mask is a quote, but data/masking.py and env/unused.py"):
+        library.main(["check"])
 
 
-def test_the_suite_itself_is_whole(capsys):
+def test_an_import_of_a_missing_module_is_refused(suite):
+    edit_cell(suite, "2_b", "last", "mlm.data.masking", "mlm.data.masks")
+    with pytest.raises(SystemExit, match=r"notebooks/mlm/data/masks.py does not exist"):
+        library.main(["fix"])
+
+
+def test_a_notebook_without_a_library_cell_gets_one(suite):
+    path = suite / "2_b.ipynb"
+    notebook = notebooks.read(path)
+    notebook.cells = [cell for cell in notebook.cells if cell.id != "library"]
+    before = path.read_bytes()
+    notebooks.write(notebook, path)
+    assert library.main(["fix", str(path)]) == 0
+    assert path.read_bytes() == before
+
+
+def test_the_committed_notebooks_are_in_step(capsys):
     assert library.main(["check"]) == 0, capsys.readouterr().out
 
 
-# brought to life
+def test_library_cells_of_the_committed_notebooks_differ_only_in_their_modules():
+    cells = [
+        cell
+        for path in notebooks.all_notebooks()
+        for cell in notebooks.read(path).cells
+        if cell.id == notebooks.LIBRARY_CELL
+    ]
+    assert len(cells) == len(notebooks.all_notebooks())
+    frames = {re.sub(r"EMBEDDED = {\n.*\n}\n", "", cell.source, flags=re.S) for cell in cells}
+    assert len(frames) == 1 and len(frames.pop().splitlines()) < 60
+    assert all(notebooks.is_hidden(cell) and cell.metadata["cellView"] == "form" for cell in cells)
 
 
-def bring(suite, folder, program="", environment=None):
-    """Run a notebook's library cell, then a program, in a process in `folder`; what it printed."""
-    (folder / "cell.py").write_text(source(suite, "2_b", "library") + "\n" + program)
+# the library cell, executed
+
+
+def execute(
+    suite: Path, folder: Path, program: str = "", environment: dict[str, str] | None = None
+) -> list[str]:
+    """Execute the library cell of 2_b, then a program, in a process in `folder`; the printed lines."""
+    (folder / "cell.py").write_text(cell_of(suite, "2_b", "library").source + "\n" + program)
     done = subprocess.run(
         [sys.executable, "-c", "exec(open('cell.py').read())"],
         cwd=folder, capture_output=True, text=True, env={**os.environ, **(environment or {})},
@@ -142,99 +188,86 @@ def bring(suite, folder, program="", environment=None):
     return done.stdout.splitlines()
 
 
-USE = "from mlm.masks import mask, other\nprint(mask(1), other())\n"
+USE = f"{IMPORT}\nprint(mask(1), other())\n"
+COLAB = {"COLAB_RELEASE_TAG": "release"}
 
 
-def test_alone_it_is_carried_and_leaves_no_litter(suite, tmp_path):
-    alone, scratch = tmp_path / "alone", tmp_path / "scratch"
-    alone.mkdir(), scratch.mkdir()
-    said, used = bring(suite, alone, USE, {"TMPDIR": str(scratch)})
-    assert said == "mlm: as carried in this cell" and used == 'M naïve \\n "quoted"'
+@pytest.fixture
+def alone(tmp_path: Path) -> Path:
+    """An empty folder."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    return folder
+
+
+def test_alone_the_embedded_library_is_used_and_no_file_is_left(suite, alone, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    said, used = execute(suite, alone, USE, {"TMPDIR": str(scratch)})
+    assert said == "mlm: embedded" and used == 'M naïve \\n "quoted"'
     assert not list(alone.iterdir()) and not list(scratch.iterdir())
 
 
-def test_a_folder_beside_it_is_used_and_what_differs_is_said(suite):
-    assert bring(suite, suite, USE)[0] == "mlm: the folder beside this notebook"
+def test_a_folder_next_to_the_notebook_is_used_and_differences_are_named(suite):
+    assert execute(suite, suite, USE)[0] == "mlm: the folder next to this notebook"
     edit_library(suite, "'M'", "'E'")
-    said, used = bring(suite, suite, USE)
-    assert said.endswith("which differs from this cell's in masks") and used[0] == "E"
+    said, used = execute(suite, suite, USE)
+    assert said.endswith("which differs from this cell in data/masking.py") and used[0] == "E"
+    assert (suite / "mlm/env/unused.py").exists()
 
 
-def test_somebody_elses_mlm_is_left_alone(suite, tmp_path):
-    alone = tmp_path / "alone"
-    (alone / "mlm").mkdir(parents=True)
+@pytest.mark.parametrize("environment", [{}, COLAB], ids=["elsewhere", "Colab"])
+def test_an_unrelated_folder_called_mlm_is_left_alone(suite, alone, environment):
+    (alone / "mlm").mkdir()
     (alone / "mlm" / "__init__.py").write_text("raise SystemExit('not ours')")
-    assert bring(suite, alone, USE)[1][0] == "M"
+    assert execute(suite, alone, USE, environment)[1][0] == "M"
+    assert [path.name for path in (alone / "mlm").iterdir()] == ["__init__.py"]
 
 
-def test_on_colab_it_is_laid_beside_the_notebook_and_edits_stay(suite, tmp_path):
-    colab = {"COLAB_RELEASE_TAG": "release"}
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    bring(suite, alone, USE, colab)
-    path = alone / "mlm" / "masks.py"
-    assert path.read_text("utf-8") == MODULES["masks"]
+def test_on_colab_it_is_written_next_to_the_notebook_and_edits_are_kept(suite, alone):
+    assert execute(suite, alone, USE, COLAB)[0] == "mlm: embedded"
+    path = alone / "mlm" / "data" / "masking.py"
+    assert path.read_text("utf-8") == MODULES["data/masking.py"]
     path.write_text(path.read_text("utf-8").replace("'M'", "'mine'"), "utf-8")
-    said, used = bring(suite, alone, USE, colab)
-    assert "differs from this cell's in masks" in said and used.startswith("mine")
+    said, used = execute(suite, alone, USE, COLAB)
+    assert "differs from this cell in data/masking.py" in said and used.startswith("mine")
 
 
-def test_a_second_run_in_one_kernel_reads_an_edit(suite):
+def test_on_colab_a_second_notebook_adds_the_modules_that_are_missing(suite, alone):
+    execute(suite, alone, "", COLAB)
+    (alone / "mlm" / "data" / "masking.py").unlink()
+    (alone / "mlm" / "env" / "words.py").write_text("WORD = 'mine'")
+    said, used = execute(suite, alone, USE, COLAB)
+    assert said.endswith("differs from this cell in env/words.py") and used == "M mine"
+
+
+def test_a_second_run_in_the_same_kernel_reloads_an_edit(suite):
     again = f"""
-import time
-from mlm.masks import mask
+{IMPORT}
 first = mask
-bring_library(CARRIED)
-from mlm.masks import mask
+load_library(EMBEDDED)
+{IMPORT}
 print("unchanged, the same:", mask is first)
-text = Path("mlm/masks.py").read_text()
-Path("mlm/masks.py").write_text(text.replace("'M'", "'edited'"))
-bring_library(CARRIED)
+text = Path("mlm/data/masking.py").read_text()
+Path("mlm/data/masking.py").write_text(text.replace("'M'", "'edited'"))
+load_library(EMBEDDED)
 {USE}"""
-    lines = bring(suite, suite, again)
+    lines = execute(suite, suite, again)
     assert lines[2] == "unchanged, the same: True" and lines[-1].startswith("edited")
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_processes_that_it_starts_have_it_too(suite, tmp_path, method):
-    alone = tmp_path / "alone"
-    alone.mkdir()
+def test_processes_that_it_starts_have_the_library_too(suite, alone, method):
     program = f"""
 import multiprocessing
-from mlm.masks import mask
+{IMPORT}
 if __name__ == "__main__":
     with multiprocessing.get_context("{method}").Pool(2) as pool:
         print(pool.map(mask, [1, 2]))
 """
-    assert bring(suite, alone, program)[1] == "['M', 'M']"
+    assert execute(suite, alone, program)[1] == "['M', 'M']"
 
 
-def test_source_is_there_to_be_shown(suite, tmp_path):
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    show = "import inspect\nfrom mlm.masks import mask\nprint(inspect.getsource(mask))"
-    assert "\n".join(bring(suite, alone, show)[1:3]) == MASK
-
-
-def test_each_notebook_carries_the_same_cell():
-    cells = [
-        (cell.source, cell.metadata)
-        for path in notebooks.all_notebooks()
-        for cell in nbformat.read(path, 4).cells
-        if cell.id == library.CELL_ID
-    ]
-    assert len(cells) == 6 and all(cell == cells[0] for cell in cells)
-    assert cells[0][1]["cellView"] == "form" and cells[0][1]["jupyter"]["source_hidden"]
-    code = cells[0][0].split("# fmt: on")[-1]
-    assert len(code.splitlines()) + len(list(Path(library.LIBRARY).glob("*.py"))) < 75
-
-
-def test_imports_run_one_way_and_no_file_is_long():
-    """As text flows: no file imports one that stands after it in the list of __init__."""
-    texts = library.library_texts()
-    order = re.findall(r"^(\w+)  +\S", texts["__init__"], re.M)
-    assert {*order, "__init__"} == texts.keys()
-    for number, name in enumerate(order):
-        imported = re.findall(r"^\s*from \.(\w+) import", texts[name], re.M)
-        assert {*imported} <= {*order[:number]}, name
-        assert len(texts[name].splitlines()) <= 320, name
+def test_its_source_can_be_shown(suite, alone):
+    show = f"import inspect\n{IMPORT}\nprint(inspect.getsource(mask))"
+    assert "\n".join(execute(suite, alone, show)[1:3]) == MASK

@@ -18,7 +18,7 @@ RECORD = {
     "model": {"name": "scratch:tiny", "parameters": 10**6},
     "training": dict(
         steps=400, tokens_seen=7 * 10**5, seconds=61.5, optimizer="muon", lr=0.01, schedule="trapezoid",
-        weight_decay=0.0, dropout=0.0, mlm_probability=0.3, mlm_probability_end=None, clip=1.0,
+        weight_decay=0.0, dropout=0.0, mlm_probability=0.3, clip=1.0,
     ),
     "before": {"loss": 9.0, "perplexity": 8103.1, "accuracy": 0.0},
     "after": {"loss": 2.5, "perplexity": 12.2, "accuracy": 0.54},

@@ -26,18 +26,19 @@ from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import FailureMonitor
 from mlm.training.lock import HELD_LOCKS, lock_run, unlock_run
 from mlm.training.module import MaskedLM, reset_module
+from mlm.training.settings import run_settings
 from mlm.training.results import (
     check_files,
     run_results,
-    run_settings,
     save_model,
     write_results,
 )
-from mlm.training.run import CheckpointingLogger, open_run
+from mlm.training.checkpoint_callback import CheckpointingLogger
+from mlm.training.run import open_run
 from mlm.training.seeded_dropout import SeededDropout
 
 RECIPE = dict(optimizer="adamw", lr=1e-2, schedule="linear", weight_decay=0.01, dropout=0.1,
-              mlm_probability=0.15, mlm_probability_end=None, clip=0.0)  # fmt: skip
+              mlm_probability=0.15, clip=0.0)  # fmt: skip
 PARAMETERS = dict(
     model="a folder", max_len=32, examples="line", batch_size=8, accumulate=1, seed=0, num_nodes=1,
     masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0, compile=False,

@@ -1,17 +1,21 @@
-"""What bounds the speed: matrix products. Where a step's time and memory go, and how both grow."""
+"""The limit of the machine: matrix products. Where the time and memory of a step go, and how they grow."""
 
 import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mlm.benchmark.speed import interleave
+from mlm.benchmark.speed import Batch, Bench, Variant, interleave
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.token_ids import encode_lines
@@ -19,32 +23,42 @@ from mlm.models.cpu import PACKED_ATTENTION, keep_freed_memory, onednn_float32
 from mlm.models.encoders import head_layers, packed_attention_mask
 from mlm.training.seeded_dropout import SeededDropout
 
+Shapes = dict[
+    str, tuple[int, int, int, int]
+]  # {product: (rows, inner, columns, number in the model)}
+STEP_PARTS = "batch", "encoder", "head", "loss", "backward", "optimizer"
+LIGHTNING_SECONDS = 2  # at least, of each loop that `lightning_overhead` times
+
 # matrix products
 
 
-def best_seconds(bench, work, at_least=0.1):
-    """The shortest time of `work`, of as many runs as fit into `at_least` seconds, three or more."""
-    work()
-    times, end = [], time.perf_counter() + at_least
+def best_seconds(bench: Bench, function: Callable[[], Any], min_seconds: float = 0.1) -> float:
+    """The shortest time of a function, called for `min_seconds` and at least three times."""
+    function()  # warm-up
+    times: list[float] = []
+    end = time.perf_counter() + min_seconds
     while len(times) < 3 or time.perf_counter() < end:
-        began = bench.clock()
-        work()
-        times.append(bench.clock() - began)
+        start = bench.clock()
+        function()
+        times.append(bench.clock() - start)
     return min(times)
 
 
-def product_seconds(bench, rows, inner, columns, dtype):
-    """Seconds of the three products of a linear layer: forward, and both of backward."""
+def product_seconds(bench: Bench, rows: int, inner: int, columns: int, dtype: torch.dtype) -> float:
+    """Seconds of the three products of a linear layer: one forward, two backward."""
     x, w, g = (
-        torch.randn(shape, device=bench.place, dtype=dtype)
+        torch.randn(shape, device=bench.device, dtype=dtype)
         for shape in ((rows, inner), (columns, inner), (rows, columns))
     )
-    works = (lambda: x @ w.T, lambda: g @ w, lambda: g.T @ x)
-    return sum(best_seconds(bench, work) for work in works)
+    products = (lambda: x @ w.T, lambda: g @ w, lambda: g.T @ x)
+    return sum(best_seconds(bench, product) for product in products)
 
 
-def layer_shapes(config, tokens, masked):
-    """The products of a step: {name: (rows, inner, columns, how many in the model)}."""
+def layer_shapes(config: PretrainedConfig, tokens: int, masked: int) -> Shapes:
+    """The matrix products of a step: {name: (rows, inner, columns, number in the model)}.
+
+    `tokens` and `masked` are the numbers of all tokens and of masked tokens in a batch.
+    """
     hidden, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     return {
         "query, key, value, output": (tokens, hidden, hidden, 4 * layers),
@@ -55,9 +69,11 @@ def layer_shapes(config, tokens, masked):
     }
 
 
-def product_rates(bench, shapes, dtype):
-    """({product: GFLOP/s}, seconds of a step if it were these products alone), at the CPU's best."""
-    if bench.place == "cpu":
+def product_rates(
+    bench: Bench, shapes: Shapes, dtype: torch.dtype
+) -> tuple[dict[str, float], float]:
+    """({product: GFLOP/s}, seconds of a step that consists of these products alone)."""
+    if bench.device == "cpu":  # the fastest settings
         keep_freed_memory()
         onednn_float32()
     rates, total = {}, 0.0
@@ -68,30 +84,30 @@ def product_rates(bench, shapes, dtype):
     return rates, total
 
 
-# a step, taken apart
+# the parts of a step
 
 
-def pieces(bench, rung, most):
-    """{piece: milliseconds for 1,000 real tokens} of the first `most` steps of a rung."""
-    bench.switch(rung)
-    optimizer, schedule = bench.optimizer(rung)
-    spent = dict.fromkeys(("input", "encoder", "head", "loss", "backward", "optimizer"), 0.0)
+def step_breakdown(bench: Bench, variant: Variant, max_steps: int) -> dict[str, float]:
+    """{part: milliseconds per 1,000 real tokens} in the first `max_steps` steps of a variant."""
+    bench.switch(variant)
+    optimizer, schedule = bench.make_optimizer(variant)
+    spent = dict.fromkeys(STEP_PARTS, 0.0)
     last, tokens = bench.clock(), 0
 
-    def lap(piece):
+    def lap(part: str) -> None:
         nonlocal last
         now = bench.clock()
-        spent[piece] += now - last
+        spent[part] += now - last
         last = now
 
-    head = head_layers(bench.bert)
+    head = head_layers(bench.model)
     with (
         head[0].register_forward_pre_hook(lambda *_: lap("encoder")),
         head[-1].register_forward_hook(lambda *_: lap("head")),
     ):
-        for batch in bench.batches(rung, most):
-            lap("input")
-            loss = bench.loss(rung, batch)
+        for batch in bench.batches(variant, max_steps):
+            lap("batch")
+            loss = bench.loss(variant, batch)
             lap("loss")
             bench.scaler.scale(loss).backward()
             lap("backward")
@@ -101,151 +117,181 @@ def pieces(bench, rung, most):
             optimizer.zero_grad()
             lap("optimizer")
             tokens += batch["num_tokens"]
-    return {piece: 1e6 * seconds / tokens for piece, seconds in spent.items()}
+    return {part: 1e6 * seconds / tokens for part, seconds in spent.items()}
 
 
-def kept_bytes(bench, rung, batch):
-    """Bytes that the forward pass of a rung keeps for backward, each storage once, no weights."""
-    bench.switch(rung)
-    weights = {p.untyped_storage().data_ptr() for p in bench.bert.parameters()}
-    kept = {}
+def activation_bytes(bench: Bench, variant: Variant, batch: Batch) -> int:
+    """Bytes that the forward pass keeps for the backward pass, without the weights.
 
-    def keep(tensor):
+    Each storage counts once.
+    """
+    bench.switch(variant)
+    weights = {p.untyped_storage().data_ptr() for p in bench.model.parameters()}
+    sizes = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        bench.loss(rung, batch)
-    return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        bench.loss(variant, batch)
+    return sum(sizes.values())
 
 
-def attention_seconds(bench, dtype, width, tokens=4096):
-    """{way: seconds} of a layer's attention, forward and backward, in rows that two examples share."""
-    config = bench.bert.config
-    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    shape = max(1, tokens // width), heads, width, size
-    how = dict(device=bench.place, dtype=dtype, requires_grad=True)
-    q, k, v = (torch.randn(shape, **how) for _ in range(3))
-    example = torch.arange(width, device=bench.place).expand(shape[0], -1) < width // 2
+def attention_seconds(
+    bench: Bench, dtype: torch.dtype, width: int, tokens: int = 4096
+) -> dict[str, float]:
+    """{implementation: seconds} of one layer's attention, forward and backward, on packed rows.
+
+    Rows of `width` tokens have two examples each; together they have about `tokens` tokens.
+    """
+    config = bench.model.config
+    num_heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    shape = max(1, tokens // width), num_heads, width, size
+    q, k, v = (
+        torch.randn(shape, device=bench.device, dtype=dtype, requires_grad=True) for _ in range(3)
+    )
+    sequence_ids = torch.arange(width, device=bench.device).expand(shape[0], -1) < width // 2
     layer = SimpleNamespace(training=True, is_causal=False)
 
-    def work(way):
-        attend = ALL_ATTENTION_FUNCTIONS[way]
-        attend(layer, q, k, v, packed_attention_mask(example), scaling=size**-0.5)[
-            0
-        ].sum().backward()
+    def forward_backward(implementation: str) -> None:
+        attention = ALL_ATTENTION_FUNCTIONS[implementation]
+        mask = packed_attention_mask(sequence_ids)
+        output, _ = attention(layer, q, k, v, mask, scaling=size**-0.5)
+        output.sum().backward()
 
-    return {way: best_seconds(bench, partial(work, way)) for way in PACKED_ATTENTION}
+    return {name: best_seconds(bench, partial(forward_backward, name)) for name in PACKED_ATTENTION}
 
 
 # growth
 
 
-def encode_seconds(text_file, tokenizer, folder, times):
-    """Seconds to tokenize a text `times` times over, from a copy in `folder`."""
-    copies = folder / f"copies-{time.time_ns()}.txt"
+def encode_seconds(
+    text_file: Path, tokenizer: PreTrainedTokenizerBase, folder: Path, copies: int
+) -> float:
+    """Seconds to tokenize `copies` copies of a text, joined in one new file in `folder`."""
+    path = folder / f"copies-{time.time_ns()}.txt"
     text = text_file.read_bytes()
-    with open(copies, "wb") as file:
-        for _ in range(times):
+    with open(path, "wb") as file:
+        for _ in range(copies):
             file.write(text)
-    began = time.perf_counter()
-    encode_lines(copies, tokenizer)
-    return time.perf_counter() - began
+    start = time.perf_counter()
+    encode_lines(path, tokenizer)
+    return time.perf_counter() - start
 
 
-def full_batch(bench, text_file, examples, width):
-    """A batch of so many full blocks of `width` tokens, on the device."""
+def full_batch(bench: Bench, text_file: Path, num_blocks: int, width: int) -> Batch:
+    """A batch of full blocks of `width` tokens, on the device."""
     tokenizer = bench.data["line"].tokenizer
     blocks = MaskedLMDataset(text_file, tokenizer, width, "block")
-    key = 0, np.arange(examples) % max(1, len(blocks) - 1)  # the last block is shorter
-    batches = MaskedBatches(blocks, [key], bench.mlm_probability, bench.seed)
-    return bench.on_device(batches.batch(*key))
+    indices = np.arange(num_blocks) % max(1, len(blocks) - 1)  # the last block is shorter
+    batches = MaskedBatches(blocks, [(0, indices)], bench.mlm_probability, bench.seed)
+    return bench.on_device(next(iter(batches)))
 
 
-def step_seconds(bench, rung, batch, repeats):
-    """Median seconds of a rung's step on one batch; one step before warms up."""
-    bench.switch(rung)
-    optimizer, schedule = bench.optimizer(rung)
+def step_seconds(bench: Bench, variant: Variant, batch: Batch, repeats: int) -> float:
+    """Median seconds of a step on one batch, after one warm-up step."""
+    bench.switch(variant)
+    optimizer, schedule = bench.make_optimizer(variant)
     times = []
     for _ in range(1 + repeats):
-        began = bench.clock()
-        bench.step(rung, batch, optimizer, schedule)
-        times.append(bench.clock() - began)
+        start = bench.clock()
+        bench.step(variant, batch, optimizer, schedule)
+        times.append(bench.clock() - start)
     return float(np.median(times[1:]))
 
 
 # Lightning
 
 
-def bare_loop(bench, rung, batches):
-    """Seconds of a loop that does nothing but train on these batches."""
-    bench.switch(rung)
-    optimizer, schedule = bench.optimizer(rung)
-    began = bench.clock()
+def bare_loop(bench: Bench, variant: Variant, batches: Iterable[Batch]) -> float:
+    """Seconds of a loop over these batches that only trains."""
+    bench.switch(variant)
+    optimizer, schedule = bench.make_optimizer(variant)
+    start = bench.clock()
     for batch in batches:
-        bench.step(rung, batch, optimizer, schedule)
-    return bench.clock() - began
+        bench.step(variant, batch, optimizer, schedule)
+    return bench.clock() - start
 
 
-class Batches:
-    """An iterable for Lightning that looks like nothing it knows, so it is taken as it is."""
+class BatchIterable:
+    """An iterable that Lightning does not recognize as a list or a DataLoader, so it leaves it as it is."""
 
-    def __init__(self, batches):
+    def __init__(self, batches: Iterable[Batch]) -> None:
         self.batches = batches
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
 
 
-class Timer(pl.Callback):
-    """Seconds from the beginning of training to its end."""
+class TrainingTime(pl.Callback):
+    """Seconds from the first batch of a Lightning Trainer to its last step."""
 
-    def __init__(self, bench):
-        self.clock = bench.clock
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.seconds = 0.0
 
-    def on_train_start(self, trainer, module):
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.seconds = -self.clock()
 
-    def on_train_end(self, trainer, module):
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.seconds += self.clock()
 
 
-def lightning(bench, rung, batches, trainer_args):
-    """Seconds of the same by pytorch_lightning.Trainer, which seeds dropout at each step as 04 does."""
-    bench.switch(rung)
-    bench.module.optimizer, timer = bench.optimizer_arguments(rung), Timer(bench)
+def lightning_loop(
+    bench: Bench, variant: Variant, batches: Iterable[Batch], trainer_args: dict[str, Any]
+) -> float:
+    """Seconds of the same training with pytorch_lightning.Trainer.
+
+    Dropout is seeded at each step, as in 04.
+    """
+    bench.switch(variant)
+    bench.module.optimizer_options = bench.optimizer_options(variant)
+    timer = TrainingTime(bench.clock)
     trainer = pl.Trainer(
         **trainer_args, max_epochs=1, callbacks=[timer, SeededDropout(bench.seed)], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(bench.module, Batches(batches))
+    trainer.fit(bench.module, BatchIterable(batches))
     return timer.seconds
 
 
-def overhead(bench, rung, arguments, repeats):
-    """What Lightning costs beside a bare loop over the same tensors: a DataFrame, a row a way.
+def lightning_overhead(
+    bench: Bench, variant: Variant, trainer_args: dict[str, Any], repeats: int
+) -> pd.DataFrame:
+    """Lightning compared with a bare loop: a row for each loop.
 
-    Columns: ms a step, and percent more than the bare loop (median, lowest, highest). `arguments` are
-    Trainer's. Each way takes two seconds or longer.
+    Columns: milliseconds per step, and how many percent longer than the bare loop (median, lowest and
+    highest of the repeats). Each measurement takes at least two seconds.
     """
-    ready = list(bench.batches(rung))
-    lightning(bench, rung, ready, arguments), bare_loop(bench, rung, ready)  # warm up
-    passes = max(1, round(2 / bare_loop(bench, rung, ready)))
+    prepared = list(bench.batches(variant))
+    lightning_loop(bench, variant, prepared, trainer_args)  # warm-up
+    bare_loop(bench, variant, prepared)
+    epochs = max(1, round(LIGHTNING_SECONDS / bare_loop(bench, variant, prepared)))
 
-    def made():
-        """The same batches, made when they are asked for."""
-        return chain.from_iterable(bench.batches(rung) for _ in range(passes))
+    def on_the_fly() -> Iterator[Batch]:
+        """The same batches, each prepared when it is needed."""
+        return chain.from_iterable(bench.batches(variant) for _ in range(epochs))
 
-    ways = {
-        "bare loop": lambda: bare_loop(bench, rung, ready * passes),
-        "Lightning, same tensors": lambda: lightning(bench, rung, ready * passes, arguments),
-        "Lightning, batches made": lambda: lightning(bench, rung, made(), arguments),
+    loops: dict[str, Callable[[], float]] = {
+        "bare loop": lambda: bare_loop(bench, variant, prepared * epochs),
+        "Lightning, prepared batches": lambda: lightning_loop(
+            bench, variant, prepared * epochs, trainer_args
+        ),
+        "Lightning, batches on the fly": lambda: lightning_loop(
+            bench, variant, on_the_fly(), trainer_args
+        ),
     }
-    seconds = interleave(ways, repeats)
-    more = seconds.div(seconds["bare loop"], axis=0).sub(1).mul(100)
-    a_step = 1000 * seconds.median() / len(ready) / passes
-    columns = {"percent more": more.median(), "lowest": more.min(), "highest": more.max()}
-    return pd.DataFrame({"ms a step": a_step, **columns})
+    seconds = interleave(loops, repeats)
+    percent = seconds.div(seconds["bare loop"], axis=0).sub(1).mul(100)
+    return pd.DataFrame(
+        {
+            "ms per step": 1000 * seconds.median() / len(prepared) / epochs,
+            "% longer (median)": percent.median(),
+            "% (lowest)": percent.min(),
+            "% (highest)": percent.max(),
+        }
+    )

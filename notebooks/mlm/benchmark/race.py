@@ -1,154 +1,199 @@
-"""Recipes raced to a loss: held-out loss against seconds, this suite beside transformers.Trainer."""
+"""Whole recipes compared: validation loss against seconds, this suite and transformers.Trainer."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from transformers import TrainerCallback
 
-from mlm.benchmark.speed import Variant, trainer_pass
+from mlm.benchmark.speed import Bench, Variant, trainer_seconds
 from mlm.optim.recipe import RECIPE_SETTINGS, choose_recipe
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM
 
+NUM_EVALUATIONS = 32  # of a training, besides before the first step and after the last one
 
-def recipe_of(name, model, batch):
-    """What `choose_recipe` chooses for a model and a batch: {name: value}; "fast" or "tutorial"."""
-    return choose_recipe(dict.fromkeys(RECIPE_SETTINGS) | {"recipe": name}, model, batch)[0]
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A recipe that sees the lines `epochs` times: how a step is computed, how it trains.
-
-    `how`: for this suite's loop what `choose_recipe` returns; for Trainer what differs in its arguments.
-    """
-
-    name: str
-    rung: Variant
-    how: dict
-    epochs: int
-
-
-RUN_MLM = dict(  # Trainer as transformers' run_mlm.py sets it, where it is not asked for more
+RUN_MLM_DEFAULTS = dict(  # what Trainer uses in run_mlm.py unless more is specified
     per_device_train_batch_size=8,
     learning_rate=5e-5,
     weight_decay=0.0,
     warmup_steps=0,
     max_grad_norm=1.0,
 )
-SEARCHED = {True: (1e-4, 3e-4, 1e-3, 2e-3, 4e-3), False: (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)}  # scratch?
+RUN_MLM_EPOCHS = 3
+SCRATCH_LRS = 1e-4, 3e-4, 1e-3, 2e-3, 4e-3  # tried with Trainer: for a model from scratch
+PRETRAINED_LRS = 5e-5, 1e-4, 2e-4, 4e-4, 8e-4  # and for a pretrained one
+SEARCH = "Trainer, lr"  # how the names of these contenders begin
+
+# contenders
 
 
-def contenders(plain, stock, ours, model, epochs):
-    """The tutorial's recipe, Trainer's defaults, Trainer at five learning rates, this suite's recipe.
+@dataclass(frozen=True)
+class Contender:
+    """A recipe in the race: it trains for `epochs` epochs, each step computed as `variant` says.
 
-    `plain`, `stock`, `ours` are the Rungs that compute their steps.
+    `settings`: for this suite's loop the recipe that `choose_recipe` returns; for Trainer the
+    TrainingArguments that differ from those in `trainer_seconds`.
     """
-    default, scratch = replace(stock, batch=8, dtype=torch.float32), model.startswith("scratch:")
+
+    name: str
+    variant: Variant
+    settings: dict[str, Any]
+    epochs: int
+
+
+def recipe_settings(recipe: str, model_name: str, batch_size: int) -> dict[str, Any]:
+    """The settings that `choose_recipe` chooses for a model and batch size: "fast" or "tutorial"."""
+    parameters = {**dict.fromkeys(RECIPE_SETTINGS), "recipe": recipe}
+    settings, _ = choose_recipe(parameters, model_name, batch_size)
+    return settings
+
+
+def contenders(
+    plain: Variant, stock: Variant, ours: Variant, model_name: str, epochs: int
+) -> list[Contender]:
+    """The tutorial's recipe, Trainer with run_mlm's defaults and at five learning rates, this suite.
+
+    `plain`, `stock` and `ours` are the variants that compute the steps of the tutorial, of Trainer and
+    of this suite.
+    """
+    run_mlm = replace(stock, batch_size=8, dtype=torch.float32)
+    learning_rates = SCRATCH_LRS if model_name.startswith("scratch:") else PRETRAINED_LRS
+    tutorial_settings = recipe_settings("tutorial", model_name, plain.batch_size)
+    fast_settings = recipe_settings("fast", model_name, ours.batch_size)
     return [
-        Contender("the tutorial's", plain, recipe_of("tutorial", model, plain.batch), 1),
-        Contender("Trainer, run_mlm's defaults", default, RUN_MLM, 3),
+        Contender("the tutorial's recipe", plain, tutorial_settings, epochs=1),
+        Contender("Trainer, run_mlm's defaults", run_mlm, RUN_MLM_DEFAULTS, RUN_MLM_EPOCHS),
         *(
-            Contender(f"Trainer, lr {lr:g}", stock, dict(learning_rate=lr), epochs)
-            for lr in SEARCHED[scratch]
+            Contender(f"{SEARCH} {lr:g}", stock, {"learning_rate": lr}, epochs)
+            for lr in learning_rates
         ),
-        Contender("this suite", ours, recipe_of("fast", model, ours.batch), epochs),
+        Contender("this suite", ours, fast_settings, epochs),
     ]
 
 
-class Track(TrainerCallback):
-    """Held-out loss and accuracy against seconds of training; to measure does not count as training.
+# train one
 
-    It looks at steps that are evenly spread over the logarithm of time, and at the end.
+
+class ValidationCurve(TrainerCallback):
+    """Evaluates at steps that are evenly spread over the logarithm of time, and at the end.
+
+    `rows` has step, seconds, loss, perplexity and accuracy. Evaluation does not count as training time.
     """
 
-    def __init__(self, bench):
-        self.bench, self.rows = bench, []
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.rows: list[dict[str, float]] = []
 
-    def start(self, steps, bert):
-        """Training of so many steps begins with these weights."""
-        self.points = {round(steps ** (part / 32)) for part in range(33)} | {0, steps}
-        self.began = self.bench.clock()
-        self.look(0, bert)
+    def start(self, total_steps: int, model: torch.nn.Module) -> None:
+        """Begin a training of `total_steps` steps and evaluate the initial weights."""
+        fractions = (number / NUM_EVALUATIONS for number in range(NUM_EVALUATIONS + 1))
+        self.evaluate_at = {round(total_steps**fraction) for fraction in fractions}
+        self.evaluate_at |= {0, total_steps}
+        self.start_time = self.bench.clock()
+        self.after_step(0, model)
 
-    def look(self, step, bert):
-        """So many steps are done."""
-        if step not in self.points:
+    def after_step(self, step: int, model: torch.nn.Module) -> None:
+        """Evaluate, if this is one of the steps to evaluate at."""
+        if step not in self.evaluate_at:
             return
         now = self.bench.clock()
-        figures = evaluate(MaskedLM(bert, {}), self.bench.held_out)  # in float32, whoever trained
-        self.rows.append({"step": step, "seconds": now - self.began, **figures})
-        self.began += self.bench.clock() - now
+        module = MaskedLM(model, {})  # computes in float32, no matter what training used
+        metrics = evaluate(module, self.bench.validation_batches)
+        self.rows.append({"step": step, "seconds": now - self.start_time, **metrics})
+        self.start_time += self.bench.clock() - now
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         self.start(state.max_steps, model)
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.look(state.global_step, model)
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        self.after_step(state.global_step, model)
 
 
 @contextlib.contextmanager
-def dropout_of(bert, share):
-    """Train with this dropout for a while; None: with the model's own."""
-    layers = [layer for layer in bert.modules() if isinstance(layer, torch.nn.Dropout)]
-    own = [layer.p for layer in layers]
+def set_dropout(model: torch.nn.Module, rate: float | None) -> Iterator[None]:
+    """Context manager: all dropout layers have this rate. None keeps the model's own rates."""
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
+    before = [layer.p for layer in layers]
     try:
         for layer in layers:
-            layer.p = layer.p if share is None else share
+            layer.p = layer.p if rate is None else rate
         yield
     finally:
-        for layer, p in zip(layers, own):
+        for layer, p in zip(layers, before):
             layer.p = p
 
 
-def race_loop(bench, racer, track):
-    """This suite's steps: what 04 does, without its logs, measurements and checkpoints."""
-    rung, share = racer.rung, racer.how["mlm_probability"]
-    how = {
-        name: racer.how[name] for name in ("optimizer", "lr", "weight_decay", "schedule", "clip")
-    }
-    steps = racer.epochs * bench.steps(rung)
-    optimizer, schedule = bench.optimizer(rung, how | {"total_steps": steps})
-    with dropout_of(bench.bert, racer.how["dropout"]):
-        track.start(steps, bench.bert)
-        for step, batch in enumerate(bench.batches(rung, None, racer.epochs, share), 1):
-            bench.step(rung, batch, optimizer, schedule)
-            track.look(step, bench.bert)
+def race_loop(bench: Bench, contender: Contender, curve: ValidationCurve) -> None:
+    """Train with this suite's steps: as in 04, without its logs and checkpoints."""
+    variant, settings = contender.variant, contender.settings
+    names = "optimizer", "lr", "weight_decay", "schedule", "clip"
+    total_steps = contender.epochs * bench.num_steps(variant)
+    options = {name: settings[name] for name in names} | {"total_steps": total_steps}
+    optimizer, schedule = bench.make_optimizer(variant, options)
+    batches = bench.batches(
+        variant, epochs=contender.epochs, mlm_probability=settings["mlm_probability"]
+    )
+    with set_dropout(bench.model, settings["dropout"]):
+        curve.start(total_steps, bench.model)
+        for step, batch in enumerate(batches, 1):
+            bench.step(variant, batch, optimizer, schedule)
+            curve.after_step(step, bench.model)
 
 
-def race(bench, racer):
-    """A racer's way from the first weights: a DataFrame of step, seconds, loss, perplexity, accuracy."""
-    track = Track(bench)
-    bench.switch(racer.rung)
-    if racer.rung.by == "Trainer":
-        trainer_pass(bench, racer.rung, None, [track], num_train_epochs=racer.epochs, **racer.how)
+def race(bench: Bench, contender: Contender) -> pd.DataFrame:
+    """Train a contender from the initial weights: step, seconds, loss, perplexity, accuracy."""
+    curve = ValidationCurve(bench)
+    bench.switch(contender.variant)
+    if contender.variant.trainer == "Trainer":
+        trainer_seconds(
+            bench,
+            contender.variant,
+            callbacks=[curve],
+            num_train_epochs=contender.epochs,
+            **contender.settings,
+        )
     else:
-        race_loop(bench, racer, track)
-    return pd.DataFrame(track.rows)
+        race_loop(bench, contender, curve)
+    return pd.DataFrame(curve.rows)
 
 
-def seconds_to(track, loss):
-    """Seconds until the held-out loss was first measured at `loss` or below; NaN where it never was."""
-    there = track.loc[track["loss"] <= loss, "seconds"]
-    return there.iloc[0] if len(there) else np.nan
+# compare
 
 
-def best_of_search(tracks):
-    """The tracks without those of Trainer's learning rates that ended above its best one."""
-    ends = {name: track["loss"].iloc[-1] for name, track in tracks.items()}
-    searched = [name for name in tracks if name.startswith("Trainer, lr")]
-    best = min(searched, key=ends.get)
-    return {name: track for name, track in tracks.items() if name not in searched or name == best}
+def final_losses(curves: dict[str, pd.DataFrame]) -> dict[str, float]:
+    """{contender: validation loss after its last step}."""
+    return {name: curve["loss"].iloc[-1] for name, curve in curves.items()}
 
 
-def seconds_table(tracks):
-    """Seconds of each recipe (columns) to the loss at which each ended (rows), a DataFrame."""
-    ends = {name: track["loss"].iloc[-1] for name, track in tracks.items()}
+def seconds_to(curve: pd.DataFrame, loss: float) -> float:
+    """Seconds until the validation loss first was at `loss` or below; NaN if it never was."""
+    reached = curve.loc[curve["loss"] <= loss, "seconds"]
+    return reached.iloc[0] if len(reached) else np.nan
+
+
+def best_of_search(curves: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The curves, with only the best of the learning rates that were tried with Trainer."""
+    final = final_losses(curves)
+    searched = [name for name in curves if name.startswith(SEARCH)]
+    best = min(searched, key=final.__getitem__)
+    return {name: curve for name, curve in curves.items() if name not in searched or name == best}
+
+
+def seconds_table(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Seconds that each recipe (column) needs to reach the final loss of each recipe (row)."""
     rows = {
-        f"{loss:.2f}, where {name} ended": {n: seconds_to(t, loss) for n, t in tracks.items()}
-        for name, loss in ends.items()
+        f"{loss:.2f}, final loss of {name}": {
+            other: seconds_to(curve, loss) for other, curve in curves.items()
+        }
+        for name, loss in final_losses(curves).items()
     }
     return pd.DataFrame(rows).T

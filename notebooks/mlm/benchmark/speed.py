@@ -1,11 +1,14 @@
-"""Recipes for the same training, to be measured one beside the other; 06_speed climbs them."""
+"""The speed of variants of one training step: each optimization on its own, and transformers.Trainer."""
 
 import copy
 import ctypes
 import functools
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,9 +24,10 @@ from transformers import (
 )
 
 from mlm.data.batches import MaskedBatches
+from mlm.data.dataset import MaskedLMDataset
 from mlm.data.formats import text_lines
-from mlm.data.masking import uniform
 from mlm.data.packing import PackingPlan
+from mlm.data.random_numbers import Purpose, uniform
 from mlm.env.notebook import NotebookError
 from mlm.models.cpu import keep_freed_memory, onednn_float32, use_default_kernels, use_fast_kernels
 from mlm.models.encoders import head_logits, hidden_states, packed_attention_mask, supports_packing
@@ -31,59 +35,64 @@ from mlm.optim.optimizer import make_optimizer
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM, masked_labels
 
-# recipes
+Batch = dict[str, Any]
+BatchShape = tuple[int, int, int]  # B rows, T tokens, K masked positions
+
+# variants
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One recipe: how lines become batches, and how a step is computed."""
+    """How lines become batches, and how a training step is computed. The defaults are the slowest."""
 
     name: str
-    examples: str = "line"  # or "block": the same lines, one after the other
-    batch: int = 4  # examples in a batch
-    order: str = "text"  # or "random"; for Trainer also "length": like lengths together
-    rows: str = "own"  # or, in random order, "shared": short examples share a row
-    dtype: torch.dtype = torch.float32  # that matrix products run in
-    fused: bool = False  # AdamW in one pass over all weights
-    masked_only: bool = False  # the head on masked positions only
-    fast: bool = False  # attention as matrix products, cheap dropout
-    steady: bool = False  # freed memory is kept
-    onednn: bool = False  # a CPU's float32 products by oneDNN
-    by: str = "loop"  # or "Trainer": transformers.Trainer
-    lr: float | None = None  # a constant; None: the peak by one rule for model and batch
+    examples: str = "line"  # "line": one example per line; "block": lines fill blocks of max_len
+    batch_size: int = 4  # examples per batch
+    order: str = "text"  # "text", "random", or (Trainer only) "length": similar lengths together
+    pack: bool = False  # packed rows: several short examples share a row (random order only)
+    dtype: torch.dtype = torch.float32  # of matrix products, by autocast
+    fused_adamw: bool = False  # AdamW updates all weights in one pass
+    masked_only: bool = False  # the head computes scores for masked positions only
+    fast_kernels: bool = False  # attention as two matrix products, fast dropout
+    keep_memory: bool = False  # freed memory stays with the process
+    onednn: bool = False  # oneDNN multiplies float32 matrices on a CPU
+    trainer: str = "loop"  # "loop": the loop of this module; "Trainer": transformers.Trainer
+    lr: float | None = None  # a constant learning rate; None: peak_lr() with warm-up and decay
 
 
-def build_ladder(first, changes):
-    """A ladder of Rungs: `first`, then for each (name, {field: value}) one more, changed in just that.
+def build_variants(first: Variant, changes: list[tuple[str, dict[str, Any]]]) -> list[Variant]:
+    """`first`, then one variant for each change, which keeps all earlier changes.
 
-    What changes nothing (16 bits where the machine has none, say) is no rung.
+    A change is (name, {field: value}). A change without effect, such as bfloat16 on a machine that does
+    not use it, adds no variant.
     """
-    ladder = [first]
-    for name, change in changes:
-        higher = replace(ladder[-1], **change)
-        if higher != ladder[-1]:
-            ladder.append(replace(higher, name=name))
-    return ladder
+    variants = [first]
+    for name, fields in changes:
+        changed = replace(variants[-1], **fields)
+        if changed != variants[-1]:
+            variants.append(replace(changed, name=name))
+    return variants
 
 
-def draw_lines(text_file, path, count, seed):
-    """Write `count` lines of a text to `path`, drawn by the seed, in the order of the text."""
+def sample_lines(text_file: Path, path: Path, num_lines: int, seed: int) -> None:
+    """Write `num_lines` random lines of a text to `path`, in the order of the text."""
     lines = list(text_lines(text_file))
-    chosen = np.sort(uniform(seed, np.arange(len(lines)), 7).argsort()[:count])
+    order = uniform(seed, np.arange(len(lines)), Purpose.LINE_SAMPLE).argsort()
+    chosen = np.sort(order[:num_lines])
     path.write_text("\n".join(lines[i] for i in chosen) + "\n", encoding="utf-8")
 
 
-# the bench
+# what all variants share
 
 
-def return_freed_memory():
-    """Undo `keep_freed_memory`: freed memory goes back in large pieces.
+def return_freed_memory() -> None:
+    """Undo `keep_freed_memory`: glibc returns large blocks of freed memory to the system.
 
-    The thresholds are those that glibc reaches by itself in a long run.
+    The thresholds are the values that glibc itself adapts to in a long run.
     """
     if keep_freed_memory():
         libc = ctypes.CDLL(None)
-        mmap_max, mmap_threshold, trim_threshold = -4, -3, -1  # their numbers in malloc.h
+        mmap_max, mmap_threshold, trim_threshold = -4, -3, -1  # numbers from malloc.h
         libc.mallopt(mmap_max, 65536)
         libc.mallopt(mmap_threshold, 32 << 20)
         libc.mallopt(trim_threshold, 64 << 20)
@@ -91,153 +100,187 @@ def return_freed_memory():
 
 @dataclass(eq=False)
 class Bench:
-    """What all recipes share: a model and its first weights, lines, held-out batches, a device.
+    """What all variants share: a model and its initial weights, lines, validation batches, a device.
 
-    `model` is the name that `bert` was loaded by; `data` has the lines as {"line": MaskedLMDataset,
-    "block": MaskedLMDataset}; `held_out` is a list of batches; `place` is "cpu" or "cuda".
-    Raises NotebookError where the model's examples cannot share rows.
+    `model_name` is the notebook's parameter `model`; `data` has the same lines twice, as {"line":
+    MaskedLMDataset, "block": MaskedLMDataset}; `device` is "cpu" or "cuda". Raises NotebookError if the
+    model does not support packing.
     """
 
-    bert: PreTrainedModel
-    model: str
-    data: dict
-    held_out: list
+    model: PreTrainedModel
+    model_name: str
+    data: dict[str, MaskedLMDataset]
+    validation_batches: list[Batch]
     mlm_probability: float
     seed: int
-    place: str
+    device: str
 
-    def __post_init__(self):
-        if not supports_packing(self.bert.config):
+    def __post_init__(self) -> None:
+        if not supports_packing(self.model.config):
             raise NotebookError(
-                f"model={self.model!r} is a {self.bert.config.model_type!r} model: its examples cannot "
-                "share rows, which is compared here; pass one such as BERT, RoBERTa or ModernBERT"
+                f"model={self.model_name!r} is a {self.model.config.model_type!r} model, which does not "
+                "support packing, but this notebook compares packed rows; pass a model such as BERT, "
+                "RoBERTa or ModernBERT"
             )
-        self.module = MaskedLM(self.bert.to(self.place), {})
-        self.start = {name: value.clone() for name, value in self.bert.state_dict().items()}
-        self.keys = functools.cache(self.keys)  # a run plans once, so no pass here pays for it
+        self.module = MaskedLM(self.model.to(self.device), {})
+        self.initial_weights = {name: w.clone() for name, w in self.model.state_dict().items()}
+        # Planning is done once per run of 04, so it is cached and does not count as training time.
+        self.cached_keys = functools.cache(self.plan_keys)
 
-    def clock(self):
-        """The time in seconds, once the device has done all that it was asked to."""
-        if self.place == "cuda":
+    def clock(self) -> float:
+        """The time in seconds, after the device has finished all its work."""
+        if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def switch(self, rung):
-        """Make model and process what this rung wants, the weights as they were at first."""
-        use_fast_kernels(self.bert)
-        if not rung.fast:
-            use_default_kernels(self.bert)
-        if rung.steady:
+    def switch(self, variant: Variant) -> None:
+        """Prepare model and process for a variant, and restore the initial weights."""
+        use_fast_kernels(self.model)
+        if not variant.fast_kernels:
+            use_default_kernels(self.model)
+        if variant.keep_memory:
             keep_freed_memory()
         else:
             return_freed_memory()
         torch.set_float32_matmul_precision("highest")
-        if rung.onednn and self.place == "cpu":
+        if variant.onednn and self.device == "cpu":
             onednn_float32()
-        self.bert.load_state_dict(self.start)
-        self.module.to(self.place).train()
-        self.module.matmul_dtype = rung.dtype
-        self.scaler = torch.amp.GradScaler(self.place, enabled=rung.dtype == torch.float16)
+        self.model.load_state_dict(self.initial_weights)
+        self.module.to(self.device).train()
+        self.module.matmul_dtype = variant.dtype
+        self.scaler = torch.amp.GradScaler(self.device, enabled=variant.dtype == torch.float16)
         torch.manual_seed(self.seed)
 
-    def keys(self, rung, epochs=1, mlm_probability=None):
-        """(keys, shape) of a rung's batches in so many passes over the lines, for MaskedBatches."""
-        data, epochs = self.data[rung.examples], range(epochs)
-        if rung.order == "text":
-            groups = np.split(np.arange(len(data)), range(rung.batch, len(data), rung.batch))
-            return [(epoch, group) for epoch in epochs for group in groups], None
+    # batches
+
+    def plan_keys(
+        self, variant: Variant, epochs: int = 1, mlm_probability: float | None = None
+    ) -> tuple[list[tuple], BatchShape | None]:
+        """The keys of a variant's batches, for MaskedBatches, and their common shape if they have one."""
+        data = self.data[variant.examples]
+        if variant.order == "text":
+            size = variant.batch_size
+            groups = np.split(np.arange(len(data)), range(size, len(data), size))
+            return [(epoch, group) for epoch in range(epochs) for group in groups], None
+        if variant.order != "random":
+            raise KeyError(f"the loop has no order {variant.order!r}: it has 'text' and 'random'")
         plan = PackingPlan(
-            data, rung.batch, mlm_probability or self.mlm_probability, self.seed, epochs
+            data,
+            batch_size=variant.batch_size,
+            mlm_probability=mlm_probability or self.mlm_probability,
+            seed=self.seed,
+            epochs=range(epochs),
         )
-        keys = [key for epoch in epochs for key in plan.keys(epoch)]
-        if rung.rows == "own":
-            return [(epoch, group) for epoch, group, _ in keys], None
-        return keys, plan.shape
+        keys = [key for epoch in range(epochs) for key in plan.keys(epoch)]
+        if variant.pack:
+            return keys, plan.shape
+        return [(epoch, indices) for epoch, indices, _ in keys], None  # one example per row
 
-    def on_device(self, batch):
-        """A batch with its tensors where the model is."""
-        return {k: v.to(self.place) if torch.is_tensor(v) else v for k, v in batch.items()}
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch with its tensors on the device of the model."""
+        return {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
-    def batches(self, rung, most=None, epochs=1, mlm_probability=None):
-        """The batches of so many passes over the lines, on the device; at most `most` of them."""
-        keys, shape = self.keys(rung, epochs, mlm_probability)
-        share = mlm_probability or self.mlm_probability
-        data = self.data[rung.examples]
-        return map(self.on_device, MaskedBatches(data, keys[:most], share, self.seed, shape))
-
-    def steps(self, rung):
-        """How many batches one pass over the lines has."""
-        return -(-len(self.data[rung.examples]) // rung.batch)
-
-    def peak_lr(self, rung):
-        """The rung's own learning rate, else one rule for all: narrow models and large batches bear more."""
-        hidden, scratch = self.bert.config.hidden_size, self.model.startswith("scratch:")
-        rule = 1e-3 * 128 / hidden if scratch else 1e-4
-        return rung.lr or rule * (rung.batch / 32) ** 0.5
-
-    def optimizer_arguments(self, rung):
-        """The arguments of `make_optimizer` for one pass over the lines."""
-        return dict(
-            optimizer="adamw",
-            lr=self.peak_lr(rung),
-            weight_decay=0.01,
-            total_steps=self.steps(rung),
-            schedule="constant" if rung.lr else "linear",
+    def batches(
+        self,
+        variant: Variant,
+        max_steps: int | None = None,
+        epochs: int = 1,
+        mlm_probability: float | None = None,
+    ) -> Iterator[Batch]:
+        """The training batches of a variant, on the device; at most `max_steps` of them."""
+        keys, shape = self.cached_keys(variant, epochs, mlm_probability)
+        batches = MaskedBatches(
+            self.data[variant.examples],
+            keys[:max_steps],
+            mlm_probability=mlm_probability or self.mlm_probability,
+            seed=self.seed,
+            shape=shape,
         )
+        return map(self.on_device, batches)
 
-    def optimizer(self, rung, arguments=None):
-        """(optimizer, its schedule); without `fused` torch takes one weight after the other."""
-        arguments = arguments or self.optimizer_arguments(rung)
-        optimizer, schedule = make_optimizer(self.module, **arguments)
+    def num_steps(self, variant: Variant) -> int:
+        """The number of batches in one epoch."""
+        return -(-len(self.data[variant.examples]) // variant.batch_size)
+
+    # optimizer, loss, step
+
+    def peak_lr(self, variant: Variant) -> float:
+        """The variant's learning rate, or one rule for all: higher for narrow models and large batches."""
+        from_scratch = self.model_name.startswith("scratch:")
+        lr = 1e-3 * 128 / self.model.config.hidden_size if from_scratch else 1e-4
+        return variant.lr or lr * (variant.batch_size / 32) ** 0.5
+
+    def optimizer_options(self, variant: Variant) -> dict[str, Any]:
+        """The arguments of `make_optimizer` for one epoch."""
+        return {
+            "optimizer": "adamw",
+            "lr": self.peak_lr(variant),
+            "weight_decay": 0.01,
+            "total_steps": self.num_steps(variant),
+            "schedule": "constant" if variant.lr else "linear",
+        }
+
+    def make_optimizer(
+        self, variant: Variant, options: dict[str, Any] | None = None
+    ) -> tuple[Any, Any]:
+        """(optimizer, learning-rate schedule). An AdamW that is not fused updates one weight at a time."""
+        options = options or self.optimizer_options(variant)
+        optimizer, schedule = make_optimizer(self.module, **options)
         for group in optimizer.param_groups:
-            group.update(fused=rung.fused, foreach=False)
+            group.update(fused=variant.fused_adamw, foreach=False)
         return optimizer, schedule
 
-    def loss(self, rung, batch):
-        """Mean loss over the masked tokens: the head on them only, or on all B * T positions.
+    def loss(self, variant: Variant, batch: Batch) -> torch.Tensor:
+        """Mean loss over the masked tokens, in nats.
 
-        The dense head scores all positions; the loss then ignores those without a label, 85%.
+        A dense head computes scores for all B * T positions; the loss ignores those without a label.
         """
-        if rung.masked_only:
+        if variant.masked_only:
             logits, labels = self.module.masked_logits(batch), masked_labels(batch)
         else:
-            with torch.autocast(self.place, rung.dtype, enabled=rung.dtype != torch.float32):
-                may_look = packed_attention_mask(batch.get("sequence_ids"))
-                place = batch.get("position_ids")
-                hidden = hidden_states(self.bert, batch["input_ids"], may_look, place)
-                logits = head_logits(self.bert, hidden)  # (B, T, V)
+            use_autocast = variant.dtype != torch.float32
+            with torch.autocast(self.device, variant.dtype, enabled=use_autocast):
+                hidden = hidden_states(
+                    self.model,
+                    batch["input_ids"],
+                    packed_attention_mask(batch.get("sequence_ids")),
+                    batch.get("position_ids"),
+                )
+                logits = head_logits(self.model, hidden)  # (B, T, V)
             logits, labels = logits.float().flatten(0, 1), batch["labels"].flatten()
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
-        return loss / batch["num_masked"].clamp(min=1)  # of 4 short lines none may be masked
+        return loss / batch["num_masked"].clamp(min=1)  # 4 short lines may have no masked token
 
-    def step(self, rung, batch, optimizer, schedule):
+    def step(self, variant: Variant, batch: Batch, optimizer: Any, schedule: Any) -> None:
         """One optimizer step."""
-        self.scaler.scale(self.loss(rung, batch)).backward()
+        self.scaler.scale(self.loss(variant, batch)).backward()
         self.scaler.step(optimizer)
         self.scaler.update()
         schedule.step()
         optimizer.zero_grad()
 
-    def first_loss(self, rung):
-        """The loss of a rung's first batch from the first weights, without dropout."""
-        self.switch(rung)
+    # losses to compare
+
+    def first_loss(self, variant: Variant) -> float:
+        """The loss of a variant's first batch with the initial weights, without dropout."""
+        self.switch(variant)
         self.module.eval()
         with torch.no_grad():
-            return self.loss(rung, next(self.batches(rung, 1))).item()
+            return self.loss(variant, next(self.batches(variant, max_steps=1))).item()
 
-    def valid_loss(self):
-        """The loss on the held-out lines, in float32 whatever the rung."""
+    def valid_loss(self) -> float:
+        """The validation loss of the current weights, always computed in float32."""
         self.module.matmul_dtype = torch.float32
-        return evaluate(self.module.to(self.place), self.held_out)["loss"]
+        return evaluate(self.module.to(self.device), self.validation_batches)["loss"]
 
 
-def adamw_weights(**how):
-    """Some weights after five steps of AdamW on gradients that are always the same."""
-    random = torch.Generator().manual_seed(0)
-    weight = torch.nn.Parameter(torch.randn(1000, generator=random))
-    optimizer = torch.optim.AdamW([weight], lr=1e-3, **how)
+def adamw_weights(**options: bool) -> torch.Tensor:
+    """1,000 weights after five AdamW steps on fixed gradients; `options` choose the implementation."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(1000, generator=generator))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3, **options)
     for _ in range(5):
-        weight.grad = torch.randn(1000, generator=random)
+        weight.grad = torch.randn(1000, generator=generator)
         optimizer.step()
     return weight.detach()
 
@@ -245,76 +288,91 @@ def adamw_weights(**how):
 # the measurement
 
 
-def loop_pass(bench, rung, most=None):
-    """Seconds of one pass over the lines in a plain loop; at most `most` steps of it."""
-    optimizer, schedule = bench.optimizer(rung)
-    began = bench.clock()
-    for batch in bench.batches(rung, most):
-        bench.step(rung, batch, optimizer, schedule)
-    return bench.clock() - began
+def loop_seconds(bench: Bench, variant: Variant, max_steps: int | None = None) -> float:
+    """Seconds of one epoch in a plain loop; at most `max_steps` steps of it."""
+    optimizer, schedule = bench.make_optimizer(variant)
+    start = bench.clock()
+    for batch in bench.batches(variant, max_steps):
+        bench.step(variant, batch, optimizer, schedule)
+    return bench.clock() - start
 
 
-class Clock(TrainerCallback):
-    """Seconds from the beginning of training to its end."""
+TRAINER_ORDERS = {"random": "random", "length": "group_by_length"}  # its train_sampling_strategy
 
-    def __init__(self, bench):
-        self.clock = bench.clock
 
-    def on_train_begin(self, *args, **kwargs):
+class TrainingTime(TrainerCallback):
+    """Seconds from the first batch of a transformers.Trainer to its last step."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.seconds = 0.0
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.seconds = -self.clock()
 
-    def on_train_end(self, *args, **kwargs):
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         self.seconds += self.clock()
 
 
-def trainer_pass(bench, rung, most=None, callbacks=(), **changes):
-    """Seconds of the same with transformers.Trainer, from its first batch to its last step.
+def trainer_seconds(
+    bench: Bench,
+    variant: Variant,
+    max_steps: int | None = None,
+    callbacks: Iterable[TrainerCallback] = (),
+    **options: Any,
+) -> float:
+    """Seconds of one epoch with transformers.Trainer; `options` override its TrainingArguments.
 
-    It trains a copy, whose `forward` it changes; the bench's model gets the weights. `changes` are
-    arguments that another recipe has.
+    Trainer changes the `forward` of its model, so it trains a copy. The bench's model gets the weights.
     """
-    data, clock, trained = bench.data[rung.examples], Clock(bench), copy.deepcopy(bench.bert)
+    data, trained = bench.data[variant.examples], copy.deepcopy(bench.model)
+    timer = TrainingTime(bench.clock)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         arguments = dict(
-            output_dir=folder, per_device_train_batch_size=rung.batch, num_train_epochs=1,
-            max_steps=most or -1, learning_rate=bench.peak_lr(rung), weight_decay=0.01,
-            warmup_steps=bench.steps(rung) // 10, max_grad_norm=0.0, optim="adamw_torch_fused",
-            bf16=rung.dtype == torch.bfloat16, fp16=rung.dtype == torch.float16,
-            use_cpu=bench.place == "cpu", seed=bench.seed,
-            train_sampling_strategy="group_by_length" if rung.order == "length" else "random",
+            output_dir=folder, per_device_train_batch_size=variant.batch_size, num_train_epochs=1,
+            max_steps=max_steps or -1, learning_rate=bench.peak_lr(variant), weight_decay=0.01,
+            warmup_steps=bench.num_steps(variant) // 10, max_grad_norm=0.0,
+            optim="adamw_torch_fused", bf16=variant.dtype == torch.bfloat16,
+            fp16=variant.dtype == torch.float16, use_cpu=bench.device == "cpu", seed=bench.seed,
+            train_sampling_strategy=TRAINER_ORDERS[variant.order],
             save_strategy="no", eval_strategy="no", logging_strategy="no",
             logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
         )  # fmt: skip
         trainer = Trainer(
             trained,
-            TrainingArguments(**arguments | changes),
+            TrainingArguments(**{**arguments, **options}),
             data_collator=DataCollatorForLanguageModeling(
                 data.tokenizer, mlm_probability=bench.mlm_probability
             ),
             train_dataset=[{"input_ids": example.tolist()} for example in data],
-            callbacks=[clock, *callbacks],
+            callbacks=[timer, *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    bench.bert.load_state_dict(trained.state_dict())
-    return clock.seconds
+    bench.model.load_state_dict(trained.state_dict())
+    return timer.seconds
 
 
-def speed(bench, rung):
-    """Real tokens/s of one pass over the lines from the first weights; two steps before warm up."""
-    for most in (2, None):
-        bench.switch(rung)
-        seconds = (trainer_pass if rung.by == "Trainer" else loop_pass)(bench, rung, most)
-    return float(bench.data[rung.examples].lengths.sum()) / seconds
+EPOCH_SECONDS = {"loop": loop_seconds, "Trainer": trainer_seconds}
 
 
-def interleave(ways, repeats):
-    """What each of `ways`, {name: function}, returns: a DataFrame, a row for each repeat.
+def speed(bench: Bench, variant: Variant) -> float:
+    """Real tokens per second in one epoch from the initial weights, after two warm-up steps."""
+    epoch_seconds = EPOCH_SECONDS[variant.trainer]
+    bench.switch(variant)
+    epoch_seconds(bench, variant, 2)
+    bench.switch(variant)
+    seconds = epoch_seconds(bench, variant, None)
+    return float(bench.data[variant.examples].lengths.sum()) / seconds
 
-    Forwards and backwards in turn, so that a machine that gets slower or busier meets all alike.
+
+def interleave(functions: dict[str, Callable[[], Any]], repeats: int) -> pd.DataFrame:
+    """Call each function `repeats` times: a DataFrame of results, one column per function.
+
+    The order is forwards and backwards in turn, so a machine that slows down affects all alike.
     """
     rows = []
     for repeat in range(repeats):
-        names = list(ways) if repeat % 2 == 0 else list(ways)[::-1]
-        rows.append({name: ways[name]() for name in names})
-    return pd.DataFrame(rows)[list(ways)]
+        names = list(functions) if repeat % 2 == 0 else list(functions)[::-1]
+        rows.append({name: functions[name]() for name in names})
+    return pd.DataFrame(rows)[list(functions)]

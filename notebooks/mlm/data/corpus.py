@@ -1,7 +1,9 @@
-"""A text split: lines to learn from, lines held out, and a record of both. Taught in 02."""
+"""Split a text into train.txt and valid.txt, and describe both in corpus.json. Taught in 02."""
 
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlm.data.download import fetch_corpus, is_download, short_label
 from mlm.data.formats import choose_open, format_of, numbered_lines, read_documents, text_lines
@@ -21,15 +23,13 @@ from mlm.env.files import (
 from mlm.env.notebook import NotebookError
 
 SPLIT_FILES = "train.txt", "valid.txt"
+MIN_LINES = 10  # every tenth block of lines is held out, so fewer lines give no validation set
 
 
-# the text
+def make_workdir(workdir: str | Path) -> Path:
+    """The absolute path of the folder `workdir`, which is created if it does not exist.
 
-
-def make_workdir(workdir):
-    """The folder `workdir` as an absolute path, made if need be.
-
-    Raises NotebookError where nothing can be written in it.
+    Raises NotebookError if no file can be written in it.
     """
     path = absolute_path("workdir", workdir)
     try:
@@ -37,40 +37,42 @@ def make_workdir(workdir):
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         found = describe_path(path)
-        why = error.strerror if found in ("is a folder", "does not exist") else f"it {found}"
+        reason = error.strerror if found in ("is a folder", "does not exist") else f"it {found}"
         raise NotebookError(
-            f"workdir={short_repr(workdir)} cannot be written ({why}); pass another folder"
+            f"workdir={short_repr(workdir)} cannot be written ({reason}); pass another folder"
         ) from None
     return path
 
 
-def corpus_digest(files, held_out, column):
-    """(SHA-256 of all that decides a corpus, whether it is one text file as it stands).
+# identify and check the text
 
-    That is the files' bytes, in order, and how they are read; of one text file, its own SHA-256. Names
-    and places do not count. Raises NotebookError where a file cannot be read.
+
+def corpus_digest(
+    files: Sequence[Path], valid_files: Sequence[Path], column: str
+) -> tuple[str, bool]:
+    """(SHA-256 of everything that decides a corpus, whether it is a single plain text file).
+
+    Of a single plain text file, that is the file's own SHA-256. Otherwise it covers the content and
+    format of all files, in order, and the column. Names and paths do not count. Raises NotebookError if
+    a file cannot be read.
     """
+    all_files = (*files, *valid_files)
     try:
-        if (
-            len(files) == 1
-            and not held_out
-            and not format_of(files[0])
-            and choose_open(files[0]) is open
-        ):
-            return sha256_of(files[0]), True
-        forms = [
-            [(format_of(path), sha256_of(path)) for path in part] for part in (files, held_out)
+        is_table = any(format_of(path) for path in all_files)
+        if len(all_files) == 1 and not is_table and choose_open(all_files[0]) is open:
+            return sha256_of(all_files[0]), True
+        contents = [
+            [(format_of(path), sha256_of(path)) for path in part] for part in (files, valid_files)
         ]
-        has_columns = any(format_of(path) for path in (*files, *held_out))
-        return json_digest({"files": forms, "column": column if has_columns else None}), False
+        return json_digest({"files": contents, "column": column if is_table else None}), False
     except OSError as error:
         raise NotebookError(
-            f"{error.filename} cannot be read ({error.strerror}); pass files that can be"
+            f"{error.filename} cannot be read ({error.strerror}); pass files that can be read"
         ) from None
 
 
-def count_lines(files, column):
-    """{"documents", "lines", "empty"}: how many of each; a document without any text is empty."""
+def count_lines(files: Iterable[Path], column: str) -> dict[str, int]:
+    """The number of "documents" with text, of their non-blank "lines", and of "empty" documents."""
     counts = {"documents": 0, "lines": 0, "empty": 0}
     for document in read_documents(files, column):
         lines = sum(1 for _ in document)
@@ -79,126 +81,146 @@ def count_lines(files, column):
     return counts
 
 
+def check_num_lines(parameter: str, given: str | list[str], num_lines: int, min_lines: int) -> None:
+    """Raise NotebookError if a text has fewer than `min_lines` lines."""
+    if num_lines < min_lines:
+        reason = ", since every tenth is held out" if min_lines > 1 else ""
+        raise NotebookError(
+            f"{parameter}={short_repr(given)} must have at least {min_lines} non-blank line(s)"
+            f"{reason}, got {num_lines}: put each sentence or paragraph on its own line"
+        )
+
+
 # split
 
 
-def write_lines(path, numbered):
-    """Write lines, given as (number of its document, line), with a blank line between documents.
+def write_lines(path: Path, numbered: Iterable[tuple[int, str]]) -> int:
+    """Write lines, given as (document number, line), with a blank line between two documents.
 
-    Returns how many lines they are. The file gets its name when it is whole.
+    Returns the number of lines. The file appears under its name only when it is complete.
     """
-    count, before = 0, None
+    count, last_document = 0, None
     with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
         for document, line in numbered:
-            between = "\n" if before not in (None, document) else ""
-            file.write(f"{between}{line}\n")
-            before, count = document, count + 1
+            separator = "\n" if last_document not in (None, document) else ""
+            file.write(f"{separator}{line}\n")
+            last_document, count = document, count + 1
     return count
 
 
-def split_text(files, folder, lines, column="text"):
-    """Write the lines of a text, which has so many, to train.txt and valid.txt.
+def split_text(
+    files: Sequence[Path], folder: Path, num_lines: int, column: str = "text"
+) -> dict[str, Any]:
+    """Write every tenth block of 50 consecutive lines to valid.txt, and all others to train.txt.
 
-    Every tenth run of (up to 50) consecutive lines is held out, in valid.txt. Returns what was done,
-    as a dict.
+    With fewer than 500 lines, a block is a tenth of them. Returns the numbers of lines and the rule.
     """
-    run, counts = min(50, lines // 10), {}
+    block_size = min(50, num_lines // 10)
+    counts = {}
     for part, held_out in (("train", False), ("valid", True)):
         numbered = enumerate(numbered_lines(files, column))
-        kept = (line for i, line in numbered if (i // run % 10 == 9) == held_out)
-        counts[part] = write_lines(folder / f"{part}.txt", kept)
-    return {**counts, "rule": f"every tenth run of {run} lines is held out"}
+        lines = (line for i, line in numbered if (i // block_size % 10 == 9) == held_out)
+        counts[part] = write_lines(folder / f"{part}.txt", lines)
+    return {**counts, "rule": f"every tenth block of {block_size} lines is the validation set"}
 
 
-def lines_in_both(folder):
-    """How many held-out lines stand in the training text as well; only the held-out ones are held."""
-    held_out = {hash(line) for line in text_lines(folder / "valid.txt")}
-    both = held_out.intersection(map(hash, text_lines(folder / "train.txt")))
-    return sum(hash(line) in both for line in text_lines(folder / "valid.txt"))
+def count_duplicates(folder: Path) -> int:
+    """The number of validation lines that also occur in the training text.
+
+    Only hashes are kept in memory.
+    """
+    valid = {hash(line) for line in text_lines(folder / "valid.txt")}
+    duplicates = valid.intersection(map(hash, text_lines(folder / "train.txt")))
+    return sum(hash(line) in duplicates for line in text_lines(folder / "valid.txt"))
 
 
-def split_by_files(files, held_out, folder, column="text"):
-    """Write one text to train.txt and another to valid.txt; returns what was done, as a dict."""
-    train, valid = (
-        write_lines(folder / part, numbered_lines(text, column))
-        for part, text in zip(SPLIT_FILES, (files, held_out))
+def split_by_files(
+    files: Sequence[Path], valid_files: Sequence[Path], folder: Path, column: str = "text"
+) -> dict[str, Any]:
+    """Write `files` to train.txt and `valid_files` to valid.txt; the numbers of lines and the rule."""
+    train = write_lines(folder / "train.txt", numbered_lines(files, column))
+    valid = write_lines(folder / "valid.txt", numbered_lines(valid_files, column))
+    rule = (
+        "valid_corpus is the validation set; number of its lines that also occur in the training "
+        f"text: {count_duplicates(folder):,}"
     )
-    rule = "a held-out text of its own; lines of it that the training text has too: "
-    return {"train": train, "valid": valid, "rule": f"{rule}{lines_in_both(folder):,}"}
+    return {"train": train, "valid": valid, "rule": rule}
 
 
 # the corpus
 
 
-def is_intact(folder, sha256):
-    """Whether a corpus' folder holds the split of the text with this SHA-256, each file as written."""
-    record = read_checked_json(folder / "corpus.json") or {}
-    files = record.get("files", {})
+def is_intact(folder: Path, sha256: str) -> bool:
+    """Whether a folder holds the split of the text with this SHA-256, with all files unchanged."""
+    about = read_checked_json(folder / "corpus.json") or {}
+    files = about.get("files", {})
     return (
-        record.get("sha256") == sha256
+        about.get("sha256") == sha256
         and {*files} == {*SPLIT_FILES}
         and not first_damaged(folder, files)
     )
 
 
-def check_lines(name, given, counts, least):
-    """Raises NotebookError where a text has fewer lines than needed."""
-    if counts["lines"] < least:
-        why = ", since every tenth is held out" if least > 1 else ""
-        raise NotebookError(
-            f"{name}={short_repr(given)} has {counts['lines']} non-blank line(s): at least {least} are "
-            f"needed{why}; give each sentence or paragraph a line of its own"
-        )
+def load_corpus(
+    corpus: str | list[str],
+    workdir: str | Path,
+    column: str = "text",
+    valid_corpus: str | None = None,
+) -> Path:
+    """Fetch, check and split a text; returns the folder with train.txt, valid.txt and corpus.json.
 
-
-def load_corpus(corpus, workdir, column="text", valid_corpus=None):
-    """Fetch, check and split a corpus once; returns the folder with train.txt and valid.txt.
-
-    `corpus` and `valid_corpus` are what `fetch_corpus` takes, `column` what `read_documents` takes. Where there
-    is no `valid_corpus`, lines are held out as `split_text` does it: that needs no random numbers, is the
-    same everywhere, and few held-out lines have a training line as neighbour. With it, all of
-    `corpus` is trained on, but for files that are in `valid_corpus` too. A blank line parts two documents.
-    corpus.json describes the corpus, vouches for its files and is written last; what is no longer as
-    it was written is made again. Raises NotebookError where the text is not there or no text, has
-    less than 10 lines, or the disk is full.
+    `corpus` and `valid_corpus`: see `fetch_corpus`; `column`: see `read_documents`. The validation set
+    is `valid_corpus`, whose files are left out of `corpus`. With None, `split_text` holds out lines: it
+    needs no random numbers, and few validation lines are next to a training line. A blank line
+    separates two documents. corpus.json describes the corpus and stores the SHA-256 of its files. It is written
+    last. If it fits the text and all files are unchanged, nothing is done. Raises NotebookError if a text
+    is not found or not text, if it has too few lines, or if the disk is full.
     """
-    held_out = fetch_corpus(valid_corpus, workdir, "valid_corpus") if valid_corpus else ()
-    files = [path for path in fetch_corpus(corpus, workdir) if path not in held_out]
+    valid_files = fetch_corpus(valid_corpus, workdir, "valid_corpus") if valid_corpus else ()
+    files = tuple(path for path in fetch_corpus(corpus, workdir) if path not in valid_files)
     if not files:
         raise NotebookError(
-            f"corpus={short_repr(corpus)} has no file that is not in valid_corpus as well"
+            f"corpus={short_repr(corpus)} has no file that is not in valid_corpus as well; pass "
+            "another valid_corpus"
         )
-    kept = Path(workdir).resolve() / "corpus"
-    sha256, plain = corpus_digest(files, held_out, column)
-    beside = plain and is_download(files[0], kept)
-    folder = files[0].parent if beside else kept / f"{short_label(corpus, files)}-{sha256[:8]}"
+    downloads = Path(workdir).resolve() / "corpus"
+    sha256, is_plain_text = corpus_digest(files, valid_files, column)
+    if is_plain_text and is_download(files[0], downloads):
+        folder = files[0].parent
+    else:
+        folder = downloads / f"{short_label(corpus, files)}-{sha256[:8]}"
     if is_intact(folder, sha256):
         return folder
+
     try:
         counts = count_lines(files, column)
-        check_lines("corpus", corpus, counts, 1 if held_out else 10)
-        if held_out:
-            check_lines("valid_corpus", valid_corpus, count_lines(held_out, column), 1)
+        check_num_lines("corpus", corpus, counts["lines"], 1 if valid_corpus else MIN_LINES)
+        if valid_corpus:
+            num_lines = count_lines(valid_files, column)["lines"]
+            check_num_lines("valid_corpus", valid_corpus, num_lines, 1)
     except NotebookError:
-        for path in (path for path in (*files, *held_out) if is_download(path, kept)):
-            path.unlink(missing_ok=True)  # the next try asks the host again
+        for path in (*files, *valid_files):
+            if is_download(path, downloads):
+                path.unlink(missing_ok=True)  # so that the next call downloads it again
         raise
+
     remove_stale_parts(folder)
-    if held_out:
-        split = split_by_files(files, held_out, folder, column)
+    if valid_corpus:
+        split = split_by_files(files, valid_files, folder, column)
     else:
         split = split_text(files, folder, counts["lines"], column)
-    if not plain:
+    if is_plain_text:
+        num_bytes = files[0].stat().st_size
+    else:
+        num_bytes = sum((folder / name).stat().st_size for name in SPLIT_FILES)
         split |= {"files": len(files), "documents": counts["documents"], "empty": counts["empty"]}
-    record = {
+    about = {
         "source": corpus,
         "sha256": sha256,
-        "bytes": sum(
-            p.stat().st_size for p in (files if plain else map(folder.joinpath, SPLIT_FILES))
-        ),
+        "bytes": num_bytes,
         "lines": counts["lines"],
         "split": split,
         "files": sha256_sums(folder, SPLIT_FILES),
     }
-    write_checked_json(folder / "corpus.json", record)
+    write_checked_json(folder / "corpus.json", about)
     return folder

@@ -1,9 +1,11 @@
-"""A text fetched: of the web, of the Hub, of Python, whole or not there. Taught in 02."""
+"""Fetch a text: nietzsche, pydoc, URLs and datasets on the Hub. Taught in 02."""
 
 import hashlib
 import re
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pooch
 import requests
@@ -22,9 +24,9 @@ from mlm.env.files import (
 )
 from mlm.env.notebook import NotebookError
 
-pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
+pooch.get_logger().setLevel("WARNING")  # the progress bar is enough
 
-NIETZSCHE = {  # the tutorial's address, then a mirror of the same bytes
+NIETZSCHE: dict[str, Any] = {  # the tutorial's address, then a mirror of the same bytes
     "urls": (
         "https://s3.amazonaws.com/text-datasets/nietzsche.txt",
         "https://storage.googleapis.com/tfjs-examples/lstm-text-generation/data/nietzsche.txt",
@@ -37,110 +39,116 @@ OFFLINE = 'without a network, pass corpus="pydoc" and model="scratch:tiny"'
 # the web
 
 
-def download(urls, sha256, path, timeout=5):
-    """Download the first of `urls` that answers with the right bytes to `path`, all or nothing.
+def download(urls: Sequence[str], sha256: str | None, path: Path, timeout: float = 5) -> None:
+    """Download a file to `path`, complete or not at all, from the first of `urls` that works.
 
-    `timeout` is in seconds, for the connection and between two pieces. With `sha256=None` any
-    bytes will do. pooch (https://www.fatiando.org/pooch) verifies, retries once, and places the
-    file only when it is whole. Raises NotebookError when no address serves it.
+    A download counts only if its SHA-256 is `sha256`; None accepts any content. `timeout` is in
+    seconds, for connecting and between two packets. pooch (https://www.fatiando.org/pooch) verifies
+    the file, retries once, and renames it into place. Raises NotebookError if no URL works.
     """
-    reasons = []
+    errors = []
     for url in urls:
-        get = pooch.HTTPDownloader(progressbar=True, timeout=timeout)
+        downloader = pooch.HTTPDownloader(progressbar=True, timeout=timeout)
         store = pooch.create(path.parent, "", registry={path.name: sha256}, urls={path.name: url})
         store.retry_if_failed = 1
         try:
-            store.fetch(path.name, downloader=get)
+            store.fetch(path.name, downloader=downloader)
             return
         except (ValueError, OSError, requests.RequestException) as error:
-            if getattr(error, "errno", None) in DISK_FULL:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise write_error(path, error) from None
-            reasons.append(
-                f"{short_repr(url, 1000)[1:-1]}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            )
-    raise NotebookError(f"the corpus could not be downloaded ({'; '.join(reasons)}); {OFFLINE}")
+            reason = " ".join(str(error).split())[:200]
+            errors.append(f"{short_repr(url, 1000)[1:-1]}: {type(error).__name__}: {reason}")
+    raise NotebookError(f"the corpus could not be downloaded ({'; '.join(errors)}); {OFFLINE}")
 
 
-def web_text(text, kept, name):
-    """The file of the text at a URL, downloaded unless it is in the folder `kept` as it came."""
-    url = parse_url(text, name)
-    # The letters of two addresses may be the same, and a name is cut: the digest tells them apart.
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    stem = re.sub(r"\W+", "-", text.split("://", 1)[1])[:60] + f"-{digest}"
-    path = kept / stem / (stem + (format_of(Path(url.path)) or ".txt"))
-    about = path.with_name("download.json")
-    record = read_checked_json(about) or {}
-    if record.get("url") != text or first_damaged(path.parent, {path.name: record["sha256"]}):
-        path.unlink(missing_ok=True)  # pooch would keep what is there
-        download([text], None, path)
-        write_checked_json(about, {"url": text, "sha256": sha256_of(path)})
+def web_text(url: str, downloads: Path, parameter: str) -> Path:
+    """The file of the text at a URL, below `downloads`. Downloads it if it is missing or changed."""
+    parts = parse_url(url, parameter)
+    # Two URLs may differ only in punctuation, and long names are cut: a digest keeps them apart.
+    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
+    stem = re.sub(r"\W+", "-", url.split("://", 1)[1])[:60] + f"-{digest}"
+    path = downloads / stem / (stem + (format_of(Path(parts.path)) or ".txt"))
+    about_path = path.with_name("download.json")
+    about = read_checked_json(about_path) or {}
+    if about.get("url") != url or first_damaged(path.parent, {path.name: about["sha256"]}):
+        path.unlink(missing_ok=True)  # pooch would keep an existing file
+        download([url], None, path)
+        write_checked_json(about_path, {"url": url, "sha256": sha256_of(path)})
     return path
 
 
-def nietzsche_text(kept):
-    """The file of the tutorial's text."""
-    path = kept / "nietzsche" / "nietzsche.txt"
+def nietzsche_text(downloads: Path) -> Path:
+    """The file of the 2020 tutorial's text. Downloads it if it is missing or changed."""
+    path = downloads / "nietzsche" / "nietzsche.txt"
     if first_damaged(path.parent, {path.name: NIETZSCHE["sha256"]}):
         download(NIETZSCHE["urls"], NIETZSCHE["sha256"], path)
     return path
 
 
-def pydoc_text(kept):
-    """The file of the English that every CPython carries; written below `kept` where it is not."""
+def pydoc_text(downloads: Path) -> Path:
+    """The file of Python's help pages: English text in every CPython, so it needs no network."""
     from pydoc_data.topics import topics
 
-    path = kept / "pydoc" / "pydoc.txt"
+    path = downloads / "pydoc" / "pydoc.txt"
     paragraphs = [p for name in sorted(topics) for p in topics[name].split("\n\n")]
-    text = "\n\n".join(dict.fromkeys(paragraphs))  # the topics quote each other: once is enough
+    text = "\n\n".join(dict.fromkeys(paragraphs))  # the pages quote each other: keep one copy
     if first_damaged(path.parent, {path.name: hashlib.sha256(text.encode()).hexdigest()}):
         with atomic_write(path) as file:
             file.write(text.encode())
     return path
 
 
-# the Hub
+NAMED_TEXTS = {"nietzsche": nietzsche_text, "pydoc": pydoc_text}
+
+
+# the Hugging Face Hub
 
 HUB_FILES = re.compile(  # https://huggingface.co/docs/huggingface_hub/guides/hf_file_system
     r"hf://datasets/([\w.-]+/[\w.-]+)(?:@(refs/\w+/\w+|[^/]+))?/(.+)", re.ASCII
 )
 
 
-def hub_files(text, name):
-    """Files of a dataset on the Hub, hf://datasets/NAME/PATTERN, in the Hub's own cache.
+def hub_files(text: str, parameter: str) -> list[Path]:
+    """Files of a dataset on the Hub, hf://datasets/OWNER/NAME/FILES, in the Hub's own cache.
 
-    Raises NotebookError where it has none of this name, or the Hub does not answer and none is here.
+    If the Hub does not answer, only files that were downloaded before are used. Raises NotebookError
+    if there is no such dataset.
     """
-    if not (parts := HUB_FILES.fullmatch(text)):
+    match = HUB_FILES.fullmatch(text)
+    if not match:
         raise NotebookError(
-            f"{name}={short_repr(text)} is incomplete: pass hf://datasets/OWNER/NAME/FILES, where FILES is "
-            "a path or a pattern such as data/*.parquet"
+            f"{parameter}={short_repr(text)} is incomplete: pass hf://datasets/OWNER/NAME/FILES, where "
+            "FILES is a path or a pattern such as data/*.parquet"
         )
     from huggingface_hub import snapshot_download
 
-    from mlm.env.hub import hub_is_away  # here: with transformers, which takes seconds to import
+    from mlm.env.hub import hub_is_unreachable  # here: it imports transformers, which takes seconds
 
-    dataset, revision, pattern = parts.groups()
-    away = hub_is_away(text)
+    dataset, revision, pattern = match.groups()
+    unreachable = hub_is_unreachable(text)
     try:
         folder = Path(
             snapshot_download(
                 dataset, repo_type="dataset", revision=revision, allow_patterns=pattern,
-                local_files_only=away,
+                local_files_only=unreachable,
             )
         )  # fmt: skip
     except Exception as error:
-        raise fetch_error(text, name, error) from None
-    if away:
-        print("The Hub does not answer: what was downloaded of this dataset before is taken.")
+        raise load_error(text, parameter, error) from None
+    if unreachable:
+        print(
+            "The Hub does not answer: using the files of this dataset that were downloaded before."
+        )
     files = [p for p in folder.rglob("*") if fnmatch(p.relative_to(folder).as_posix(), pattern)]
     return sorted(path for path in files if path.is_file())
 
 
-def hub_split(text, name):
-    """Files of a split of a dataset, hf:NAME or hf:NAME:SPLIT, as the package `datasets` keeps them.
+def hub_split(text: str, parameter: str) -> list[Path]:
+    """Files of a dataset's split, hf:NAME or hf:NAME:SPLIT, in the cache of the package `datasets`.
 
-    Raises NotebookError where `datasets` (4 or newer: it runs no code of a dataset's) is not
-    installed or does not find it.
+    Raises NotebookError if there is no such split, or no `datasets` 4 or newer. (Older versions
+    execute code that a dataset brings.)
     """
     try:
         import datasets
@@ -149,66 +157,72 @@ def hub_split(text, name):
             raise ImportError
     except ImportError:
         raise NotebookError(
-            f"{name}={short_repr(text)} needs the package datasets: pip install -U 'datasets>=4', then run "
-            "this again; or pass hf://datasets/OWNER/NAME/FILES, which needs none"
+            f"{parameter}={short_repr(text)} needs the package datasets: pip install -U 'datasets>=4', "
+            "then run this again; or pass hf://datasets/OWNER/NAME/FILES, which does not need it"
         ) from None
     dataset, _, split = text.removeprefix("hf:").partition(":")
     if not re.fullmatch(r"\w*", split):
-        raise NotebookError(f"{name}={short_repr(text)}: pass a whole split, such as hf:NAME:train")
+        raise NotebookError(
+            f"{parameter}={short_repr(text)} must name a whole split; pass hf:NAME:train, for example"
+        )
     try:
         found = datasets.load_dataset(dataset, split=split or "train", keep_in_memory=False)
     except Exception as error:
-        raise fetch_error(text, name, error) from None
+        raise load_error(text, parameter, error) from None
     return [Path(file["filename"]) for file in found.cache_files]
 
 
-def fetch_error(text, name, error):
-    """The NotebookError for a dataset that is not there."""
-    why = " ".join(str(error).split())[:300]
-    return NotebookError(f"{name}={short_repr(text)} cannot be loaded ({why}); {CORPUS_HELP}")
+def load_error(text: str, parameter: str, error: Exception) -> NotebookError:
+    """The error for a dataset that cannot be loaded."""
+    reason = " ".join(str(error).split())[:300]
+    return NotebookError(
+        f"{parameter}={short_repr(text)} cannot be loaded ({reason}); {CORPUS_HELP}"
+    )
 
 
-# all of them
+# any text
 
 
-def short_label(corpus, files):
-    """A short name for these files of a corpus, to stand before its digest."""
+def short_label(corpus: str | list[str], files: Sequence[Path]) -> str:
+    """A short name for a corpus, used in front of its digest."""
     first = corpus if isinstance(corpus, str) else corpus[0]
     stem = files[0].stem if len(files) == 1 else f"{len(files)} files {Path(first).name}"
     return re.sub(r"\W+", "-", stem)[:60]
 
 
-def is_download(path, kept):
-    """Whether a file lies where those that were fetched are kept."""
-    return path.parent.parent == kept and path.name.startswith(f"{path.parent.name}.")
+def is_download(path: Path, downloads: Path) -> bool:
+    """Whether a file was fetched by this module into the folder `downloads`."""
+    return path.parent.parent == downloads and path.name.startswith(f"{path.parent.name}.")
 
 
-def fetch_one(text, workdir, name):
-    """The files of one text, as `fetch_corpus` describes it."""
-    kept = workdir / "corpus"
-    if text == "nietzsche":
-        return [nietzsche_text(kept)]
-    if text == "pydoc":
-        return [pydoc_text(kept)]
+def fetch_text(text: str, workdir: Path, parameter: str) -> list[Path]:
+    """The files of one text; `fetch_corpus` says what `text` may be."""
+    downloads = workdir / "corpus"
+    if text in NAMED_TEXTS:
+        return [NAMED_TEXTS[text](downloads)]
     if re.match("https?://", text, re.IGNORECASE):
-        return [web_text(text, kept, name)]
+        return [web_text(text, downloads, parameter)]
     if text.startswith("hf://"):
-        return hub_files(text, name)
+        return hub_files(text, parameter)
     if text.startswith("hf:"):
-        return hub_split(text, name)
-    return find_local_files(text, workdir, name)
+        return hub_split(text, parameter)
+    return find_local_files(text, workdir, parameter)
 
 
-def fetch_corpus(corpus, workdir, name="corpus"):
-    """Bring a text here: the tuple of its files, in order.
+def fetch_corpus(
+    corpus: str | list[str], workdir: str | Path, parameter: str = "corpus"
+) -> tuple[Path, ...]:
+    """The files of a corpus, in order; fetches what is not on this machine.
 
-    `corpus`, the parameter `name`, is "nietzsche", "pydoc" (English that every CPython carries), a
-    file, a folder, a pattern ("texts/**/*.txt"), a URL, files of a dataset on the Hub
-    (hf://datasets/OWNER/NAME/FILES), a split of one (hf:NAME:SPLIT, by the package `datasets`), or a
-    list of such. What is downloaded of the web is kept below `workdir`/corpus/, and downloaded again
-    where it is no longer as it was; files of yours stay where they are. Raises NotebookError where
-    there is no such text.
+    `corpus` is "nietzsche", "pydoc", a file, a folder, a pattern ("texts/**/*.txt"), a URL, files of a
+    dataset on the Hub (hf://datasets/OWNER/NAME/FILES), a split of a dataset (hf:NAME:SPLIT), or a
+    list of these. Downloads are stored in `workdir`/corpus and fetched again if they were changed. Local
+    files stay where they are. Raises NotebookError, which names `parameter`, if a text is not found.
     """
     texts = [corpus] if isinstance(corpus, str) else corpus
-    files = [path for text in texts for path in fetch_one(text, Path(workdir).resolve(), name)]
-    return tuple(dict.fromkeys(files))
+    files = [
+        path for text in texts for path in fetch_text(text, Path(workdir).resolve(), parameter)
+    ]
+    if not files:
+        raise NotebookError(f"{parameter}={short_repr(corpus)} matches no file; {CORPUS_HELP}")
+    return tuple(dict.fromkeys(files))  # a file that is listed twice counts once

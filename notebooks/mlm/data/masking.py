@@ -1,72 +1,99 @@
-"""BERT's masks as a pure function: nothing is drawn from a stream, nothing depends on what came before.
+"""BERT's masks as a pure function of seed, epoch, example and position.
 
-The last key says what a number is for: 0 how many tokens (or words) are predicted, 1 which, 2 what
-becomes of each token, 3 the random one in its place; 4 and 5 are those of the order in batches.py.
+No random generator has a state, so a mask does not depend on the batch, the process or earlier draws.
 """
+
+from typing import Literal
 
 import numpy as np
 
+from mlm.data.dataset import MaskedLMDataset
+from mlm.data.random_numbers import Purpose, uniform
 
-def uniform(*keys):
-    """Random numbers in [0, 1), a pure function of integer keys (arrays are broadcast).
+# value of the parameter `masking`: the attribute of MaskedLMDataset that counts what may be masked
+CANDIDATES: dict[str, Literal["maskable", "word_counts"]] = {
+    "token": "maskable",
+    "word": "word_counts",
+}
 
-    splitmix64 (Steele et al. 2014, doi:10.1145/2714064.2660195), one round a key. Nothing is drawn
-    from a stream, so the masks of an example depend on seed, epoch, its number and the position
-    alone: not on its batch, the process, the device, or how many numbers were drawn before.
+
+def candidate_counts(dataset: MaskedLMDataset, masking: str) -> np.ndarray:
+    """How many tokens (masking="token") or words ("word") of each example may be masked, (examples,)."""
+    return getattr(dataset, CANDIDATES[masking])
+
+
+def max_masked_tokens(
+    dataset: MaskedLMDataset, masking: str, indices: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """Upper bound for the number of masked tokens of each example in `indices`, (B,).
+
+    counts (B,) are masked tokens, or words. Each word that is not masked keeps at least one token.
     """
-    state = np.uint64(0)
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
-        for key in keys:
-            state = (state ^ np.asarray(key).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)) * 2.0**-53
+    candidates = candidate_counts(dataset, masking)[indices]
+    return dataset.maskable[indices] - (candidates - counts)
 
 
-def masked_counts(lengths, seed, epoch, indices, mlm_probability):
-    """How many tokens of each example are predicted: its share, rounded up or down at random.
+def masked_counts(
+    lengths: np.ndarray, seed: int, epoch: int, indices: np.ndarray, mlm_probability: float
+) -> np.ndarray:
+    """How many tokens of each example are masked: mlm_probability * lengths, randomly rounded.
 
-    `lengths` counts those that may be asked about. Each of them has the chance `mlm_probability`,
-    and no example gets more than its share rounded up: room for all masks of a batch is known
-    beforehand, so none is ever left out. Where whole words are masked, words are counted.
+    lengths (B,): how many tokens of each example may be masked; indices (B,): the examples' numbers.
+    For whole-word masking both are counts of words. Rounding up or down at random keeps the mean
+    exact: every token is masked with mlm_probability. No example gets more than the product rounded
+    up, so the size of a batch's `positions` is known before training.
     """
-    return np.floor(mlm_probability * lengths + uniform(seed, epoch, indices, 0)).astype(np.int64)
-
-
-def candidate_counts(dataset, masking):
-    """How many tokens of each example, or words, a MaskedLMDataset has to choose from, (examples,).
-
-    A word has one token or more: of c words that are chosen out of `choices` so many tokens are asked
-    about at most: c + known - choices, where `known` tokens are in all words.
-    """
-    return dataset.word_counts if masking == "word" else dataset.maskable
+    random = uniform(seed, epoch, indices, Purpose.NUM_MASKED)
+    return np.floor(mlm_probability * lengths + random).astype(np.int64)
 
 
 def mask_tokens(
-    input_ids, special, counts, seed, epoch, indices, mask_token_id, vocab_size,
-    words=None, replace="80/10/10",
-):  # fmt: skip
-    """BERT's masks (Devlin et al. 2018, appendix A.1) for rows [CLS] tokens [SEP] padding.
+    input_ids: np.ndarray,
+    special_ids: list[int],
+    counts: np.ndarray,
+    seed: int,
+    epoch: int,
+    indices: np.ndarray,
+    mask_token_id: int,
+    vocab_size: int,
+    word_ids: np.ndarray | None = None,
+    replace: str = "80/10/10",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mask tokens as BERT does (Devlin et al. 2018, arXiv:1810.04805, appendix A.1).
 
-    input_ids (B, T) int64; special, the ids that are never asked about: those of [CLS], [SEP],
-    padding, and [UNK], which is many words at once; counts, indices (B,): predictions and number of
-    each example. With `words` (B, T), the number of each token's word, `counts` are words, and all
-    tokens of a chosen one are predicted (Devlin's whole-word masking of 2019). Of the predicted
-    tokens 80% become [MASK], 10% a random token, 10% stay: `replace`. Returns the masked input_ids
-    and the labels, (B, T), -100 where nothing is predicted.
+    input_ids (B, T): rows [CLS] tokens [SEP] padding. special_ids are never masked: [CLS], [SEP],
+    [PAD] and also [UNK], which may be any word. counts, indices (B,): how many tokens of each
+    example are masked, and the examples' numbers. With word_ids (B, T), the number of each token's
+    word, counts are words, and a chosen word is masked as a whole (whole-word masking, Devlin 2019).
+    replace: percentages of masked tokens that become [MASK], a random token, or stay unchanged.
+    Returns the masked input_ids and the labels, both (B, T); labels are -100 where nothing is predicted.
     """
-    position = np.arange(input_ids.shape[1])
-    example = seed, epoch, np.asarray(indices)[:, None]
-    words = np.broadcast_to(position if words is None else words, input_ids.shape)
-    never = np.isin(input_ids, special)
-    order = np.where(never, 2.0, uniform(*example, words, 1)).argsort(1, kind="stable")
-    shuffled = np.take_along_axis(words, order, 1)  # the tokens of a word stay side by side
-    nth = (np.diff(shuffled, prepend=-1) != 0).cumsum(1)  # word of its row
-    chosen = np.zeros(input_ids.shape, bool)
-    np.put_along_axis(chosen, order, nth <= np.asarray(counts)[:, None], 1)
-    fate, other = (uniform(*example, position, purpose) for purpose in (2, 3))
-    to_mask, to_other, _ = np.cumsum([int(share) for share in replace.split("/")]) / 100
-    other = np.where(fate < to_other, (other * vocab_size).astype(np.int64), input_ids)
-    masked = np.where(fate < to_mask, mask_token_id, other)
-    return np.where(chosen, masked, input_ids), np.where(chosen, input_ids, -100)
+    positions = np.arange(input_ids.shape[1])
+    key = seed, epoch, np.asarray(indices)[:, None]
+    if word_ids is None:
+        word_ids = positions  # every token is a word
+    word_ids = np.broadcast_to(word_ids, input_ids.shape)
+
+    # Shuffle the words of each row. Special tokens come last.
+    is_special = np.isin(input_ids, special_ids)
+    word_draws = np.where(is_special, 2.0, uniform(*key, word_ids, Purpose.CHOICE))
+    order = word_draws.argsort(axis=1, kind="stable")
+
+    # Choose the first `counts` words of each shuffled row. The tokens of a word are still adjacent.
+    shuffled_words = np.take_along_axis(word_ids, order, axis=1)
+    starts_word = np.diff(shuffled_words, prepend=-1) != 0
+    word_rank = starts_word.cumsum(axis=1)  # 1, 2, ...
+    is_chosen = np.zeros(input_ids.shape, bool)
+    np.put_along_axis(is_chosen, order, word_rank <= np.asarray(counts)[:, None], axis=1)
+
+    # Draw what replaces each token. By default: below 0.8 [MASK], from 0.8 to 0.9 a random token.
+    to_mask, to_random, _ = np.cumsum([int(percent) for percent in replace.split("/")]) / 100
+    replacement_draws = uniform(*key, positions, Purpose.REPLACEMENT)
+    random_draws = uniform(*key, positions, Purpose.RANDOM_TOKEN)
+    random_ids = (random_draws * vocab_size).astype(np.int64)
+    replacements = np.where(replacement_draws < to_random, random_ids, input_ids)
+    replacements = np.where(replacement_draws < to_mask, mask_token_id, replacements)
+
+    masked_ids = np.where(is_chosen, replacements, input_ids)
+    labels = np.where(is_chosen, input_ids, -100)
+    return masked_ids, labels

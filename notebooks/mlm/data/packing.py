@@ -1,213 +1,338 @@
-"""Which examples meet in a batch and which share a row: planned ahead, so that all have one shape."""
+"""Sequence packing: which examples share a batch and a row, so that all batches have the same shape.
+
+Compilers and GPUs want one shape for all batches, and padding wastes time. So several short examples
+share a row (Krell et al. 2021, arXiv:2107.02027). All of it is fixed before the first step:
+
+1. Shuffle the examples of an epoch and deal them out to its batches in turn, like cards.
+2. Balance the batches: the fullest one and the emptiest one swap two examples, so do the second
+   fullest and the second emptiest, and so on, until no batch has more tokens than the average.
+3. Distribute the examples of each batch over its rows in the same way, the longest ones first.
+4. If a row is too full, try other orders. Then mix the batch with other batches and start again.
+5. Choose the number of rows that leaves the fewest cells (rows x width), tried on a few batches.
+6. With several processes, distribute each batch once more, over a multiple of their number of rows.
+7. Count the masked tokens in every batch of the run: the largest count is K.
+
+"Bins" are the batches of an epoch in steps 1 and 2, and the rows of a batch in steps 3 to 6.
+"""
 
 import functools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
-from mlm.data.masking import candidate_counts, masked_counts, uniform
+from mlm.data.dataset import MaskedLMDataset
+from mlm.data.masking import candidate_counts, masked_counts, max_masked_tokens
+from mlm.data.random_numbers import Purpose, uniform
 
-VALIDATION_EPOCH = 2**40  # the "epoch" of the held-out masks, which no training reaches
-MAX_ROW_TOKENS = 128  # rows that examples share are at most so wide, if no example is longer
-WIDTH_STEP = 8  # their width is a multiple of it, and K of POSITION_STEP: kernels like that
-POSITION_STEP = 16
-LOOKED_AT = 32  # examples of a bin among which a swap is sought
-TURNS = 8  # ways to pair bins that are tried where one finds no swap
-ORDERS = 4  # orders in which a batch is dealt out to its rows, where it does not fit in one
-MIXED = 20  # times that batches that do not fit are mixed with others
-HOPELESS = 0.3  # share of the batches that do not fit, above which no more is tried
-TRIED = 64  # batches on which a number of rows is tried
+VALIDATION_EPOCH = 2**40  # the "epoch" of the validation masks; training never reaches it
+MAX_ROW_TOKENS = 128  # width of packed rows, unless an example is longer
+WIDTH_STEP = 8  # T is a multiple of it, as kernels like it
+POSITION_STEP = 16  # K is a multiple of it
+EMPTY = -1  # the example number of an empty slot; its size is the last one in `sizes`
+SWAP_CANDIDATES = 32  # examples of a bin that a swap is chosen from
+MAX_PAIRINGS = 8  # ways to pair the bins, tried one after the other while no swap helps
+MAX_ROW_ORDERS = 4  # random orders in which the examples of an overfull batch are distributed
+MAX_MIXES = 20  # how often overfull batches are mixed with others
+MAX_OVERFULL = 0.3  # fraction of overfull batches above which mixing would not help
+TRIAL_BATCHES = 64  # batches on which a number of rows is tried
+
+BatchKey = tuple[int, np.ndarray, np.ndarray]  # epoch, indices of examples, the row of each
 
 
-def round_up(number, step):
-    """The next multiple of `step`."""
-    return -(-int(number) // step) * step
+def divide_up(number: int, divisor: int) -> int:
+    """number / divisor, rounded up."""
+    return -(-int(number) // int(divisor))
 
 
-def balance(bins, sizes, most):
-    """Swap examples between the bins of each group until none holds more than `most` tokens.
+def round_up(number: int, step: int) -> int:
+    """The smallest multiple of `step` that is not below `number`."""
+    return divide_up(number, step) * step
 
-    bins (groups, bins, slots): numbers of examples, -1 where a slot is empty, changed in place; sizes
-    (examples + 1,): tokens of each example, and 0 for the empty slot. In each round the fullest bin is
-    paired with the emptiest, the next with the next, and each pair swaps what leaves them most alike.
-    It ends where no swap helps: then some may hold more.
+
+# distribute examples over bins
+
+
+def pair_bins(
+    loads: np.ndarray, shift: int, max_tokens: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pair full bins with empty ones: arrays (pairs,) of group, full bin, empty bin, difference.
+
+    loads (groups, bins): tokens in each bin. The fullest bin is paired with the emptiest, the second
+    fullest with the second emptiest, and so on; `shift` rotates the fuller ones. Only pairs whose
+    full bin exceeds max_tokens are returned.
     """
-    half, turn = bins.shape[1] // 2, 0
-    while turn < min(half, TURNS):
-        loads = sizes[bins].sum(2)
-        order = loads.argsort(1, kind="stable")
-        low, high = order[:, :half], np.roll(order[:, ::-1][:, :half], turn, 1)
-        gaps = np.take_along_axis(loads, high, 1) - np.take_along_axis(loads, low, 1)
-        group, pair = np.nonzero((gaps > 1) & (np.take_along_axis(loads, high, 1) > most))
+    num_pairs = loads.shape[1] // 2
+    order = loads.argsort(axis=1, kind="stable")
+    emptiest = order[:, :num_pairs]
+    fullest = np.roll(order[:, ::-1][:, :num_pairs], shift, axis=1)
+    full_loads = np.take_along_axis(loads, fullest, axis=1)
+    differences = full_loads - np.take_along_axis(loads, emptiest, axis=1)
+    group, pair = np.nonzero((differences > 1) & (full_loads > max_tokens))
+    return group, fullest[group, pair], emptiest[group, pair], differences[group, pair]
+
+
+def balance_bins(bins: np.ndarray, sizes: np.ndarray, max_tokens: int) -> None:
+    """Swap examples between the bins of each group, in place, until no bin exceeds max_tokens.
+
+    bins (groups, bins, slots): numbers of examples, EMPTY where a slot is empty; sizes (examples + 1,):
+    tokens of each example, then 0 for an empty slot. Each pair of bins makes the swap that leaves
+    their loads most alike. Stops when no swap helps: then some bins may still exceed max_tokens.
+    """
+    num_pairs, shift = bins.shape[1] // 2, 0
+    while shift < min(num_pairs, MAX_PAIRINGS):
+        loads = sizes[bins].sum(axis=2)
+        group, full, empty, difference = pair_bins(loads, shift, max_tokens)
         if not len(group):
             return
-        full, empty, gap = (found[group, pair] for found in (high, low, gaps))
-        ours, theirs = (sizes[bins[group, which, :LOOKED_AT]] for which in (full, empty))
-        given = (ours[:, :, None] - theirs[:, None, :]).reshape(len(group), -1)
-        left = np.abs(gap[:, None] - 2 * given)
-        swap = left.argmin(1)
-        helps = left[np.arange(len(swap)), swap] < gap
-        turn = 0 if helps.any() else turn + 1
+        full_sizes = sizes[bins[group, full, :SWAP_CANDIDATES]]  # (pairs, candidates)
+        empty_sizes = sizes[bins[group, empty, :SWAP_CANDIDATES]]
+        moved = full_sizes[:, :, None] - empty_sizes[:, None, :]  # tokens that each swap moves
+        remaining = np.abs(difference[:, None] - 2 * moved.reshape(len(group), -1))
+        best = remaining.argmin(axis=1)
+        helps = remaining[np.arange(len(best)), best] < difference
+        shift = 0 if helps.any() else shift + 1
+
         group, full, empty = group[helps], full[helps], empty[helps]
-        i, j = np.divmod(swap[helps], theirs.shape[1])
-        bins[group, full, i], bins[group, empty, j] = bins[group, empty, j], bins[group, full, i]
+        full_slot, empty_slot = np.divmod(best[helps], empty_sizes.shape[1])
+        given, taken = bins[group, full, full_slot], bins[group, empty, empty_slot]
+        bins[group, full, full_slot], bins[group, empty, empty_slot] = taken, given
 
 
-def deal(groups, bins, slots, sizes, most):
-    """Deal the examples of each group (groups, examples) out to its bins in turn, and even these out.
+def fill_bins(
+    groups: np.ndarray, num_bins: int, num_slots: int, sizes: np.ndarray, max_tokens: int
+) -> np.ndarray:
+    """Deal the examples of each group out to its bins and balance them.
 
-    Returns numbers of examples, (groups, bins, slots), -1 where a slot is empty.
+    groups (groups, examples): numbers of examples in the order in which they are dealt, every second
+    round backwards. Returns (groups, num_bins, num_slots), EMPTY where a slot is empty.
     """
-    dealt = np.full((len(groups), slots * bins), -1)
+    dealt = np.full((len(groups), num_slots * num_bins), EMPTY)
     dealt[:, : groups.shape[1]] = groups
-    dealt = dealt.reshape(len(groups), slots, bins)
-    dealt[:, 1::2] = dealt[:, 1::2, ::-1]
-    dealt = dealt.swapaxes(1, 2).copy()
-    balance(dealt, sizes, most)
-    return dealt
+    rounds = dealt.reshape(len(groups), num_slots, num_bins)
+    rounds[:, 1::2] = rounds[:, 1::2, ::-1]
+    bins = rounds.swapaxes(1, 2).copy()
+    balance_bins(bins, sizes, max_tokens)
+    return bins
 
 
-def fullest_rows(laid, sizes):
-    """Tokens of the fullest row of each batch, (batches,)."""
-    return sizes[laid].sum(2).max(1)
+# distribute the examples of a batch over its rows
 
 
-def overfull_batches(laid, sizes, width):
-    """The numbers of the batches with a row above `width` tokens; none where most are: it is hopeless."""
-    stuck = fullest_rows(laid, sizes) > width
-    return np.flatnonzero(stuck & (stuck.mean() < HOPELESS))
+def fullest_rows(packed: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Tokens in the fullest row of each batch, (batches,)."""
+    return sizes[packed].sum(axis=2).max(axis=1)
 
 
-def pack_rows(batches, rows, width, sizes):
-    """Lay the examples of each batch (batches, G) into so many rows, of `width` tokens if they fit.
+def overfull_batches(packed: np.ndarray, sizes: np.ndarray, width: int) -> np.ndarray:
+    """Numbers of the batches with a row of more than `width` tokens; none if there are too many."""
+    is_overfull = fullest_rows(packed, sizes) > width
+    if is_overfull.mean() >= MAX_OVERFULL:
+        return np.array([], int)
+    return np.flatnonzero(is_overfull)
 
-    The longest are dealt out first; where that does not fit, other orders are tried. Returns numbers of
-    examples, (batches, rows, slots), -1 where a slot is empty.
+
+def pack_rows(batches: np.ndarray, num_rows: int, width: int, sizes: np.ndarray) -> np.ndarray:
+    """Distribute the examples of each batch over num_rows rows of `width` tokens, if they fit.
+
+    batches (batches, G): numbers of examples. Returns (batches, num_rows, slots), EMPTY where a slot
+    is empty. Rows can be longer than `width` if no order of the examples fits.
     """
-    slots = 2 * -(-batches.shape[1] // rows)
+    num_slots = 2 * divide_up(batches.shape[1], num_rows)  # half are empty: a swap can move one
 
-    def lay(batches, order):
-        order = order.argsort(1, kind="stable")
-        return deal(np.take_along_axis(batches, order, 1), rows, slots, sizes, width)
+    def fill_rows(batches: np.ndarray, sort_keys: np.ndarray) -> np.ndarray:
+        order = sort_keys.argsort(axis=1, kind="stable")
+        groups = np.take_along_axis(batches, order, axis=1)
+        return fill_bins(groups, num_rows, num_slots, sizes=sizes, max_tokens=width)
 
-    laid = lay(batches, -sizes[batches])
-    for order in range(ORDERS):
-        stuck = overfull_batches(laid, sizes, width)
-        other = lay(batches[stuck], uniform(batches[stuck], order, 5))
-        better = fullest_rows(other, sizes) < fullest_rows(laid[stuck], sizes)
-        laid[stuck[better]] = other[better]
-    return laid
-
-
-def deal_batches(numbers, count, rows, width, sizes, seed, epoch):
-    """The examples `numbers` in `count` random batches, equally full, in rows as `pack_rows` has them.
-
-    They are shuffled and dealt out, and the batches evened out by a few swaps. Those whose rows are
-    still too full are mixed with others and dealt out again.
-    """
-    slots, most = -(-len(numbers) // count), -(-sizes[numbers].sum() // count)
-
-    def shuffled(numbers, count, time):
-        order = uniform(seed, epoch, numbers, time, 4).argsort(kind="stable")
-        batches = deal(numbers[order][None], count, slots, sizes, most)[0]
-        return pack_rows(batches, rows, width, sizes)
-
-    laid = shuffled(numbers, count, 0)
-    for time in range(1, MIXED):
-        stuck = overfull_batches(laid, sizes, width)
-        mixed = np.unique((stuck[:, None] + np.array([0, time, time + 1, time + 2])) % count)
-        if not len(mixed):
+    packed = fill_rows(batches, -sizes[batches])  # the longest examples first
+    for attempt in range(MAX_ROW_ORDERS):
+        overfull = overfull_batches(packed, sizes, width)
+        if not len(overfull):
             break
-        laid[mixed] = shuffled(laid[mixed][laid[mixed] >= 0], len(mixed), time)
-    return laid
+        random = uniform(batches[overfull], attempt, Purpose.ROW_ORDER)
+        repacked = fill_rows(batches[overfull], random)
+        better = fullest_rows(repacked, sizes) < fullest_rows(packed[overfull], sizes)
+        packed[overfull[better]] = repacked[better]
+    return packed
+
+
+# distribute the examples of an epoch over its batches
+
+
+def pack_batches(
+    indices: np.ndarray,
+    num_batches: int,
+    num_rows: int,
+    width: int,
+    sizes: np.ndarray,
+    seed: int,
+    epoch: int,
+) -> np.ndarray:
+    """Distribute examples over random, equally full batches, and over the rows of each.
+
+    Returns numbers of examples as `pack_rows` does: (num_batches, num_rows, slots).
+    """
+    num_slots = divide_up(len(indices), num_batches)
+    max_tokens = divide_up(sizes[indices].sum(), num_batches)  # the average
+
+    def shuffle_and_pack(indices: np.ndarray, num_batches: int, attempt: int) -> np.ndarray:
+        order = uniform(seed, epoch, indices, attempt, Purpose.BATCH_ORDER).argsort(kind="stable")
+        group = indices[order][None]
+        (batches,) = fill_bins(group, num_batches, num_slots, sizes=sizes, max_tokens=max_tokens)
+        return pack_rows(batches, num_rows, width, sizes)
+
+    packed = shuffle_and_pack(indices, num_batches, 0)
+    for attempt in range(1, MAX_MIXES):
+        overfull = overfull_batches(packed, sizes, width)
+        if not len(overfull):
+            break
+        partners = np.array([0, attempt, attempt + 1, attempt + 2])
+        mixed = np.unique((overfull[:, None] + partners) % num_batches)
+        examples = packed[mixed][packed[mixed] != EMPTY]
+        packed[mixed] = shuffle_and_pack(examples, len(mixed), attempt)
+    return packed
 
 
 class PackingPlan:
-    """The batches of these epochs: each example once an epoch, all batches of one shape, hardly padded.
+    """The batches of these epochs: every example once per epoch, all batches of one shape.
 
-    A batch of all `world` processes is a random sample of at most batch_size * world examples, but for
-    the few that are swapped to make all equally full; others meet in each epoch. Examples share rows
-    (Krell et al. 2021, arXiv:2107.02027), unless `pack` is false: then each has its own. All follows
-    from the examples' lengths, the seed and the epoch, and who meets whom from batch_size * world,
-    however many processes share a batch.
+    A batch of all processes is a random sample of at most batch_size * world_size examples, except
+    for the few that are swapped. It depends on the examples' lengths, the seed, the epoch and
+    batch_size * world_size, not on how many processes split it. pack=False puts each example into a
+    row of its own. count_fn: a function like `masked_counts`; masking: "token" or "word".
 
-    `steps` batches an epoch; `shape` is that of each process's batches: B rows, T tokens, K questions,
-    where K is enough for all masks that `count` (as `masked_counts`) puts into any of them, on tokens or
-    whole words: `masking`.
+    steps_per_epoch: batches per epoch. shape: (B, T, K) of each process's batches, K masked positions.
     """
 
     def __init__(
-        self, dataset, batch_size, mlm_probability, seed, epochs, world=1, count=masked_counts,
-        masking="token", pack=True,
-    ):  # fmt: skip
-        lengths = dataset.lengths if pack else np.full(len(dataset), dataset.lengths.max())
-        self.sizes, self.seed, self.world = np.append(lengths + 2, 0), seed, world
-        self.numbers = np.arange(len(dataset))
-        self.steps = -(-len(dataset) // (batch_size * world))
-        self.room = max(MAX_ROW_TOKENS, self.sizes.max()) if pack else self.sizes.max()
-        self.whole = self.fit(1, self.deal_some)  # rows of a batch, and their width
-        if world > 1:  # as many rows each
-            some = self.examples(self.deal_some(*self.whole))
-            self.own = self.fit(world, lambda *fit: pack_rows(some, *fit, self.sizes))
-        width, asked, choices = 0, 0, candidate_counts(dataset, masking)
+        self,
+        dataset: MaskedLMDataset,
+        batch_size: int,
+        mlm_probability: float,
+        seed: int,
+        epochs: Iterable[int],
+        world_size: int = 1,
+        count_fn: Callable[..., np.ndarray] = masked_counts,
+        masking: str = "token",
+        pack: bool = True,
+    ) -> None:
+        self.seed, self.world_size = seed, world_size
+        self.indices = np.arange(len(dataset))
+        self.steps_per_epoch = divide_up(len(dataset), batch_size * world_size)
+        sizes = dataset.lengths + 2  # [CLS] and [SEP]
+        longest = int(sizes.max())
+        if not pack:  # if all were as long as the longest, no two would fit into a row
+            sizes = np.full(len(dataset), longest)
+        self.sizes = np.append(sizes, 0)  # the last one is the size of EMPTY
+        self.max_width = max(MAX_ROW_TOKENS, longest) if pack else longest
+
+        self.batch_layout = self.best_layout(1, self.sample_batches)
+        if world_size > 1:
+            sample = self.without_rows(self.sample_batches(*self.batch_layout))
+            self.process_layout = self.best_layout(
+                world_size, lambda num_rows, width: pack_rows(sample, num_rows, width, self.sizes)
+            )
+
+        self.shape = self.measure_shape(dataset, epochs, count_fn, masking, mlm_probability)
+
+    def measure_shape(
+        self,
+        dataset: MaskedLMDataset,
+        epochs: Iterable[int],
+        count_fn: Callable[..., np.ndarray],
+        masking: str,
+        mlm_probability: float,
+    ) -> tuple[int, int, int]:
+        """(B, T, K) of each process's batches: large enough for every batch of these epochs."""
+        width, num_positions = 0, 0
+        candidates = candidate_counts(dataset, masking)
         for epoch in epochs:
-            laid = self.batches(epoch)
-            masks = count(choices, seed, epoch, self.numbers, mlm_probability)
-            masks = np.append(masks + dataset.maskable - choices, 0)
-            questions = masks[laid].reshape(self.steps * world, -1).sum(1)
-            width = max(width, fullest_rows(laid, self.sizes).max())
-            asked = max(asked, questions.max())
-        rows = laid.shape[1] // world
-        self.shape = rows, self.round_width(rows * world, width), round_up(asked, POSITION_STEP)
+            packed = self.packed_batches(epoch)
+            width = max(width, fullest_rows(packed, self.sizes).max())
+            counts = count_fn(candidates, self.seed, epoch, self.indices, mlm_probability)
+            masked = np.append(max_masked_tokens(dataset, masking, self.indices, counts), 0)
+            by_process = masked[packed].reshape(self.steps_per_epoch * self.world_size, -1)
+            num_positions = max(num_positions, by_process.sum(axis=1).max())
+        num_rows = packed.shape[1]
+        return (
+            num_rows // self.world_size,
+            self.round_width(num_rows, width),
+            round_up(num_positions, POSITION_STEP),
+        )
 
-    def round_width(self, rows, tokens):
-        """T for so many rows; where each example has its own it is as wide as the longest."""
-        own = rows * self.steps >= len(self.numbers)
-        return int(tokens) if own else round_up(tokens, WIDTH_STEP)
+    # the number of rows
 
-    def deal_some(self, rows, width):
-        """A few batches, of examples from everywhere in the text, to try out a number of rows."""
-        batches = min(self.steps, TRIED)
-        some = np.linspace(0, len(self.numbers) - 1, len(self.numbers) * batches // self.steps)
-        return deal_batches(some.astype(int), batches, rows, width, self.sizes, self.seed, 0)
+    def round_width(self, num_rows: int, tokens: int) -> int:
+        """T for rows of up to `tokens` tokens: exactly that if each example has a row of its own."""
+        is_packed = num_rows * self.steps_per_epoch < len(self.indices)
+        return round_up(tokens, WIDTH_STEP) if is_packed else int(tokens)
 
-    def fit(self, world, lay):
-        """(rows, width) of the fewest cells, of those about ROW_TOKENS wide at most.
+    def sample_batches(self, num_rows: int, width: int) -> np.ndarray:
+        """A few batches of examples from everywhere in the text, to try a number of rows."""
+        num_batches = min(self.steps_per_epoch, TRIAL_BATCHES)
+        num_examples = len(self.indices) * num_batches // self.steps_per_epoch
+        indices = np.linspace(0, len(self.indices) - 1, num_examples).astype(int)
+        return pack_batches(indices, num_batches, num_rows, width, self.sizes, self.seed, epoch=0)
 
-        The rows are those of all processes; `lay`, a function of both, lays some batches out so.
+    def best_layout(
+        self, world_size: int, pack_sample: Callable[[int, int], np.ndarray]
+    ) -> tuple[int, int]:
+        """(rows, width) of a batch with the fewest cells; rows are a multiple of world_size.
+
+        pack_sample(rows, width) returns a few batches in that many rows, to measure the width needed.
         """
-        tokens = -(-int(self.sizes.sum()) // self.steps)  # of a batch
-        fewest, longest = -(-tokens // (self.room * world)), self.sizes.max()
-        found, tried = [], []
-        for rows in range(fewest * world, (2 * fewest + 1) * world, world):
-            width = self.round_width(rows, max(-(-tokens // rows), longest))
-            tried.append((rows * width, rows, width))
-        for cells, rows, width in sorted(tried):
-            if found and min(found)[0] <= cells:
-                break
-            needed = self.round_width(rows, fullest_rows(lay(rows, width), self.sizes).max())
-            width = max(width, needed)
-            found.append((rows * width, rows, width))
-        return min(found)[1:]
+        tokens = divide_up(self.sizes.sum(), self.steps_per_epoch)  # of an average batch
+        min_rows = divide_up(tokens, self.max_width * world_size)  # of each process
+        candidates = []
+        for rows_per_process in range(min_rows, 2 * min_rows + 1):
+            num_rows = rows_per_process * world_size
+            width = self.round_width(num_rows, max(divide_up(tokens, num_rows), self.sizes.max()))
+            candidates.append((num_rows * width, num_rows, width))
 
-    def examples(self, laid):
-        """The examples of each batch without their rows, (batches, G), -1 at the end where one has fewer."""
-        flat, most = laid.reshape(len(laid), -1), -(-len(self.numbers) // self.steps)
-        filled = (flat < 0).argsort(1, kind="stable")[:, :most]
-        return np.take_along_axis(flat, filled, 1)
+        measured: list[tuple[int, int, int]] = []  # (cells, rows, width)
+        for min_cells, num_rows, width in sorted(candidates):
+            if measured and min(measured)[0] <= min_cells:
+                break  # the other candidates cannot have fewer cells
+            needed = fullest_rows(pack_sample(num_rows, width), self.sizes).max()
+            width = max(width, self.round_width(num_rows, needed))
+            measured.append((num_rows * width, num_rows, width))
+        _, num_rows, width = min(measured)
+        return num_rows, width
 
-    def batches(self, epoch):
-        """An epoch's batches as `pack_rows` returns them, in as many rows as all processes have."""
-        how = self.steps, *self.whole, self.sizes, self.seed, epoch
-        laid = deal_batches(self.numbers, *how)
-        return laid if self.world == 1 else pack_rows(self.examples(laid), *self.own, self.sizes)
+    # the batches
 
-    def keys(self, epoch):
+    def without_rows(self, packed: np.ndarray) -> np.ndarray:
+        """The examples of each batch, (batches, G), EMPTY at the end where a batch has fewer than G."""
+        flat = packed.reshape(len(packed), -1)
+        max_examples = divide_up(len(self.indices), self.steps_per_epoch)
+        empty_last = (flat == EMPTY).argsort(axis=1, kind="stable")[:, :max_examples]
+        return np.take_along_axis(flat, empty_last, axis=1)
+
+    def packed_batches(self, epoch: int) -> np.ndarray:
+        """An epoch's batches as `pack_rows` returns them, with the rows of all processes."""
+        packed = pack_batches(
+            self.indices,
+            self.steps_per_epoch,
+            *self.batch_layout,
+            sizes=self.sizes,
+            seed=self.seed,
+            epoch=epoch,
+        )
+        if self.world_size == 1:
+            return packed
+        return pack_rows(self.without_rows(packed), *self.process_layout, sizes=self.sizes)
+
+    def keys(self, epoch: int) -> list[BatchKey]:
         """The keys (epoch, indices, rows) of an epoch's batches: which examples, and the row of each."""
-        laid = self.batches(epoch)
-        filled = [(rows, np.flatnonzero(rows >= 0) // laid.shape[2]) for rows in laid]
-        return [(epoch, rows[rows >= 0], place) for rows, place in filled]
+        keys = []
+        for batch in self.packed_batches(epoch):  # (rows, slots)
+            rows, _ = np.nonzero(batch != EMPTY)
+            keys.append((epoch, batch[batch != EMPTY], rows))
+        return keys
 
 
-cached_plan = functools.lru_cache(maxsize=8)(
-    PackingPlan
-)  # a run asks again and again for the same two
+@functools.lru_cache(maxsize=8)
+def cached_plan(*arguments: Any, **options: Any) -> PackingPlan:
+    """A PackingPlan with these arguments; a run needs the same two again and again."""
+    return PackingPlan(*arguments, **options)

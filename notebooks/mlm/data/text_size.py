@@ -1,69 +1,88 @@
-"""What fits a text of which size, and what to expect: the README's table, for 04 to show its row."""
+"""Suggested settings for a text of your size, with measured results."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+PRETRAINED = "a pretrained model"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured on a text: held-out loss in nats, that of word frequencies, accuracy.
+    """Settings that suit a text of up to `max_bytes`, and what they gave on a text of that kind.
 
-    They are those of the middle one of three seeds; `spread` is that of the three losses.
+    Losses are in nats per masked token. They and the accuracy belong to the median of three seeds;
+    `valid_loss_range` is the lowest and the highest validation loss of the three.
     """
 
-    up_to: float  # bytes of a text for which this is the advice
+    max_bytes: float
     text: str
-    what: str
-    seconds: str
-    loss: float
-    baseline: float
+    model: str
+    epochs: int
+    seconds: int  # of training on two CPU cores
+    valid_loss: float
+    unigram_baseline: float
     accuracy: float
-    spread: str
+    valid_loss_range: tuple[float, float]
 
 
+# PRETRAINED was measured with an encoder of six layers whose MLM head starts fresh.
 RESULTS = (
-    Result(5e4, "20 KB of manuals", "fine-tune, `-p epochs 3`", "5 s*", 5.61, 7.62, 0.14, "5.56 to 5.98"),
-    Result(
-        3e5, "100 KB of manuals", "`scratch:tiny`, `-p epochs 20`", "23 s", 4.00, 5.75, 0.39,
-        "3.89 to 4.05",
-    ),
-    Result(
-        2e6, "380 KB of manuals (`pydoc`)", "`scratch:tiny`, `-p epochs 15`", "61 s", 3.04, 5.71, 0.49,
-        "2.98 to 3.07",
-    ),
-    Result(
-        2e6, "600 KB of prose (`nietzsche`)", "`scratch:tiny`, `-p epochs 10`", "53 s", 4.62, 6.49, 0.30,
-        "4.61 to 4.72",
-    ),
-    Result(
-        2e6, "600 KB of prose (`nietzsche`)", "fine-tune, 1 epoch", "32 s*", 4.86, 6.67, 0.26,
-        "4.78 to 4.89",
-    ),
+    Result(5e4, "20 KB of manuals", PRETRAINED, 3, 5, 5.61, 7.62, 0.14, (5.56, 5.98)),
+    Result(3e5, "100 KB of manuals", "scratch:tiny", 20, 23, 4.00, 5.75, 0.39, (3.89, 4.05)),
+    Result(2e6, "380 KB of manuals (pydoc)", "scratch:tiny", 15, 61, 3.04, 5.71, 0.49, (2.98, 3.07)),
+    Result(2e6, "600 KB of prose (nietzsche)", "scratch:tiny", 10, 53, 4.62, 6.49, 0.30, (4.61, 4.72)),
+    Result(2e6, "600 KB of prose (nietzsche)", PRETRAINED, 1, 32, 4.86, 6.67, 0.26, (4.78, 4.89)),
 )  # fmt: skip
-LARGER = "fine-tune, 1 epoch; or `scratch:mini`"  # not measured
+LARGER_TEXTS = f"{PRETRAINED} for 1 epoch, or scratch:mini"  # not measured
+MEASURED = "validation loss", "unigram baseline", "accuracy", "training"
+CONDITIONS = "median and range of 3 seeds, 2 CPU cores"
+FOOTNOTE = (
+    "* Measured with six layers; bert-base-uncased takes several times as long and starts lower."
+)
 
 
-def size_table():
-    """The rows as a Markdown table."""
-    head = (
-        "| your text | what fits | training, 2 CPU cores | "
-        "held-out loss (word frequencies alone), accuracy; three seeds |"
-    )
-    lines = [
-        f"| {r.text} | {r.what} | {r.seconds} | {r.loss:.2f} ({r.baseline:.2f}), {r.accuracy:.0%}; "
-        f"{r.spread} |"
-        for r in RESULTS
+def measurements(result: Result) -> list[str]:
+    """The cells of a row below MEASURED; * marks the time of `PRETRAINED`."""
+    lowest, highest = result.valid_loss_range
+    return [
+        f"{result.valid_loss:.2f} ({lowest:.2f} to {highest:.2f})",
+        f"{result.unigram_baseline:.2f}",
+        f"{result.accuracy:.0%}",
+        f"{result.seconds} s" + ("*" if result.model == PRETRAINED else ""),
     ]
-    return "\n".join([head, "|---|---|---|---|", *lines, f"| more | {LARGER} | not measured | |"])
 
 
-def suggest_settings(size):
-    """Lines that say what fits a text of `size` bytes, with what was measured on such a text."""
-    limit = min((row.up_to for row in RESULTS if size <= row.up_to), default=None)
-    lines = [
-        f"{row.what}. On {row.text}: held-out loss {row.loss:.2f} (word frequencies alone "
-        f"{row.baseline:.2f}) in {row.seconds.rstrip('*')} of two CPU cores"
-        for row in RESULTS
-        if row.up_to == limit
-    ]
-    said = lines or [f"{LARGER}; not measured"]
-    return "\n".join(["What fits a text of this size:", *said]).replace("`", "")
+def size_table() -> str:
+    """All results as a Markdown table, with settings as papermill takes them."""
+    header = ["text", "settings", *MEASURED[:-1], "training (2 CPU cores)"]
+    rows = [header, ["---"] * len(header)]
+    for result in RESULTS:
+        pretrained = result.model == PRETRAINED
+        model = f"{PRETRAINED}, `" if pretrained else f"`-p model {result.model} "
+        rows.append([result.text, f"{model}-p epochs {result.epochs}`", *measurements(result)])
+    rows.append(["more", LARGER_TEXTS, "not measured", "", "", ""])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """The rows as lines of text in which columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+
+
+def suggest_settings(num_bytes: float) -> str:
+    """Suggested settings for a text of `num_bytes` bytes, with results measured on such a text."""
+    size = f"{num_bytes / 1000:,.0f} KB of text"
+    limits = [result.max_bytes for result in RESULTS if num_bytes <= result.max_bytes]
+    if not limits:
+        return f"Suggested settings for {size} (not measured): {LARGER_TEXTS}"
+    suggested = [result for result in RESULTS if result.max_bytes == min(limits)]
+    rows = [["settings", "measured on", *MEASURED]]
+    for result in suggested:
+        model = PRETRAINED if result.model == PRETRAINED else f'model="{result.model}"'
+        rows.append([f"{model}, epochs={result.epochs}", result.text, *measurements(result)])
+    lines = [f"Suggested settings for {size} ({CONDITIONS}):", *aligned(rows)]
+    if any(result.model == PRETRAINED for result in suggested):
+        lines.append(FOOTNOTE)
+    return "\n".join(lines)

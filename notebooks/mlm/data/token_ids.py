@@ -1,12 +1,15 @@
-"""Token ids of a text in memory-mapped files beside it. Taught in 03."""
+"""Token ids of a text in memory-mapped files next to it. Taught in 03."""
 
 import contextlib
 import hashlib
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerFast
 
 from mlm.data.tokenizer import split_long_lines
 from mlm.env.files import (
@@ -20,21 +23,19 @@ from mlm.env.files import (
 )
 from mlm.env.notebook import NotebookError
 
-BATCH_CHARS = 2**20  # characters that are tokenized at once, 150 bytes of memory each
+BATCH_CHARS = 2**20  # characters tokenized at once; each takes about 150 bytes of memory
+LINE_OVERHEAD = 100  # characters that a line counts in addition to its own
+MAX_WORD_TOKENS = 10  # longer words, such as web addresses, count as several words
+MAX_ATTEMPTS = 20  # other processes may remove files in between
 
 
-LINE_OVERHEAD = 100  # characters that a line costs besides its own
-
-
-MAX_WORD_TOKENS = 10  # tokens of a word: what has more, as an address may, counts as several
-
-
-def batched(split_long_lines):
-    """Lists of (text, whether a line ends there), as much in each as is tokenized at once."""
-    batch, size = [], 0
-    for piece in split_long_lines:
-        batch.append(piece)
-        size += len(piece[0]) + LINE_OVERHEAD
+def batch_pieces(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    """Group (text, whether it ends a line) into lists of about BATCH_CHARS characters."""
+    batch: list[tuple[str, bool]] = []
+    size = 0
+    for text, ends_line in pieces:
+        batch.append((text, ends_line))
+        size += len(text) + LINE_OVERHEAD
         if size >= BATCH_CHARS:
             yield batch
             batch, size = [], 0
@@ -42,38 +43,41 @@ def batched(split_long_lines):
         yield batch
 
 
-def word_starts(texts, unknown):
-    """Whether a word begins at each token of tokenized texts, one after the other: (tokens,) bool.
+def find_word_starts(encodings: Sequence[Encoding], unk_token_id: int | None) -> np.ndarray:
+    """Whether a word starts at each token of tokenized texts, one after the other: (tokens,) bool.
 
-    Words are what the tokenizer itself takes for one (`word_ids`): with BERT's, a punctuation mark,
-    too. But [UNK], whose id is `unknown`, is one by itself, and so are LONGEST tokens of a longer one.
+    Words are the tokenizer's own (`word_ids`); in BERT's, a punctuation mark is a word, too. But each
+    [UNK] is a word of its own, and a new word starts after MAX_WORD_TOKENS tokens.
     """
-    ids, words = (
-        np.fromiter(chain.from_iterable(getattr(text, name) for text in texts), np.int64)
-        for name in ("ids", "word_ids")
-    )
-    text = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    is_unknown = ids == unknown
-    begins = (np.diff(text, prepend=-1) != 0) | (np.diff(words, prepend=-1) != 0)
-    begins |= is_unknown | np.roll(is_unknown, 1)
-    place = np.arange(len(ids))
-    return begins | ((place - np.maximum.accumulate(place * begins)) % MAX_WORD_TOKENS == 0)
+    ids = np.fromiter(chain.from_iterable(text.ids for text in encodings), np.int64)
+    word_ids = np.fromiter(chain.from_iterable(text.word_ids for text in encodings), np.int64)
+    text_number = np.repeat(np.arange(len(encodings)), [len(text) for text in encodings])
+
+    is_start = np.diff(text_number, prepend=-1) != 0
+    is_start |= np.diff(word_ids, prepend=-1) != 0
+    is_unk = ids == unk_token_id
+    is_start |= is_unk | np.roll(is_unk, 1)  # [UNK] and the token after it
+
+    position = np.arange(len(ids))
+    word_start = np.maximum.accumulate(position * is_start)  # position where the word started
+    return is_start | ((position - word_start) % MAX_WORD_TOKENS == 0)
 
 
-def write_arrays(text_file, tokenizer, paths):
-    """Tokenize a text into three files: ids, ends and begins, as `encode_lines` describes them.
+def write_token_ids(text_file: Path, tokenizer: PreTrainedTokenizerFast, paths: list[Path]) -> None:
+    """Tokenize a text into three files: ids, line_ends and word_starts of `encode_lines`.
 
-    A text is text: what looks like [MASK] in it is brackets and a word; [UNK], where the tokenizer
-    has nothing but the special token for it, as SentencePiece may.
+    Everything in a text is text: "[MASK]" becomes two brackets and a word. If a tokenizer has only the
+    special token for it (SentencePiece), it becomes [UNK].
     """
-    as_text = np.arange(len(tokenizer), dtype=np.int32)
+    text_ids = np.arange(len(tokenizer), dtype=np.int32)  # special ids -> [UNK], others unchanged
     if tokenizer.unk_token_id is not None:
-        as_text[tokenizer.all_special_ids] = tokenizer.unk_token_id
+        text_ids[tokenizer.all_special_ids] = tokenizer.unk_token_id
     with contextlib.ExitStack() as stack:
-        ids, ends, begins = (stack.enter_context(atomic_write(path)) for path in paths)
-        end = stop = 0  # of the tokens, and of the last line with any
-        for batch in batched(split_long_lines(text_file)):
-            texts = tokenizer(
+        id_file, end_file, word_file = (stack.enter_context(atomic_write(path)) for path in paths)
+        num_tokens = 0  # so far
+        last_end = 0  # of the last line that was written
+        for batch in batch_pieces(split_long_lines(text_file)):
+            encodings = tokenizer(
                 [text for text, _ in batch],
                 add_special_tokens=False,
                 split_special_tokens=True,
@@ -83,73 +87,82 @@ def write_arrays(text_file, tokenizer, paths):
                 return_token_type_ids=False,
                 verbose=False,
             ).encodings
-            for text in texts:
-                ids.write(as_text[text.ids].tobytes())
-            begins.write(word_starts(texts, tokenizer.unk_token_id).tobytes())
-            stops = end + np.cumsum([len(text) for text in texts])
-            end = int(stops[-1])
-            last, blank = np.array([(ends_line, not text) for text, ends_line in batch]).T
-            stops, blank = stops[last], blank[last]
-            # lines without a token are none, but for those that part documents
-            stops = stops[(np.diff(stops, prepend=stop) > 0) | blank]
-            ends.write(stops.astype(np.int64).tobytes())
-            stop = int(stops[-1]) if len(stops) else stop
+            for encoding in encodings:
+                id_file.write(text_ids[encoding.ids].tobytes())
+            word_file.write(find_word_starts(encodings, tokenizer.unk_token_id).tobytes())
+
+            piece_ends = num_tokens + np.cumsum([len(encoding) for encoding in encodings])
+            num_tokens = int(piece_ends[-1])
+            ends_line = np.array([ends_line for _, ends_line in batch])
+            is_blank = np.array([not text for text, _ in batch])[ends_line]
+            line_ends = piece_ends[ends_line]
+            # A line without tokens is left out, unless it is blank: blank lines separate documents.
+            line_ends = line_ends[(np.diff(line_ends, prepend=last_end) > 0) | is_blank]
+            end_file.write(line_ends.astype(np.int64).tobytes())
+            if len(line_ends):
+                last_end = int(line_ends[-1])
 
 
-def clear_arrays(text_file, about, own):
-    """Remove arrays of this very file that no record vouches for, or that are of another text.
+def remove_outdated_files(text_file: Path, source: dict[str, str], current_stem: str) -> None:
+    """Remove token ids of this text file that are incomplete or of an earlier version of the text.
 
-    Those with the stem `own` stay: who writes them replaces them, and others may be writing the same.
+    Files with current_stem are kept: they are about to be replaced, maybe by another process as well.
     """
-    mine = re.compile(re.escape(text_file.stem) + r"-[0-9a-f]{12}\.(ids|ends|begins|json)")
+    token_id_file = re.compile(re.escape(text_file.stem) + r"-[0-9a-f]{12}\.(ids|ends|begins|json)")
     for path in text_file.parent.iterdir():
-        if not mine.fullmatch(path.name) or path.stem == own:
+        if not token_id_file.fullmatch(path.name) or path.stem == current_stem:
             continue
-        record = read_checked_json(path.with_suffix(".json")) or {}
-        if record.get("text") != about["text"]:
+        content = read_checked_json(path.with_suffix(".json")) or {}
+        if content.get("text") != source["text"]:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
     remove_stale_parts(text_file.parent)
 
 
-def encode_lines(text_file, tokenizer):
-    """Token ids of every line, without special tokens, in files beside the text; made only once.
+def encode_lines(
+    text_file: str | Path, tokenizer: PreTrainedTokenizerFast
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token ids of every line, without special tokens, in files next to the text.
 
-    Returns memory-mapped arrays: ids (tokens,) int32; ends (lines,) int64, where line i is
-    ids[ends[i-1]:ends[i]], and a blank line, which parts two documents, has no tokens; begins (tokens,)
-    bool, whether a word begins there. Lines are tokenized by the Rust tokenizer (all cores) and written
-    as they come, so that memory grows neither with the text nor with its lines (of a line of more than
-    PIECE characters it sees a piece at a time). A record beside them vouches for the files, and says of which
-    text and tokenizer they are; what is no longer as it was written is made again. Raises
-    NotebookError where the text has no token, or the disk is full.
+    Returns three memory-mapped arrays: ids (tokens,) int32; line_ends (lines,) int64, where line i is
+    ids[line_ends[i-1]:line_ends[i]] and a blank line has no tokens; word_starts (tokens,) bool, whether
+    a word starts at a token. The fast tokenizer uses all cores; memory does not grow with the text.
+    A JSON file has the SHA-256 of the text, of the tokenizer and of the three files. They are used
+    again while all of these match, otherwise rebuilt. Raises NotebookError if the text has no tokens or
+    the disk is full.
     """
     text_file = Path(text_file)
-    vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    about = {"text": sha256_of(text_file), "tokenizer": vocabulary}
-    key = hashlib.sha256("".join(about.values()).encode()).hexdigest()[:12]
-    record, *paths = (
-        text_file.with_name(f"{text_file.stem}-{key}.{end}")
-        for end in ("json", "ids", "ends", "begins")
-    )
+    tokenizer_sha256 = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    source = {"text": sha256_of(text_file), "tokenizer": tokenizer_sha256}
+    key = hashlib.sha256("".join(source.values()).encode()).hexdigest()[:12]
+    json_path = text_file.with_name(f"{text_file.stem}-{key}.json")
+    paths = [json_path.with_suffix(suffix) for suffix in (".ids", ".ends", ".begins")]
     names = [path.name for path in paths]
-    for _ in range(20):  # others that make the same may take a file away between two lines
-        found = read_checked_json(record) or {}
-        files = found.get("files", {})
-        if (
-            found == about | {"files": files}
-            and [*files] == names
-            and not first_damaged(text_file.parent, files)
-        ):
+
+    for _ in range(MAX_ATTEMPTS):
+        if is_complete(json_path, source, names):
             break
-        clear_arrays(text_file, about, record.stem)
-        write_arrays(text_file, tokenizer, paths)
+        remove_outdated_files(text_file, source, json_path.stem)
+        write_token_ids(text_file, tokenizer, paths)
         with contextlib.suppress(FileNotFoundError):
-            write_checked_json(record, about | {"files": sha256_sums(text_file.parent, names)})
+            sums = sha256_sums(text_file.parent, names)
+            write_checked_json(json_path, source | {"files": sums})
     else:
         raise NotebookError(
-            f"{paths[0]} is never as it was written; is the disk sound? pass another workdir"
+            f"{paths[0]} differs from what was written to it, {MAX_ATTEMPTS} times: check the disk, or "
+            "pass another workdir"
         )
     if not paths[0].stat().st_size:
         raise NotebookError(f"{text_file}: the tokenizer finds no token in it; is it really text?")
-    kinds = np.int32, np.int64, np.bool_
-    return tuple(np.memmap(path, kind, "r") for path, kind in zip(paths, kinds))
+    ids, line_ends, word_starts = (
+        np.memmap(path, dtype, "r") for path, dtype in zip(paths, (np.int32, np.int64, np.bool_))
+    )
+    return ids, line_ends, word_starts
+
+
+def is_complete(json_path: Path, source: dict[str, str], names: list[str]) -> bool:
+    """Whether these files exist, undamaged, and were made from this text and tokenizer."""
+    content = read_checked_json(json_path) or {}
+    files = content.get("files", {})
+    is_same_source = content == source | {"files": files} and [*files] == names
+    return is_same_source and not first_damaged(json_path.parent, files)

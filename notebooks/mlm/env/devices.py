@@ -1,58 +1,64 @@
 """Arguments of `pytorch_lightning.Trainer` for the devices that are wanted and available. Taught in 01."""
 
 import re
+from typing import Any
 
 import torch
 from pytorch_lightning.strategies import StrategyRegistry, XLAStrategy
 
-from mlm.env.hardware import Machine
+from mlm.env.hardware import Card, Machine, SimulatedMachine
 from mlm.env.notebook import NotebookError
+
+AnyMachine = Machine | SimulatedMachine
+DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 class TpuCores(XLAStrategy):
-    """Lightning's strategy for several TPU cores, without its detours over the host.
+    """Lightning's strategy for several TPU cores, without its transfers between host and device.
 
-    The processes are forks of one notebook: weights and names are the same in all from the start.
+    The processes are forks of one notebook: weights and names are equal in all of them from the start.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(sync_module_states=False, **kwargs)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(sync_module_states=False, **options)
 
-    def barrier(self, name=None, *args, **kwargs):
-        """Wait for all: none can know the sum before each has added its number."""
+    def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Wait for all processes: none can know the sum before each has added its number."""
         if self._launched:
             import torch_xla.core.xla_model as xm
 
             xm.all_reduce(xm.REDUCE_SUM, torch.zeros(4).to(self.root_device)).cpu()
 
-    def broadcast(self, obj, src=0):
-        """All have it already."""
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        """Return `obj`: every process has an equal one."""
         return obj
 
 
-# A name, so that the arguments of Trainer are plain values; again after an edit, hence override.
+# Registered by name, so that the arguments of Trainer are plain values; override: also after an edit.
 StrategyRegistry.register("tpu_cores", TpuCores, override=True)
 
 
-def tpu_devices(tpu_cores, machine):
-    """`devices` of a TPU Trainer: how many, or [k]. Raises NotebookError if it is not there."""
-    asked, here = int(re.search(r"-?\d+", str(tpu_cores)).group()), machine.tpu_cores
-    one = "[" in str(tpu_cores)
+# which devices
+
+
+def tpu_devices(tpu_cores: int | str | list, machine: AnyMachine) -> int | list[int]:
+    """The `devices` of a Trainer on a TPU: a number of cores, or [k]. Raises NotebookError."""
+    number, num_cores = int(re.findall(r"-?\d+", str(tpu_cores))[0]), machine.tpu_cores
+    by_index = "[" in str(tpu_cores)
     if not machine.torch_xla:
         raise NotebookError(
             f"tpu_cores={tpu_cores}: torch_xla is not installed; run setup_tpu.sh on a TPU machine, "
             "or pass tpu_cores=0"
         )
-    if not here or (one and asked >= here) or (not one and asked not in (-1, 1, here)):
-        below = f" or [k] with k from 0 to {here - 1}" if here > 1 else " or [0]"
-        many = f", {here} (all)" if here > 1 else ""
+    if not num_cores or number not in (range(num_cores) if by_index else (-1, 1, num_cores)):
+        many = f"0, 1, {num_cores} (all) or [k] with k from 0 to {num_cores - 1}"
+        valid = {0: "0 (no TPU)", 1: "0, 1 or [0]"}.get(num_cores, many)
         raise NotebookError(
-            f"tpu_cores={tpu_cores}: this machine has {here} TPU cores; pass 0"
-            + (f", 1{many}{below}" if here else " (no TPU)")
-            + "; today Colab's TPU (v5e-1) has 1, Kaggle's (v5e-8) has 8"
+            f"tpu_cores={tpu_cores}: this machine has {num_cores} TPU cores; pass {valid}; "
+            "Colab's TPU (v5e-1) has 1, Kaggle's (v5e-8) has 8"
         )
-    devices = [asked] if one else here if asked == -1 else asked
-    if machine.xla_is_used and devices not in (1, [asked]):
+    devices = [number] if by_index else num_cores if number == -1 else number
+    if machine.xla_is_used and devices not in (1, [number]):
         raise NotebookError(
             f"tpu_cores={tpu_cores}: this kernel has used the TPU already, so it cannot start "
             "several processes; restart the kernel and run the notebook from the top"
@@ -60,98 +66,119 @@ def tpu_devices(tpu_cores, machine):
     return devices
 
 
-def choose_devices(gpus, tpu_cores, cpu_processes, machine):
-    """(kind, devices): TPU cores, else GPUs, else the CPU, unless something else is asked for."""
-    cards = machine.gpus if gpus != 0 else 0
-    tpu = tpu_cores not in (None, 0, "0")
-    free = tpu_cores is None and not gpus and cpu_processes == 1  # nothing else was asked for
-    cores = machine.tpu_cores if tpu or free else 0
-    if gpus and (gpus > cards or not cards):
+def choose_devices(
+    gpus: int | None, tpu_cores: int | str | list | None, cpu_processes: int, machine: AnyMachine
+) -> tuple[str, int | list[int]]:
+    """(kind, devices): what the parameters ask for, else TPU cores, else GPUs, else the CPU.
+
+    Raises NotebookError if the machine does not have it.
+    """
+    num_gpus = machine.gpus if gpus != 0 else 0
+    wants_tpu = tpu_cores not in (None, 0, "0")
+    wants_nothing = tpu_cores is None and not gpus and cpu_processes == 1
+    num_cores = machine.tpu_cores if wants_tpu or wants_nothing else 0
+    if gpus and (gpus > num_gpus or not num_gpus):
         raise NotebookError(
-            f"gpus={gpus}: torch {torch.__version__} finds {cards} GPUs here; pass gpus={cards}"
-            + (" (the CPU), or in Colab choose a GPU runtime" if not cards else " or fewer")
+            f"gpus={gpus}: torch {torch.__version__} finds {num_gpus} GPUs here; pass gpus={num_gpus}"
+            + (" or fewer" if num_gpus else " (the CPU), or in Colab choose a GPU runtime")
         )
-    if tpu or cores:
+    if wants_tpu or num_cores:
         return "tpu", tpu_devices(-1 if tpu_cores is None else tpu_cores, machine)
-    if cards and cpu_processes == 1:
-        return "gpu", cards if gpus in (None, -1) else gpus
+    if num_gpus and cpu_processes == 1:
+        return "gpu", num_gpus if gpus in (None, -1) else gpus
     return "cpu", cpu_processes
 
 
-def card_dtype(name, capability):
-    """(dtype, why) that suits a CUDA card of this capability: bfloat16, float16 or float32.
+# which precision
 
-    Tensor cores multiply float16 since 7.0, bfloat16 since 8.0. Without them a P100 (6.0) still moves
-    half the bytes; others before 7.0 compute float16 at a fraction of float32's speed, if at all.
+
+def gpu_dtype(card: Card) -> tuple[torch.dtype, str]:
+    """(dtype, reason): the fastest dtype of a GPU: bfloat16, float16 or float32.
+
+    Tensor cores multiply float16 since capability 7.0 and bfloat16 since 8.0. Without them, a P100
+    (6.0) still moves half the bytes; others before 7.0 compute float16 much more slowly than float32.
     """
-    number, capability = "{}.{}".format(*capability), tuple(capability)
-    if capability >= (8, 0):
-        return torch.bfloat16, f"the {name}'s tensor cores multiply it"
-    if capability >= (7, 0) or capability == (6, 0):
-        return torch.float16, f"the {name} (capability {number}) has no bfloat16; losses are scaled"
-    return torch.float32, f"the {name} (capability {number}) is slow in 16 bits"
-
-
-def choose_dtype(precision, kind, machine):
-    """(dtype, why): the torch dtype that matrix products run in."""
-    asked = str(precision)
-    if asked == "16" and kind != "gpu":
-        raise NotebookError(
-            f'precision="16" needs a GPU, and this is a {kind}; pass "auto" or "32"'
+    number = "{}.{}".format(*card.capability)
+    if card.capability >= (8, 0):
+        return torch.bfloat16, f"the {card.name}'s tensor cores multiply it"
+    if card.capability >= (7, 0) or card.capability == (6, 0):
+        return (
+            torch.float16,
+            f"the {card.name} (capability {number}) has no bfloat16; losses are scaled",
         )
-    if asked == "bf16" and kind == "gpu" and machine.card[2][0] < 8:
-        raise NotebookError('precision="bf16": this GPU has no bfloat16; pass "16" or "32"')
-    if asked != "auto":
-        dtypes = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
-        return dtypes[asked], "as asked"
+    return torch.float32, f"the {card.name} (capability {number}) is slow in 16 bits"
+
+
+def choose_dtype(precision: int | str, kind: str, machine: AnyMachine) -> tuple[torch.dtype, str]:
+    """(dtype, reason) of matrix products. Raises NotebookError if the device does not support it."""
+    if str(precision) == "16" and kind != "gpu":
+        raise NotebookError(
+            f'precision="16" needs a GPU, and the device is a {kind.upper()}; pass "auto" or "32"'
+        )
+    if str(precision) == "bf16" and kind == "gpu" and machine.card.capability < (8, 0):
+        raise NotebookError(
+            f'precision="bf16": the {machine.card.name} has no bfloat16; pass "16" or "32"'
+        )
+    if str(precision) != "auto":
+        return DTYPES[str(precision)], "as set by precision"
     if kind == "gpu":
-        return card_dtype(machine.card[0], machine.card[2])
+        return gpu_dtype(machine.card)
     if kind == "tpu" or machine.bf16:
         return torch.bfloat16, f"the {kind.upper()} multiplies it in hardware"
     return torch.float32, "this CPU has no bfloat16 in hardware"
 
 
-def choose_strategy(strategy, kind, processes, num_nodes, machine):
-    """Lightning's strategy, by its name."""
-    if strategy == "fsdp" and (kind != "gpu" or not machine.launched):
+# how processes are started
+
+
+def choose_strategy(
+    strategy: str, kind: str, processes: int, num_nodes: int, machine: AnyMachine
+) -> str:
+    """The name of Lightning's strategy. Raises NotebookError if processes cannot be started so."""
+    launched = machine.started_by_launcher
+    if strategy == "fsdp" and (kind != "gpu" or not launched):
         raise NotebookError(
-            'strategy="fsdp" needs GPUs and a start by torchrun or SLURM (see the README); '
-            'a notebook by itself can do "auto"'
+            'strategy="fsdp" needs GPUs and a start by torchrun or SLURM (see docs/gpus.md); '
+            'in a notebook without them, pass "auto"'
         )
-    if num_nodes > 1 and not machine.launched:
+    if num_nodes > 1 and not launched:
         raise NotebookError(
-            f"num_nodes={num_nodes}: a notebook starts no other machines; start it on each with "
-            "torchrun or SLURM (see the README)"
+            f"num_nodes={num_nodes}: a notebook cannot start other machines; start it on each machine "
+            "with torchrun or SLURM (see docs/gpus.md)"
         )
     if kind == "tpu" and processes > 1:
         return "tpu_cores"
     if strategy != "fsdp" and processes * num_nodes > 1:
-        return "ddp" if machine.launched else "ddp_notebook"  # ddp_notebook forks this kernel
+        return "ddp" if launched else "ddp_notebook"  # ddp_notebook forks this kernel
     return strategy
 
 
 def trainer_arguments(
-    gpus=None, tpu_cores=None, cpu_processes=1, num_nodes=1, precision="auto", strategy="auto",
-    machine=None,
-):  # fmt: skip
-    """Where to train, as arguments of `pytorch_lightning.Trainer`, from what is asked and there.
+    gpus: int | None = None,
+    tpu_cores: int | str | list | None = None,
+    cpu_processes: int = 1,
+    num_nodes: int = 1,
+    precision: int | str = "auto",
+    strategy: str = "auto",
+    machine: AnyMachine | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(arguments of `Trainer`, device) for the parameters of 01 and 04 on a machine (None: this one).
 
-    None asks for all there are: TPU cores, else GPUs, else the CPU. `machine` is a Machine (this
-    one if None) or a Pretended. Returns (arguments, device): device is a dict of kind ("cpu",
-    "gpu", "tpu"), card (a Machine's, of GPUs), processes (on this machine), dtype (what matrix products
-    run in: a torch dtype) and why (that one).
-    Raises NotebookError when something is asked for that is not there.
+    None means all there are: TPU cores, else GPUs, else the CPU. `device` has kind ("cpu", "gpu" or
+    "tpu"), card (of a GPU, else None), processes (on this machine), dtype (of matrix products) and why
+    (that dtype). Raises NotebookError if the machine does not have what is asked for.
     """
     machine = machine or Machine()
     kind, devices = choose_devices(gpus, tpu_cores, cpu_processes, machine)
     dtype, why = choose_dtype(precision, kind, machine)
     processes = devices if isinstance(devices, int) else 1
-    arguments = dict(
-        accelerator=kind,
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=choose_strategy(strategy, kind, processes, num_nodes, machine),
-        precision="16-mixed" if dtype == torch.float16 else "32-true",
-    )
+    arguments = {
+        "accelerator": kind,
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "strategy": choose_strategy(strategy, kind, processes, num_nodes, machine),
+        "precision": "16-mixed" if dtype == torch.float16 else "32-true",
+    }
     card = machine.card if kind == "gpu" else None
-    return arguments, dict(kind=kind, card=card, processes=processes, dtype=dtype, why=why)
+    device = {"kind": kind, "card": card, "processes": processes, "dtype": dtype, "why": why}
+    return arguments, device

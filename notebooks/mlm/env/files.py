@@ -1,4 +1,7 @@
-"""Files that are whole: written beside their place, synced, then named; digests tell whether they still are."""
+"""Files that are complete or absent, and SHA-256 sums that detect damage.
+
+A file is written under a temporary name, synced to disk, then renamed.
+"""
 
 import contextlib
 import errno
@@ -7,12 +10,14 @@ import json
 import os
 import socket
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from mlm.env.notebook import NotebookError
 
 
-def sha256_of(path):
+def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file of any size, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -24,26 +29,26 @@ def sha256_of(path):
 # paths
 
 
-def short_repr(given, most=200):
-    """What a person gave, quoted, in one line and not at length."""
-    text = repr(str(given))
-    return text if len(text) <= most else f"{text[: most // 2]}...'"
+def short_repr(value: Any, max_length: int = 200) -> str:
+    """A value given by the user, quoted, in one line and shortened to `max_length` characters."""
+    text = repr(str(value))
+    return text if len(text) <= max_length else f"{text[: max_length // 2]}...'"
 
 
-def absolute_path(name, given):
-    """The absolute path that the parameter `name` gives; ~ is a home folder. It need not exist.
+def absolute_path(name: str, value: str | Path) -> Path:
+    """The absolute path that the parameter `name` gives; ~ is the home folder. It need not exist.
 
-    Raises NotebookError where it can be none.
+    Raises NotebookError if `value` cannot be a path.
     """
     try:
-        path = Path(given).expanduser().resolve()
+        path = Path(value).expanduser().resolve()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             path.stat()
         return path
     except (OSError, RuntimeError, ValueError) as error:
-        why = str(getattr(error, "strerror", None) or error).partition(": ")[0]
+        reason = str(getattr(error, "strerror", None) or error).partition(": ")[0]
         raise NotebookError(
-            f"{name}={short_repr(given)} is no path ({why}); pass the path of a file or folder"
+            f"{name}={short_repr(value)} is not a path ({reason}); pass the path of a file or folder"
         ) from None
 
 
@@ -57,8 +62,8 @@ PATH_KINDS = {
 }
 
 
-def describe_path(path):
-    """What stands at a path, as the end of a sentence: "is a folder", "does not exist"."""
+def describe_path(path: Path) -> str:
+    """What a path points to, as the end of a sentence: "is a folder", "does not exist"."""
     try:
         return PATH_KINDS[stat.S_IFMT(path.stat().st_mode)]
     except (FileNotFoundError, NotADirectoryError):
@@ -67,32 +72,28 @@ def describe_path(path):
         return f"cannot be read ({error.strerror})"
 
 
-# written
+# atomic writes
 
-DISK_FULL = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-)  # the disk, a share of it, or the size of a file
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, over quota, file too large
 
 
-def write_error(path, error):
-    """A NotebookError that says which file could not be written and why; a full disk is named."""
+def write_error(path: Path, error: OSError) -> NotebookError:
+    """A NotebookError that names the file that could not be written and the reason."""
     if error.errno in DISK_FULL:
         return NotebookError(
-            f"{path} could not be written: the disk of {path.parent} is full; what was saved before "
-            "is kept: make room, then run this again"
+            f"{path} could not be written: the disk of {path.parent} is full; earlier files are kept: "
+            "make room, then run this again"
         )
     return NotebookError(f"{path} could not be written ({error.strerror or error})")
 
 
-def partial_path(path):
-    """Where this process writes what is to become `path`: no other process has the same name."""
+def partial_path(path: Path) -> Path:
+    """The temporary name under which this process writes `path`; no other process uses it."""
     return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
 
 
-def move_into_place(part, path):
-    """Give a whole file its name; both are on the disk afterwards, whatever is pulled out."""
+def move_into_place(part: Path, path: Path) -> None:
+    """Rename a complete file. File and name survive a power cut: both are synced to disk."""
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -105,15 +106,16 @@ def move_into_place(part, path):
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode="wb", **how):
-    """A file to write in, which gets the name `path` when it is whole; on an error nothing changes.
+def atomic_write(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
+    """Context manager that yields a file to write to and names it `path` once it is complete.
 
-    Raises NotebookError where it cannot be written.
+    An error in the block leaves `path` as it was. `options` go to `open`. Raises NotebookError if the
+    file cannot be written.
     """
     part = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, mode, **how) as file:
+        with open(part, mode, **options) as file:
             yield file
         move_into_place(part, path)
     except OSError as error:
@@ -123,8 +125,8 @@ def atomic_write(path, mode="wb", **how):
             part.unlink(missing_ok=True)
 
 
-def remove_stale_parts(folder):
-    """Remove what processes of this machine that are gone have left half written below `folder`."""
+def remove_stale_parts(folder: Path) -> None:
+    """Remove incomplete files below `folder` whose process on this machine no longer runs."""
     for part in folder.rglob(f"*.{socket.gethostname()}-*.part"):
         pid = part.name.rsplit("-", 1)[1].removesuffix(".part")
         try:
@@ -132,41 +134,41 @@ def remove_stale_parts(folder):
         except (ProcessLookupError, ValueError):
             part.unlink(missing_ok=True)
         except OSError:
-            continue  # it lives, and is somebody else's
+            continue  # the process runs and belongs to another user
 
 
-# records
+# JSON that detects damage
 
 
-def json_digest(record):
-    """The digest of a record's content, whatever the order of its names."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+def json_digest(content: Any) -> str:
+    """The SHA-256 of a JSON value, in hexadecimal; the order of its keys does not matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_checked_json(path, record):
-    """Write a dict as JSON with its own digest, `json_digest`. Raises ValueError where a number is not finite."""
-    text = json.dumps({**record, "seal": json_digest(record)}, indent=1, allow_nan=False)
+def write_checked_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a dict as JSON, with its `json_digest` as "seal". Raises ValueError on NaN or infinity."""
+    text = json.dumps({**content, "seal": json_digest(content)}, indent=1, allow_nan=False)
     with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
         file.write(text + "\n")
 
 
-def read_checked_json(path):
-    """The dict that `write_checked_json` wrote; None where there is none or it is no longer as written."""
+def read_checked_json(path: Path) -> dict[str, Any] | None:
+    """The dict that `write_checked_json` wrote; None if the file is missing or was changed."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return record if record.pop("seal") == json_digest(record) else None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if content.pop("seal") == json_digest(content) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def sha256_sums(folder, names):
-    """{name: SHA-256} of files below `folder`, for a record that vouches for them."""
+def sha256_sums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """{name: SHA-256} of files below `folder`."""
     return {name: sha256_of(folder / name) for name in names}
 
 
-def first_damaged(folder, files):
-    """The first name in `files`, {name: SHA-256}, that is not as it was written; None if all are."""
-    for name, sha256 in files.items():
+def first_damaged(folder: Path, sums: dict[str, str]) -> str | None:
+    """The first name in `sums`, {name: SHA-256}, whose file is missing or changed; else None."""
+    for name, sha256 in sums.items():
         try:
             if sha256_of(folder / name) != sha256:
                 return name

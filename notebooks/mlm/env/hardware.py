@@ -1,7 +1,7 @@
-"""What this machine has, and what is asked of it, as arguments of `pytorch_lightning.Trainer`.
+"""Which CPUs, GPUs and TPU cores this machine has. Taught in 01.
 
-Nothing here starts XLA or CUDA in the process that asks: where either runs, no further processes
-can be started on its devices. Taught in 01.
+Nothing here starts XLA or CUDA in the calling process: once either runs there, no further processes
+can be started on its devices.
 """
 
 import functools
@@ -14,111 +14,34 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
 from mlm.env.notebook import NotebookError, started_by_launcher
 
-# what is here
+
+class Card(NamedTuple):
+    """A GPU card."""
+
+    name: str
+    memory: float  # bytes
+    capability: tuple[int, int]  # CUDA compute capability, https://developer.nvidia.com/cuda-gpus
 
 
-def tpu_cores_here():
-    """How many TPU cores this machine has, found without starting the TPU runtime.
-
-    Raises NotebookError where torch_xla is there but cannot work.
-    """
-    if importlib.util.find_spec("torch_xla") is None:
-        return 0
-    found = {name: importlib.metadata.version(name) for name in ("torch", "torch_xla")}
-    if len({tuple(re.findall(r"\d+", number)[:2]) for number in found.values()}) > 1:
-        raise NotebookError(
-            f"torch {found['torch']} and torch_xla {found['torch_xla']} do not belong together: "
-            "install a pair of one minor version (setup_tpu.sh does) and restart the kernel"
-        )
-    if os.environ.get("TPU_PROCESS_ADDRESSES") == "local":
-        del os.environ["TPU_PROCESS_ADDRESSES"]  # Kaggle's: it breaks the start of 8 processes
-    from torch_xla._internal import tpu
-
-    try:
-        return tpu.num_available_devices()
-    except Exception as error:  # it asks the metadata server, which only TPU machines have
-        if not tpu.num_available_chips():
-            return 0
-        raise NotebookError(
-            f"this machine's TPU cannot be counted ({type(error).__name__}); where its metadata "
-            "server cannot be reached, set TPU_SKIP_MDS_QUERY=1 and TPU_ACCELERATOR_TYPE="
-            "v5litepod-1 (your type); to train without it, pass tpu_cores=0"
-        ) from None
+A100 = Card("A100", 40e9, (8, 0))
 
 
-def xla_is_used():
-    """Whether this process has started the XLA runtime: then it can start no others on a TPU."""
-    xla = sys.modules.get("torch_xla")
-    return bool(xla and xla._XLAC._xla_runtime_is_initialized())
+# in a subprocess
 
 
-class Machine:
-    """This machine. Each answer is found when it is asked for: some take seconds."""
+def run_in_subprocess(function: Callable, *values: Any, seconds: float = 300) -> Any:
+    """`function(*values)`, computed by a new Python process that releases the devices when it ends.
 
-    @property
-    def gpus(self):
-        """How many GPUs torch finds."""
-        return torch.cuda.device_count()
-
-    @functools.cached_property
-    def tpu_cores(self):
-        """How many TPU cores there are; raises NotebookError where they cannot be counted."""
-        return tpu_cores_here()
-
-    @functools.cached_property
-    def card(self):
-        """(name, bytes of memory, capability) of the first GPU, as `gpu_cards` has them."""
-        return in_own_process(gpu_cards)[0]
-
-    @property
-    def torch_xla(self):
-        """Whether torch_xla is installed."""
-        return importlib.util.find_spec("torch_xla") is not None
-
-    @property
-    def xla_is_used(self):
-        """Whether this process has started the XLA runtime."""
-        return xla_is_used()
-
-    @property
-    def launched(self):
-        """Whether torchrun or SLURM started this process as one of several."""
-        return started_by_launcher()
-
-    @property
-    def bf16(self):
-        """Whether its CPU multiplies bfloat16 in hardware; without, float32 is faster."""
-        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
-
-
-@dataclass
-class Pretended:
-    """A machine that one would like to ask about, with the answers of a `Machine`."""
-
-    gpus: int = 0
-    tpu_cores: int = 0
-    torch_xla: bool = True
-    xla_is_used: bool = False
-    started_by_launcher: bool = False
-    bf16: bool = True
-    card: tuple = ("A100", 40e9, (8, 0))
-
-
-# a look at it
-
-
-def in_own_process(function, *values, seconds=300):
-    """`function(*values)` computed by a fresh Python, which ends and lets go of the devices.
-
-    The function is sent as text, so it imports what it needs; what it returns must be JSON.
-    Raises NotebookError where it fails or does not end within `seconds`.
+    The source of the function is sent, so it must import what it needs; what it returns must be JSON.
+    Raises NotebookError if it fails or does not end within `seconds`.
     """
     call = f"import json\nprint(json.dumps({function.__name__}(*{values!r})))"
     program = [sys.executable, "-c", f"{inspect.getsource(function)}\n{call}"]
@@ -126,43 +49,179 @@ def in_own_process(function, *values, seconds=300):
         done = subprocess.run(program, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         raise NotebookError(
-            f"the device did not answer within {seconds} s: end the process that holds it, or "
+            f"the device did not answer within {seconds} s: end the process that uses it, or "
             "restart the runtime"
         ) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise NotebookError(f"the device does not work: {last}")
+        raise NotebookError(f"the device does not work: {last}; restart the runtime")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def gpu_cards():
-    """(name, bytes, capability: https://developer.nvidia.com/cuda-gpus) of each GPU; starts CUDA."""
+def list_gpus() -> list[tuple[str, int, tuple[int, int]]]:
+    """(name, bytes of memory, compute capability) of each GPU. Starts CUDA."""
     import torch
 
     cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return [(card.name, card.total_memory, (card.major, card.minor)) for card in cards]
 
 
-# GB of memory of a core, by the type that the environment names
-TPU_GB = {"v2": 8, "v3": 16, "v4": 32, "v5e": 16, "v5litepod": 16, "v5p": 95, "v6e": 32}
+def time_matrix_products(kind: str, size: int) -> list[tuple[str, str, float, float]]:
+    """(device, dtype, error, GFLOP/s) of a (size, size) matrix product on each device of a kind.
 
+    The error is the largest difference from the CPU's float64 product, relative to its largest entry.
+    The time is that of a chain of ten products. Starts CUDA or XLA.
+    """
+    import time
 
-def devices_here():
-    """A row for each device of this machine: (device, what it is, memory, bfloat16)."""
-    import psutil
+    import torch
 
-    machine, bf16 = Machine(), {True: "in hardware", False: "emulated, slow"}
-    memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
-    cpu = f"{os.cpu_count()} cores, {platform.machine()}"
-    rows = [("CPU", cpu, memory, bf16[machine.bf16])]
-    for number, card in enumerate(in_own_process(gpu_cards) if machine.gpus else ()):
-        name, size, (major, _) = card
-        rows.append((f"GPU {number}", name, f"{size / 1e9:.0f} GB", bf16[major >= 8]))
-    for number in range(machine.tpu_cores):
-        name = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
-        memory = f"{TPU_GB[name]} GB" if name in TPU_GB else "known once the runtime starts"
-        rows.append((f"TPU core {number}", name, memory, bf16[True]))
+    devices, dtypes = [torch.device("cpu")], [torch.float32, torch.bfloat16]
+    if kind == "gpu":
+        devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+        dtypes.append(torch.float16)
+    if kind == "tpu":
+        import torch_xla
+
+        devices = torch_xla.devices()
+    torch.manual_seed(0)
+    rows, matrix = [], torch.randn(size, size) / size**0.5  # its powers neither grow nor shrink
+    for device, dtype in ((device, dtype) for device in devices for dtype in dtypes):
+        factor = matrix.to(device, dtype)
+        exact = matrix.to(dtype).double() @ matrix.to(dtype).double()
+        error = float(((factor @ factor).cpu().double() - exact).abs().max() / exact.abs().max())
+        seconds = []
+        for _ in range(3):  # the first is a warm-up: kernels are loaded, XLA compiles
+            start, product = time.perf_counter(), factor
+            for _ in range(10):
+                product = product @ factor
+            product.abs().max().item()  # waits for the device
+            seconds.append(time.perf_counter() - start)
+        rows.append((str(device), str(dtype), error, 10 * 2 * size**3 / min(seconds) / 1e9))
     return rows
 
 
-# what to ask of it
+# this machine
+
+
+def count_tpu_cores() -> int:
+    """The number of TPU cores of this machine, found without starting the TPU runtime.
+
+    Raises NotebookError if torch_xla is installed but cannot work.
+    """
+    if importlib.util.find_spec("torch_xla") is None:
+        return 0
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torch_xla")}
+    if len({tuple(re.findall(r"\d+", number)[:2]) for number in versions.values()}) > 1:
+        raise NotebookError(
+            f"torch {versions['torch']} and torch_xla {versions['torch_xla']} do not match: install the "
+            "same minor version of both (setup_tpu.sh does) and restart the kernel"
+        )
+    if os.environ.get("TPU_PROCESS_ADDRESSES") == "local":
+        del os.environ["TPU_PROCESS_ADDRESSES"]  # set by Kaggle; no 8 processes start with it
+    from torch_xla._internal import tpu
+
+    try:
+        return tpu.num_available_devices()
+    except Exception as error:  # torch_xla asks the metadata server, which only TPU machines have
+        if not tpu.num_available_chips():
+            return 0
+        raise NotebookError(
+            f"this machine's TPU cores cannot be counted ({type(error).__name__}); if the metadata "
+            "server is unreachable, set TPU_SKIP_MDS_QUERY=1 and TPU_ACCELERATOR_TYPE="
+            "v5litepod-1 (your type); to train without the TPU, pass tpu_cores=0"
+        ) from None
+
+
+def xla_is_used() -> bool:
+    """Whether this process has started the XLA runtime: then it cannot start others on a TPU."""
+    xla = sys.modules.get("torch_xla")
+    return bool(xla and xla._XLAC._xla_runtime_is_initialized())
+
+
+class Machine:
+    """This machine. Each property is looked up when it is read: some take seconds."""
+
+    @property
+    def gpus(self) -> int:
+        """The number of GPUs that torch finds."""
+        return torch.cuda.device_count()
+
+    @functools.cached_property
+    def tpu_cores(self) -> int:
+        """The number of TPU cores; raises NotebookError if they cannot be counted."""
+        return count_tpu_cores()
+
+    @functools.cached_property
+    def card(self) -> Card:
+        """The first GPU."""
+        name, memory, capability = run_in_subprocess(list_gpus)[0]
+        return Card(name, memory, tuple(capability))
+
+    @property
+    def torch_xla(self) -> bool:
+        """Whether torch_xla is installed."""
+        return importlib.util.find_spec("torch_xla") is not None
+
+    @property
+    def xla_is_used(self) -> bool:
+        """Whether this process has started the XLA runtime."""
+        return xla_is_used()
+
+    @property
+    def started_by_launcher(self) -> bool:
+        """Whether torchrun or SLURM started this process as one of several."""
+        return started_by_launcher()
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the CPU multiplies bfloat16 in hardware; without, float32 is faster."""
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+
+
+@dataclass
+class SimulatedMachine:
+    """A machine with given properties, to see what `Machine` would lead to elsewhere."""
+
+    gpus: int = 0
+    tpu_cores: int = 0
+    torch_xla: bool = True
+    xla_is_used: bool = False
+    started_by_launcher: bool = False
+    bf16: bool = True
+    card: Card = A100
+
+    def __post_init__(self) -> None:
+        self.card = Card(*self.card)
+
+
+# its devices
+
+TPU_GB = {  # GB of memory of a core, by the type in TPU_ACCELERATOR_TYPE
+    "v2": 8,
+    "v3": 16,
+    "v4": 32,
+    "v5e": 16,
+    "v5litepod": 16,
+    "v5p": 95,
+    "v6e": 32,
+}
+
+
+def list_devices() -> list[tuple[str, str, str, str]]:
+    """A row for each device of this machine: (device, model, memory, support for bfloat16)."""
+    import psutil
+
+    machine = Machine()
+    bf16 = {True: "in hardware", False: "emulated, slow"}
+    memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
+    rows = [("CPU", f"{os.cpu_count()} cores, {platform.machine()}", memory, bf16[machine.bf16])]
+    for number, card in enumerate(run_in_subprocess(list_gpus) if machine.gpus else ()):
+        name, size, (major, _) = card
+        rows.append((f"GPU {number}", name, f"{size / 1e9:.0f} GB", bf16[major >= 8]))
+    for number in range(machine.tpu_cores):
+        tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
+        memory = f"{TPU_GB[tpu_type]} GB" if tpu_type in TPU_GB else "unknown until it is used"
+        rows.append((f"TPU core {number}", tpu_type, memory, bf16[True]))
+    return rows

@@ -1,9 +1,13 @@
-"""What `model` names: a folder, or a masked language model on the Hub. Its own code is never run."""
+"""What the parameter `model` refers to: a folder, or a masked language model on the Hugging Face Hub.
+
+Code that comes with a model is never executed.
+"""
 
 import contextlib
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import requests
@@ -13,19 +17,19 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from mlm.env.files import absolute_path, describe_path, short_repr
 from mlm.env.notebook import NotebookError
 
-MASKED_LMS = {  # kinds of models that fill in words, and write no text
-    kind
-    for kind, name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.items()
+MASKED_LMS = {  # model types with a masked language model, without sequence-to-sequence models
+    model_type
+    for model_type, name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.items()
     if not name.endswith("ForConditionalGeneration")
 }
 HUB_NAME = re.compile(r"(\w[\w.-]{,95}/)?\w[\w.-]{,95}", re.ASCII)
 
 
 @functools.cache
-def hub_is_away(model):
-    """Whether `model` is on a Hub that does not answer: then only what was downloaded before is there.
+def hub_is_unreachable(model: str) -> bool:
+    """Whether `model` is on the Hub, which does not answer: then only its local cache can be read.
 
-    Asked once, with patience for 10 seconds: the Hub's own client would try for minutes.
+    The Hub is contacted once, for at most 10 seconds: its client would retry for minutes.
     """
     if Path(model).is_dir() or huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
@@ -36,8 +40,10 @@ def hub_is_away(model):
     return False
 
 
-def load_error(model, error, what=" cannot be loaded"):
-    """The NotebookError for a model that is not there or not whole."""
+def load_error(
+    model: str, error: Exception | str, what: str = " cannot be loaded"
+) -> NotebookError:
+    """The NotebookError for a model that is missing or incomplete."""
     reason = str(error).strip().partition("\n")[0].partition(". ")[0][:200]
     return NotebookError(
         f"model={short_repr(model)}{what} ({reason}); pass the name of a masked language "
@@ -45,10 +51,10 @@ def load_error(model, error, what=" cannot be loaded"):
     )
 
 
-def model_source(model):
-    """What `from_pretrained` is to read for a `model`: an absolute folder, or a name on the Hub.
+def model_source(model: str) -> str:
+    """What `from_pretrained` reads for a `model`: an absolute folder, or a name on the Hub.
 
-    Raises NotebookError where it can be neither, is a run's folder, or is no masked language model.
+    Raises NotebookError if `model` is neither, is the folder of a run, or is another kind of model.
     """
     path = absolute_path("model", model)
     if describe_path(path) == "is a folder":
@@ -61,12 +67,16 @@ def model_source(model):
         source = model
     else:
         raise load_error(model, f"{path} {describe_path(path)}")
-    about = {}
-    with contextlib.suppress(Exception):  # what cannot be read is said by whoever needs it
-        about, _ = PretrainedConfig.get_config_dict(source, local_files_only=hub_is_away(source))
-    if about and about.get("model_type") not in MASKED_LMS:
+    config: dict[str, Any] = {}
+    with contextlib.suppress(
+        Exception
+    ):  # an unreadable config is reported when the model is loaded
+        offline = hub_is_unreachable(source)
+        config, _ = PretrainedConfig.get_config_dict(source, local_files_only=offline)
+    model_type = config.get("model_type")
+    if config and model_type not in MASKED_LMS:
         raise NotebookError(
-            f"model={short_repr(model)} is a {about.get('model_type')!r} model, of which transformers knows "
-            "no masked language model; pass one such as BERT, RoBERTa or ModernBERT"
+            f"model={short_repr(model)} has the type {model_type!r}, for which transformers has no masked "
+            "language model; pass one such as BERT, RoBERTa or ModernBERT"
         )
     return source

@@ -1,13 +1,15 @@
-"""What each notebook begins with: one-line errors, packages that are missing, less noise."""
+"""What each notebook starts with: one-line errors, missing packages, fewer warnings."""
 
 import logging
 import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-REQUIREMENTS = [  # those of requirements.txt that the notebooks import
+REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebooks import
     "torch>=2.8,<2.14",
     "transformers>=5.0,<6",
     "pytorch-lightning>=2.6,<2.7",
@@ -17,110 +19,121 @@ REQUIREMENTS = [  # those of requirements.txt that the notebooks import
     "pooch>=1.8",
     "tensorboard>=2.15",
 ]
-
-
-PYTHONS = (3, 10), (3, 13)  # the first and the last that the notebooks were run on
+PYTHON_VERSIONS = (3, 10), (3, 13)  # the oldest and the newest that the notebooks were run on
 
 
 class NotebookError(ValueError):
-    """An error whose one line says it all: what was found, what is allowed, what to do."""
+    """An error whose single line is complete: what is wrong, what is valid, what to do next."""
 
-    def _render_traceback_(self):  # IPython shows this instead of a traceback
+    def _render_traceback_(self) -> list[str]:  # IPython shows this instead of a traceback
         return [f"{type(self).__name__}: {self}"]
 
 
-def error_message(function, *arguments, **options):
-    """The line with which a call is refused; None where it is not."""
+def error_message(function: Callable, *arguments: Any, **options: Any) -> str | None:
+    """The message of the NotebookError that this call raises; None if it raises none."""
     try:
         function(*arguments, **options)
     except NotebookError as error:
         return str(error)
+    return None
 
 
-def installed_version(name):
-    """The version of a package, None where it is not installed."""
+def installed_version(name: str) -> str | None:
+    """The version of a package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def install_missing(*more):
-    """Install what of REQUIREMENTS (and `more`) is not here yet, then quiet what only adds noise.
+# packages
 
-    A torch (and torch_xla) that is here stays as it is. Raises NotebookError where it does not fit,
-    this Python does not, or pip fails, whose own words are shown.
-    """
+
+def check_python() -> None:
+    """Raise NotebookError if the notebooks were never run on this version of Python."""
+    if not PYTHON_VERSIONS[0] <= sys.version_info[:2] <= PYTHON_VERSIONS[1]:
+        first, last, here = ("{}.{}".format(*v) for v in (*PYTHON_VERSIONS, sys.version_info))
+        raise NotebookError(
+            f"Python must be {first} to {last}, and this is {here}: choose another kernel"
+        )
+
+
+def is_met(requirement: str) -> bool:
+    """Whether an installed package meets a requirement such as "numpy>=1.26"."""
     from packaging.requirements import Requirement
 
-    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        first, last, here = ("{}.{}".format(*v) for v in (*PYTHONS, sys.version_info))
-        raise NotebookError(
-            f"this is Python {here}; the notebooks run on {first} to {last}: choose a kernel of these"
-        )
+    parsed = Requirement(requirement)
+    installed = installed_version(parsed.name)
+    return installed is not None and parsed.specifier.contains(installed, prereleases=True)
 
-    def is_met(text):
-        need, here = Requirement(text), installed_version(Requirement(text).name)
-        return here is not None and need.specifier.contains(here, prereleases=True)
 
-    torch, here = REQUIREMENTS[0], installed_version("torch")
-    if here and not is_met(torch):
+def install_missing(*more: str) -> None:
+    """Install the packages of REQUIREMENTS (and `more`) that are missing, then silence warnings.
+
+    An installed torch or torch_xla is never replaced. Raises NotebookError if torch or Python is out
+    of range, or if pip fails.
+    """
+    check_python()
+    torch = installed_version("torch")
+    if torch and not is_met(REQUIREMENTS[0]):
         raise NotebookError(
-            f"torch {here} is here and the notebooks need {torch}; a torch is never replaced unasked: run "
-            f"`pip install '{torch}'` yourself, then restart the kernel"
+            f"torch {torch} is installed, but the notebooks need {REQUIREMENTS[0]} and never replace a "
+            f"torch: run `pip install '{REQUIREMENTS[0]}'` yourself, then restart the kernel"
         )
-    missing = [text for text in (*REQUIREMENTS, *more) if not is_met(text)]
-    pinned = ((name, installed_version(name)) for name in ("torch", "torch_xla"))
-    keep = [f"{name}=={here}" for name, here in pinned if here]
+    missing = [requirement for requirement in (*REQUIREMENTS, *more) if not is_met(requirement)]
+    versions = {name: installed_version(name) for name in ("torch", "torch_xla")}
+    pins = [f"{name}=={installed}" for name, installed in versions.items() if installed]
     if missing:
-        pip_install(*missing, *keep)
-    print("Installed:", ", ".join(missing) or "nothing, all of it was here")
+        pip_install(*missing, *pins)
+    print("Installed:", ", ".join(missing) or "nothing, all packages were there")
     silence_warnings()
 
 
-def pip_install(*what):
-    """Install packages for this Python; raises NotebookError where pip, which says why, fails."""
+def pip_install(*requirements: str) -> None:
+    """Install packages for this Python; pip prints its own errors. Raises NotebookError if it fails."""
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    if subprocess.run([*pip, *what]).returncode:
+    if subprocess.run([*pip, *requirements]).returncode:
         raise NotebookError(
-            f"pip could not install {', '.join(what)} for the reason above: mend that, or install them "
-            "yourself, then run this again"
+            f"pip could not install {', '.join(requirements)} for the reason above: fix that or install "
+            "them yourself, then run this cell again"
         )
 
 
-def silence_warnings():
-    """Switch off telemetry, tips and warnings that are not about the reader's own doing."""
+# warnings
+
+
+def silence_warnings() -> None:
+    """Switch off telemetry, tips and warnings that are not about the reader's own code."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing is sent anywhere
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # all cores, no warning when forked
     os.environ.setdefault(
         "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # tensorboard starts a TensorFlow that is here
+    )  # tensorboard imports TensorFlow, if installed
     warnings.filterwarnings("ignore", "IProgress not found")  # without ipywidgets a bar is text
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
-    # float16's first steps are tries, which a scaler leaves out
+    # The gradient scaler of float16 skips its first steps: they overflow by design.
     warnings.filterwarnings("ignore", "Detected call of `lr_sched")
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 is what was asked for
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 was chosen on purpose
     for name in ("pytorch_lightning.utilities", "lightning_fabric.utilities"):
         logging.getLogger(f"{name}.rank_zero").setLevel(logging.WARNING)
     resumed = "pytorch_lightning.trainer.connectors.checkpoint_connector"
     logging.getLogger(resumed).setLevel(logging.WARNING)
     logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # "triton not found"
-    if (
-        started_by_launcher()
-    ):  # with it Lightning takes this for a person's notebook and refuses to join
+    if started_by_launcher():
+        # With sys.ps1, Lightning takes this for an interactive session and refuses to join.
         vars(sys).pop("ps1", None)
 
 
-def started_by_launcher():
+def started_by_launcher() -> bool:
     """Whether torchrun or SLURM started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
-def show_source(function):
-    """Show the library's code of a function or class in the notebook, with colours."""
+def show_source(definition: Callable) -> Any:
+    """Show the library's code of a function or class in a notebook, with syntax highlighting."""
     import inspect
 
     from IPython.display import Code
 
-    return Code(inspect.getsource(function), language="python")
+    return Code(inspect.getsource(definition), language="python")

@@ -1,39 +1,39 @@
-"""A model handed on: as ONNX, which runs without Python, and by the Hub; only where that is asked for."""
+"""Export a model as ONNX, which runs without PyTorch, and verify the exported file."""
 
 import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from mlm.env.files import move_into_place, partial_path, write_error
 from mlm.env.notebook import NotebookError
 from mlm.models.loading import quiet_transformers
 
-# as ONNX: written whole, and held equal to the model
-
-NEEDED = "onnx", "onnxscript", "onnxruntime"  # torch writes with two of them, the third reads
-NEAR = 1e-3  # how far a logit may lie from the model's: other kernels round otherwise
+REQUIRED_PACKAGES = "onnx", "onnxscript", "onnxruntime"  # two to export, the third to verify
+TOLERANCE = 1e-3  # largest accepted difference of a logit: ONNX Runtime's kernels round differently
 
 
-def check_onnx(onnx, trained=True):
-    """Raises NotebookError where `onnx` asks for an export, and no run is there or a package is missing."""
+def check_onnx(onnx: bool, trained: bool = True) -> None:
+    """Raises NotebookError if an export is requested but there is no run, or a package is missing."""
     if not onnx:
         return
     if not trained:
+        raise NotebookError("onnx=True: there is no run to export; train one with 04_train.ipynb")
+    if missing := [name for name in REQUIRED_PACKAGES if not find_spec(name)]:
         raise NotebookError(
-            "onnx=True: no run is there to export the model of; train it with 04_train.ipynb"
-        )
-    if missing := [name for name in NEEDED if not find_spec(name)]:
-        raise NotebookError(
-            f"onnx=True needs {', '.join(missing)}: pip install {' '.join(missing)}, or leave onnx out"
+            f"onnx=True requires {', '.join(missing)}: pip install {' '.join(missing)}, or leave onnx out"
         )
 
 
-def batch_of(tokenizer, rows, tokens):
-    """`input_ids` and `attention_mask` (rows, tokens), each row a token shorter than the one above."""
+def example_batch(
+    tokenizer: PreTrainedTokenizerBase, rows: int, tokens: int
+) -> dict[str, torch.Tensor]:
+    """Random `input_ids` and their `attention_mask` (rows, tokens); each row has one token less."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(len(tokenizer), (rows, tokens), generator=generator)
     mask = (torch.arange(tokens) < tokens - torch.arange(rows)[:, None]).long()
@@ -41,12 +41,9 @@ def batch_of(tokenizer, rows, tokens):
 
 
 @contextlib.contextmanager
-def exporting(path):
-    """In this block a model is exported, in silence.
-
-    Raises NotebookError, in one line, where that cannot be done or written.
-    """
-    before = logging.root.manager.disable
+def export_errors(path: Path) -> Iterator[None]:
+    """Context manager for an export to `path`: no warnings or logs, errors become NotebookErrors."""
+    disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with quiet_transformers(), warnings.catch_warnings(), torch.no_grad():
@@ -56,17 +53,17 @@ def exporting(path):
         raise
     except OSError as error:
         raise write_error(path, error) from None
-    except Exception as error:  # torch's, onnxscript's, those of onnxruntime
+    except Exception as error:  # torch, onnxscript and onnxruntime raise many types
         reason = " ".join(str(error).split())[:200]
         raise NotebookError(
             f"onnx=True: this kind of model could not be exported ({type(error).__name__}: {reason}); "
-            "leave onnx out: the folder model/ is whole"
+            "leave onnx out: the folder model/ is complete without it"
         ) from None
     finally:
-        logging.disable(before)
+        logging.disable(disabled)
 
 
-def logits_of(path, batch):
+def onnx_logits(path: Path, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The logits (B, T, V) that ONNX Runtime computes from a file on the CPU."""
     import onnxruntime
 
@@ -75,45 +72,44 @@ def logits_of(path, batch):
     return torch.from_numpy(logits)
 
 
-def export_onnx(folder):
-    """Export the model in `folder` to its onnx/model.onnx: (path, greatest difference of a logit).
+def export_onnx(folder: Path) -> tuple[Path, float]:
+    """Export the model in `folder` to onnx/model.onnx: (its path, largest difference of a logit).
 
-    The file takes `input_ids` and `attention_mask` (B, T) of any size and gives `logits` (B, T, V); its
-    place is where Optimum and transformers.js look. It is compared, on a batch of another size than it
-    was made with, before it gets its name. Raises NotebookError where a package is missing, the model
-    cannot be exported, or the two differ. https://docs.pytorch.org/docs/stable/onnx_export.html
+    The file takes `input_ids` and `attention_mask` (B, T) of any size and returns `logits` (B, T, V);
+    Optimum and transformers.js look for it under this name. Before it gets its name it is compared with
+    the model, on a batch of another size than it was exported with. Raises NotebookError if a package is
+    missing, the export fails or the logits differ. https://docs.pytorch.org/docs/stable/onnx_export.html
     """
     check_onnx(True)
     path = folder / "onnx" / "model.onnx"
     part = partial_path(path)
-    with exporting(path):
+    with export_errors(path):
         try:
             path.parent.mkdir(exist_ok=True)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            bert = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
-            made, tried = batch_of(tokenizer, rows=2, tokens=8), batch_of(tokenizer, 3, 13)
-            size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+            model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+            export_batch = example_batch(tokenizer, rows=2, tokens=8)
+            any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
             torch.onnx.export(
-                bert,
-                kwargs=made,
+                model,
+                kwargs=export_batch,
                 f=part,
                 dynamo=True,
-                dynamic_shapes={name: size for name in made},
+                dynamic_shapes={name: any_size for name in export_batch},
                 output_names=["logits"],
                 external_data=False,
                 verbose=False,
             )
-            real = tried["attention_mask"] > 0  # what stands at padding is nobody's
-            difference = (logits_of(part, tried) - bert(**tried).logits)[real].abs().max().item()
-            if not difference < NEAR:
+            test_batch = example_batch(tokenizer, rows=3, tokens=13)
+            real = test_batch["attention_mask"] > 0  # logits at padding are arbitrary
+            differences = onnx_logits(part, test_batch) - model(**test_batch).logits
+            largest = differences[real].abs().max().item()
+            if not largest < TOLERANCE:
                 raise NotebookError(
-                    f"onnx=True: the exported model's logits differ by {difference:.1g} from those of "
-                    f"{folder}: it is not kept; leave onnx out"
+                    f"onnx=True: the logits of the exported model differ by {largest:.1g} from the "
+                    f"model in {folder}: the file is not kept; leave onnx out"
                 )
             move_into_place(part, path)
         finally:
             part.unlink(missing_ok=True)
-    return path, difference
-
-
-# by the Hub: private, and never waiting without end
+    return path, largest

@@ -5,12 +5,20 @@ import contextlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from mlm.data.corpus import load_corpus, make_workdir
 from mlm.data.tokenizer import load_tokenizer
@@ -21,78 +29,90 @@ from mlm.models.loading import load_model, quiet_transformers
 from mlm.training.checkpoint import selected_weights
 from mlm.training.results import check_files
 
-FILES = "run.json saved.bin model/config.json model/model.safetensors model/tokenizer.json"
-
-
-FIGURES = {  # of run.json
-    "training": "steps tokens_seen",
-    "before": "loss perplexity accuracy",
-    "after": "loss perplexity accuracy",
-    "baseline": "loss",
+REQUIRED_FILES = (
+    "run.json",
+    "saved.bin",
+    "model/config.json",
+    "model/model.safetensors",
+    "model/tokenizer.json",
+)
+REQUIRED_NUMBERS = {  # the parts of run.json that 05 shows
+    "training": ("steps", "tokens_seen"),
+    "before": ("loss", "perplexity", "accuracy"),
+    "after": ("loss", "perplexity", "accuracy"),
+    "baseline": ("loss",),
 }
 
+# find a run
 
-def read_results(path):
-    """run.json as a dict; raises NotebookError where something is not there that is used of it."""
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read run.json. Raises NotebookError if a value that 05 needs is missing or not a number."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["parameters"]["model"], record["parameters"]["seed"]
-        for part, names in FIGURES.items():
-            for name in names.split():
-                float(record[part][name])
+        results = json.loads(path.read_text(encoding="utf-8"))
+        results["parameters"]["model"], results["parameters"]["seed"]
+        for part, names in REQUIRED_NUMBERS.items():
+            for name in names:
+                float(results[part][name])
     except (ValueError, KeyError, TypeError) as error:
         raise NotebookError(
-            f"{path} is damaged or not from 04_train.ipynb ({type(error).__name__}: {error}); run "
-            "that again, or pass another run_name"
+            f"{path} is damaged or not from 04_train.ipynb ({type(error).__name__}: {error}): run "
+            "04 again, or pass another run_name"
         ) from None
-    return record
+    return results
 
 
-def find_run(workdir, run_name):
-    """(folder, its run.json) of a finished run; (None, None) where none is named and none is there.
+def find_run(
+    workdir: str | Path, run_name: str | None
+) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+    """The folder of a finished run and its results (run.json), after checking that it is complete.
 
-    Raises NotebookError where it is missing, in part or not from 04, naming the file.
+    `run_name` None means the run named "run", or (None, None) if there is none. Raises NotebookError if
+    a named run does not exist, or if a file is missing, damaged or not from 04.
     """
     workdir = absolute_path("workdir", workdir)
     folder = workdir / (run_name or "run")
     if not folder.is_dir():
         others = ", ".join(sorted(path.parent.name for path in workdir.glob("*/run.json")))
         if run_name:
-            there = f"runs there: {others}" if others else "train it with 04_train.ipynb"
-            raise NotebookError(f"run_name={run_name!r}: there is no folder {folder}; {there}")
-        print(f"No run named 'run' in {workdir.name}/ (others there: {others or 'none'})")
+            hint = f"existing runs: {others}" if others else "train it with 04_train.ipynb"
+            raise NotebookError(f"run_name={run_name!r}: there is no folder {folder}; {hint}")
+        print(f"No run named 'run' in {workdir.name}/ (other runs: {others or 'none'})")
         return None, None
-    for name in FILES.split():
+    for name in REQUIRED_FILES:
         if not (folder / name).is_file():
             raise NotebookError(
-                f"{folder / name} is missing: the run was not finished or is copied in part; run "
+                f"{folder / name} is missing: the run is unfinished or was copied only in part; run "
                 "04_train.ipynb again with the same parameters, or copy the whole folder"
             )
-    record = read_results(folder / "run.json")
+    results = read_results(folder / "run.json")
     check_files(folder)
-    return folder, record
+    return folder, results
 
 
-def describe_run(folder, record, model):
-    """What a run says of itself, as text; without one, what is done instead."""
-    if not record:
+def describe_run(folder: Path | None, results: dict[str, Any] | None, model: str) -> str:
+    """What was trained, with what result; without a run, which untrained model is used instead."""
+    if folder is None or results is None:
         return (
-            f"We predict with {model!r} as it comes. Run 04_train.ipynb first to see what training "
-            "does, or copy the whole folder of a run into workdir."
+            f"Predictions are from {model!r} without further training. Run 04_train.ipynb first to see "
+            "what training changes, or copy the whole folder of a run into workdir."
         )
-    name, trained = record["parameters"]["model"], record["training"]
-    before, after = record["before"]["loss"], record["after"]["loss"]
+    name, training = results["parameters"]["model"], results["training"]
+    before, after = results["before"]["loss"], results["after"]["loss"]
     text = (
-        f"{folder.name}: {name}, {trained['steps']:,} steps, {trained['tokens_seen']:,} tokens, "
-        f"held-out loss {before:.2f} before, {after:.2f} after"
+        f"{folder.name}: {name}, {training['steps']:,} steps, {training['tokens_seen']:,} tokens, "
+        f"validation loss {before:.2f} before training, {after:.2f} after"
     )
     if model != name:
-        text += f"\nThe parameter model={model!r} is not needed: the run began with {name!r}."
+        text += f"\nThe parameter model={model!r} is ignored: this run trained {name!r}."
     return text
 
 
-def find_damaged_file(path):
-    """The first file of a model's folder that cannot be read; `path` itself where there is none."""
+# load its weights
+
+
+def find_damaged_file(path: Path) -> Path:
+    """The first unreadable file of a model folder, or `path` itself if all can be read."""
     for file in sorted(path.glob("*")):
         try:
             if file.suffix == ".json":
@@ -106,10 +126,10 @@ def find_damaged_file(path):
 
 
 @contextlib.contextmanager
-def read_errors(path):
-    """In this block a file or a model's folder is read, without bars.
+def read_errors(path: Path) -> Iterator[None]:
+    """Context manager that turns errors while reading `path` into a NotebookError with the file's name.
 
-    Raises NotebookError where that goes wrong, naming the file.
+    `path` is a file or the folder of a model. Progress bars of transformers are off.
     """
     try:
         with quiet_transformers():
@@ -119,84 +139,106 @@ def read_errors(path):
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0][:200]
         raise NotebookError(
-            f"{find_damaged_file(path)} cannot be read ({type(error).__name__}: {reason}): it is truncated, or not from "
-            "04_train.ipynb; copy it again, or train again"
+            f"{find_damaged_file(path)} cannot be read ({type(error).__name__}: {reason}): it is "
+            "truncated, or not from 04_train.ipynb; copy it again, or train again"
         ) from None
 
 
-def read_weights(path):
-    """The state_dict in a file of torch.save; raises NotebookError where it is no such file."""
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state_dict in a file written by torch.save: saved.bin or a Lightning checkpoint.
+
+    Raises NotebookError if the file cannot be read or contains anything else than tensors.
+    """
     with read_errors(path):
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return selected_weights(found) if found.get("state_dict") else found
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return selected_weights(contents) if contents.get("state_dict") else contents
 
 
 class BertPred(nn.Module):
-    """A model with its masked-LM head; called with a batch it gives the logits (B, T, V)."""
+    """A masked language model. Called with a batch, it returns the logits (B, T, V)."""
 
-    def __init__(self, config):
+    def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
         self.bert = AutoModelForMaskedLM.from_config(config)
 
-    def forward(self, **batch):
+    def forward(self, **batch: torch.Tensor) -> torch.Tensor:
         return self.bert(**batch).logits
 
 
-def load_pred(path, config, make=BertPred):
-    """A BertPred with the weights of this file; raises NotebookError where they do not fit.
+def load_pred(path: Path, config: Path, make: type[nn.Module] = BertPred) -> Any:
+    """A module of class `make` with the weights in `path`, in eval mode.
 
-    `config` is the folder of its config.json, `make` the class.
+    `config` is the folder with config.json. Raises NotebookError if the weights do not fit it.
     """
     weights = read_weights(path)
     try:
-        pred = make(AutoConfig.from_pretrained(config))
-        pred.load_state_dict(weights)
+        module = make(AutoConfig.from_pretrained(config))
+        module.load_state_dict(weights)
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise NotebookError(
-            f"{path} does not fit {config} ({reason} ...): they are not of one run; copy the whole "
-            "folder of a run, or train again"
+            f"{path} does not fit {config} ({reason} ...): the files are from different runs; copy the "
+            "whole folder of a run, or train again"
         ) from None
-    return pred.eval()
+    return module.eval()
 
 
-def check_tied(path, bert):
-    """Raises NotebookError where weights that are one in a model, `bert`, differ in its file: one is lost."""
+def check_tied(path: Path, model: PreTrainedModel) -> None:
+    """Check that two tensors that `model` ties (shares) are equal in the file `path`.
+
+    Raises NotebookError if they differ: loading would silently drop one of them.
+    """
     weights = read_weights(path)
-    for name, same in bert.all_tied_weights_keys.items():
-        if not torch.equal(weights[f"bert.{name}"], weights[f"bert.{same}"]):
-            raise NotebookError(f"in {path} {name} and {same} differ: run 04_train.ipynb again")
+    for name, tied_to in model.all_tied_weights_keys.items():
+        if not torch.equal(weights[f"bert.{name}"], weights[f"bert.{tied_to}"]):
+            raise NotebookError(
+                f"{path}: the tied weights {name} and {tied_to} differ: run 04_train.ipynb again"
+            )
 
 
-def load_initial_model(record, tokenizer):
-    """The model as a run's training began with it, in eval mode; None (and a line) where it is gone."""
-    asked = record["parameters"]
+# models to compare with
+
+
+def load_initial_model(
+    results: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel | None:
+    """The model before training, in eval mode.
+
+    Random weights are drawn again from the run's seed. Returns None and prints why if the model that
+    training started from is not available.
+    """
+    parameters = results["parameters"]
     try:
-        base = load_tokenizer(asked["model"], None) if asked.get("add_words") else tokenizer
-        bert = load_model(asked["model"], base, max_len=0, seed=asked["seed"])
-        init_added_embeddings(bert, base, tokenizer)
-        return bert.eval()
+        original_tokenizer = tokenizer
+        if parameters.get("add_words"):  # the run's tokenizer has more tokens than the model's
+            original_tokenizer = load_tokenizer(parameters["model"], None)
+        model = load_model(
+            parameters["model"], original_tokenizer, max_len=0, seed=parameters["seed"]
+        )
+        init_added_embeddings(model, original_tokenizer, tokenizer)
+        return model.eval()
     except NotebookError as error:
         print(f"No comparison with the model before training: {error}")
         return None
 
 
-def save_untrained(model, corpus, workdir, seed):
-    """A folder that holds `model` as it comes in the forms that 04 writes; gone when Python ends.
+def save_untrained(model: str, corpus: str | list[str], workdir: str | Path, seed: int) -> Path:
+    """A temporary folder with an untrained model in the forms that 04 writes.
 
-    For "scratch:" the vocabulary is learned from the corpus, which is kept in `workdir`.
+    It is removed when Python exits. A "scratch:" model needs a vocabulary: it is learned from the
+    corpus, which is stored in `workdir`.
     """
-    scratch = model.startswith("scratch:")
-    text = load_corpus(corpus, make_workdir(workdir)) / "train.txt" if scratch else None
+    from_scratch = model.startswith("scratch:")
+    text = load_corpus(corpus, make_workdir(workdir)) / "train.txt" if from_scratch else None
     tokenizer = load_tokenizer(model, text)
-    bert = load_model(model, tokenizer, max_len=0, seed=seed)  # `encode` looks at the length
+    untrained = load_model(model, tokenizer, max_len=0, seed=seed)  # `encode` checks the length
     folder = Path(tempfile.mkdtemp(prefix="mlm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "checkpoints").mkdir()
-    state = {f"bert.{name}": weight for name, weight in bert.state_dict().items()}
-    torch.save(state, folder / "saved.bin")
-    torch.save({"state_dict": state}, folder / "checkpoints" / "last.ckpt")
+    weights = {f"bert.{name}": weight for name, weight in untrained.state_dict().items()}
+    torch.save(weights, folder / "saved.bin")
+    torch.save({"state_dict": weights}, folder / "checkpoints" / "last.ckpt")
     with quiet_transformers():
-        bert.save_pretrained(folder / "model")
+        untrained.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     return folder

@@ -1,88 +1,102 @@
-"""What a run left: found, loaded so that nothing is lost unseen, asked for words, asked for scores."""
+"""Fill in masked words, score sentences."""
+
+from typing import Any
 
 import torch
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm.env.notebook import NotebookError
 from mlm.models.encoders import head_logits, hidden_states, max_positions
 
-# the run
+Predictions = list[list[tuple[str, float]]]  # for each [MASK]: (token, probability), best first
+
+# fill in masked words
 
 
-# loading
+def with_mask(tokenizer: PreTrainedTokenizerBase, sentence: str) -> str:
+    """The sentence with the tokenizer's own mask token in place of [MASK].
 
-
-# words
-
-
-def with_mask(tokenizer, sentence):
-    """A sentence with the tokenizer's own mask for [MASK]; the space before a word is part of it."""
+    The space before [MASK] is removed: tokenizers whose tokens begin with a space predict it as well.
+    """
     mask = tokenizer.mask_token
     return sentence.replace(" [MASK]", mask).replace("[MASK]", mask)
 
 
-def encode(bert, tokenizer, sentence):
-    """A batch of one sentence; raises NotebookError where it is longer than the model's positions."""
+def encode(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str
+) -> BatchEncoding:
+    """A batch of one sentence. Raises NotebookError if it is longer than the model allows."""
     batch = tokenizer(with_mask(tokenizer, sentence), return_tensors="pt")
-    tokens, room = batch["input_ids"].shape[1], max_positions(bert.config)
-    if tokens > room:
+    num_tokens, max_tokens = batch["input_ids"].shape[1], max_positions(model.config)
+    if num_tokens > max_tokens:
         raise NotebookError(
-            f"the sentence has {tokens} tokens, [CLS] and [SEP] included, and this model takes {room}: "
-            "shorten it, or cut it in two"
+            f"the sentence has {num_tokens} tokens with [CLS] and [SEP], but this model takes at most "
+            f"{max_tokens}: shorten it, or split it in two"
         )
     return batch
 
 
 @torch.no_grad()
-def predict_masked(bert, tokenizer, sentence, top_k):
-    """The guesses for each [MASK]: a list of lists of (token, probability), the likeliest first."""
-    batch = encode(bert, tokenizer, sentence)
-    masks = batch["input_ids"] == tokenizer.mask_token_id  # (1, T)
-    probabilities = bert(**batch).logits[masks].softmax(-1)  # (masks, V)
-    likeliest, ids = probabilities.topk(min(top_k, len(tokenizer)))
+def predict_masked(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str, top_k: int
+) -> list[list[tuple[str, float]]]:
+    """The `top_k` most likely tokens for each [MASK], as lists of (token, probability)."""
+    batch = encode(model, tokenizer, sentence)
+    is_mask = batch["input_ids"] == tokenizer.mask_token_id  # (1, T)
+    probabilities = model(**batch).logits[is_mask].softmax(-1)  # (masks, V)
+    best, ids = probabilities.topk(min(top_k, len(tokenizer)))  # (masks, top_k)
     return [
         list(zip(tokenizer.convert_ids_to_tokens(row), p))
-        for row, p in zip(ids.tolist(), likeliest.tolist())
+        for row, p in zip(ids.tolist(), best.tolist())
     ]
 
 
-def pipeline_guesses(fill_mask, sentence, top_k):
-    """What transformers' pipeline "fill-mask" answers, in the form of `predict_masked`."""
-    sentence = with_mask(fill_mask.tokenizer, sentence)
-    answers = fill_mask(sentence, top_k=min(top_k, len(fill_mask.tokenizer)))
-    if isinstance(answers[0], dict):  # one mask: a list of guesses, not a list of lists
+def pipeline_predictions(fill_mask: Any, sentence: str, top_k: int) -> Predictions:
+    """Predictions of the transformers pipeline "fill-mask", in the form of `predict_masked`."""
+    tokenizer = fill_mask.tokenizer
+    answers = fill_mask(with_mask(tokenizer, sentence), top_k=min(top_k, len(tokenizer)))
+    if isinstance(answers[0], dict):  # one mask: a list of dicts, not a list of lists
         answers = [answers]
-    name = fill_mask.tokenizer.convert_ids_to_tokens
-    return [[(name(guess["token"]), guess["score"]) for guess in row] for row in answers]
+    return [
+        [(tokenizer.convert_ids_to_tokens(answer["token"]), answer["score"]) for answer in row]
+        for row in answers
+    ]
 
 
-def same_guesses(ours, theirs):
-    """Whether two lists of guesses have the same tokens and, but for rounding, probabilities."""
+def same_predictions(ours: Predictions, theirs: Predictions) -> bool:
+    """Whether both have the same tokens in the same order, and probabilities equal up to rounding."""
 
-    def split(guesses):
-        tokens = [[token for token, _ in row] for row in guesses]
-        return tokens, torch.tensor([[p for _, p in row] for row in guesses])
+    def split(predictions: Predictions) -> tuple[list[list[str]], torch.Tensor]:
+        tokens = [[token for token, _ in row] for row in predictions]
+        return tokens, torch.tensor([[p for _, p in row] for row in predictions])
 
     (tokens, p), (their_tokens, their_p) = split(ours), split(theirs)
     return tokens == their_tokens and torch.allclose(p, their_p, atol=1e-6)
 
 
-# scores
+# score sentences
 
 
 @torch.no_grad()
-def surprisals(bert, tokenizer, sentence):
-    """(tokens, -log probability of each given all others), in nats."""
-    ids, nats = encode(bert, tokenizer, sentence)["input_ids"], []  # (1, T)
-    inside = torch.arange(1, ids.shape[1] - 1)  # without [CLS] and [SEP]
-    for places in inside.split(64):  # P at a time, or a long sentence would fill the memory
-        rows = torch.arange(len(places))
-        copies = ids.repeat(len(places), 1)  # (P, T)
-        copies[rows, places] = tokenizer.mask_token_id
-        hidden = hidden_states(bert, copies)[rows, places]  # (P, H)
-        nats.append(-head_logits(bert, hidden).log_softmax(-1)[rows, ids[0, places]])
+def surprisals(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str
+) -> tuple[list[str], torch.Tensor]:
+    """The tokens of a sentence, and -log p(token | all other tokens) of each, in nats (T - 2,)."""
+    ids = encode(model, tokenizer, sentence)["input_ids"]  # (1, T)
+    inner = torch.arange(1, ids.shape[1] - 1)  # without [CLS] and [SEP]
+    nats = []
+    for positions in inner.split(64):  # P copies at a time: all T at once could exceed the memory
+        rows = torch.arange(len(positions))
+        copies = ids.repeat(len(positions), 1)  # (P, T)
+        copies[rows, positions] = tokenizer.mask_token_id  # one mask in each copy
+        hidden = hidden_states(model, copies)[rows, positions]  # (P, H)
+        log_p = head_logits(model, hidden).log_softmax(-1)  # (P, V)
+        nats.append(-log_p[rows, ids[0, positions]])
     return tokenizer.convert_ids_to_tokens(ids[0, 1:-1]), torch.cat(nats)
 
 
-def pseudo_perplexity(bert, tokenizer, sentence):
-    """Among how many equally likely words the model hesitates, on average over the tokens."""
-    return float(surprisals(bert, tokenizer, sentence)[1].mean().exp())
+def pseudo_perplexity(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str
+) -> float:
+    """exp of the mean surprisal of a sentence's tokens (Salazar et al. 2020, arXiv:1910.14659)."""
+    return float(surprisals(model, tokenizer, sentence)[1].mean().exp())

@@ -1,100 +1,247 @@
-"""What models say of the held-out lines of a run: the questions that it was measured by, one by one."""
+"""Predictions on the validation set: chosen examples, and accuracy by how frequent a token is.
+
+The masked tokens are those that the evaluation of a run masks, so they depend on the text, the tokenizer
+and the seed alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm.data.batches import MaskedBatches
 from mlm.data.corpus import is_intact
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.masking import masked_counts
+from mlm.data.formats import text_lines
 from mlm.data.packing import VALIDATION_EPOCH
 from mlm.env.files import absolute_path
 from mlm.models.encoders import supports_packing
 from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY, MaskedLMData
 from mlm.training.module import MaskedLM, masked_labels
 
-FREQUENCY_BANDS = 10, 100, 1000  # a word is rare up to the first, then less so
+FREQUENCY_BANDS = 10, 100, 1000  # upper limits of the rows of `accuracy_by_frequency`
+
+# the rule for `validation_examples`
+MIN_LINE_TOKENS, MAX_LINE_TOKENS = 8, 24
+MIN_CONTEXT_TOKENS = 2  # on each side of the masked word
+MIN_WORD_LETTERS = 4
+MIN_WORD_COUNT = 20  # in the training text: rarer words can hardly be learned
+MAX_LINES = 2000  # that are considered, evenly spread over a larger validation set
+PROSE_PUNCTUATION = frozenset(" ,.;:'’-–—!?")
+ENGLISH_STOP_WORDS = """
+about above after again against also although always among another because been before being below
+between both cannot could does doing done down during each either else even ever every from further
+have having hence here however instead into itself just less like made make many more most much must
+neither never none often once only other others otherwise over rather same several shall should since
+some still such than that their them themselves then there therefore these they this those though
+through thus together under unless until upon very well were what whatever when where whether which
+while whom whose will with within without would your
+"""
+STOP_WORDS = frozenset(ENGLISH_STOP_WORDS.split())
 
 
-def find_corpus(record, workdir):
-    """The folder with the whole text of a run; None, and a line that says so, where it is not here."""
+@dataclass(frozen=True)
+class ValidationExample:
+    """A line of the validation set with one masked word, the answer, and each model's prediction."""
+
+    sentence: str  # with [MASK]
+    answer: str
+    predictions: dict[str, list[str]]  # {model: its most likely tokens, best first}
+
+
+def find_corpus(results: dict[str, Any], workdir: str | Path) -> Path | None:
+    """The folder with the corpus of a run. Returns None and prints why if it is not in `workdir`."""
     for folder in absolute_path("workdir", workdir).glob("corpus/*"):
-        if is_intact(folder, record["data"]["sha256"]):
+        if is_intact(folder, results["data"]["sha256"]):
             return folder
-    print("The text of this run is not here, so no lines of it can be shown.")
+    print("The corpus of this run is not in workdir, so there are no predictions on its lines.")
+    return None
 
 
-@torch.no_grad()
-def validation_examples(models, tokenizer, record, workdir, lines=8):
-    """What models say of held-out lines: {line with gaps: [(hidden token, {name: guess}), ...]}.
+def load_split(
+    folder: Path, split: str, tokenizer: PreTrainedTokenizerBase, results: dict[str, Any]
+) -> MaskedLMDataset:
+    """The lines of "train" or "valid" of a run's corpus."""
+    return MaskedLMDataset(folder / f"{split}.txt", tokenizer, results["parameters"]["max_len"])
 
-    The lines are chosen by a rule: of those with 8 to 16 tokens and a question, as many as asked, evenly
-    spread over the text. The questions are those that training was measured by. `models` is {name:
-    model}. Nothing is found where the run's text is not in `workdir`.
+
+def count_tokens(data: MaskedLMDataset) -> np.ndarray:
+    """How often each token of the vocabulary occurs in a text, (V,)."""
+    return np.bincount(data.ids, minlength=data.vocab_size)
+
+
+# examples
+
+
+def reads_as_prose(line: str) -> bool:
+    """Whether a line begins with a capital letter and has only letters and common punctuation."""
+    return line[:1].isupper() and all(c.isalpha() or c in PROSE_PUNCTUATION for c in line)
+
+
+def is_content_word(word: str, count: int) -> bool:
+    """Whether a token that occurs `count` times in the training text is a word that carries meaning."""
+    return (
+        word.isalpha()
+        and len(word) >= MIN_WORD_LETTERS
+        and word.lower() not in STOP_WORDS
+        and count >= MIN_WORD_COUNT
+    )
+
+
+def masked_sentence(
+    line: str, ids: list[int], position: int, tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """A line with [MASK] in place of the token at `position` of its `ids`."""
+    encoded = tokenizer(
+        line, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    if encoded["input_ids"] != ids:  # the tokenizer changed something: show what the model reads
+        masked = [*ids[:position], tokenizer.mask_token_id, *ids[position + 1 :]]
+        return tokenizer.decode(masked).replace(tokenizer.mask_token, "[MASK]")
+    start, end = encoded["offset_mapping"][position]
+    start += len(line[start:end]) - len(line[start:end].lstrip())  # tokens may begin with a space
+    return f"{line[:start]}[MASK]{line[end:]}"
+
+
+def masked_words(data: MaskedLMDataset, seed: int) -> list[tuple[int, int]]:
+    """(line, position) of masked tokens that are whole words within lines of suitable length.
+
+    Positions count the tokens of a line from 0, without [CLS]. The masks are the evaluation's.
     """
-    asked, folder = record["parameters"], find_corpus(record, workdir)
-    if folder is None:
-        return {}
-    data = MaskedLMDataset(folder / "valid.txt", tokenizer, asked["max_len"])
-    numbers = np.flatnonzero((data.lengths >= 8) & (data.lengths <= 16))
-    share, seed = VALIDATION_MLM_PROBABILITY, asked["seed"]
-    numbers = numbers[
-        masked_counts(data.maskable[numbers], seed, VALIDATION_EPOCH, numbers, share) > 0
-    ]
+    suitable = (data.lengths >= MIN_LINE_TOKENS) & (data.lengths <= MAX_LINE_TOKENS)
+    numbers = np.flatnonzero(suitable)
+    if len(numbers) > MAX_LINES:
+        numbers = numbers[np.linspace(0, len(numbers) - 1, MAX_LINES).astype(int)]
     if not len(numbers):
-        return {}
-    numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, lines).astype(int))]
-    keys = [(VALIDATION_EPOCH, np.array([number])) for number in numbers]
-    found = {}
-    for batch in MaskedBatches(data, keys, share, seed):
-        ids, positions = batch["input_ids"], batch["positions"]
-        hidden = tokenizer.convert_ids_to_tokens(batch["labels"][0, positions].tolist())
-        said = {
-            name: tokenizer.convert_ids_to_tokens(
-                bert(ids).logits[0, positions].argmax(-1).tolist()
-            )
-            for name, bert in models.items()
-        }
-        answers = [dict(zip(said, guesses)) for guesses in zip(*said.values())]
-        found[tokenizer.decode(ids[0, 1:-1])] = list(zip(hidden, answers))
-    return found
+        return []
+    keys = [(VALIDATION_EPOCH, numbers)]
+    (batch,) = MaskedBatches(data, keys, VALIDATION_MLM_PROBABILITY, seed)
+    rows, columns = np.nonzero(batch["labels"].numpy() != -100)
+    words = []
+    for number, position in zip(numbers[rows], columns - 1):
+        tokens_after = data.lengths[number] - 1 - position
+        token = data.starts[number] + position
+        has_context = min(position, tokens_after) >= MIN_CONTEXT_TOKENS
+        if has_context and data.word_starts[token] and data.word_starts[token + 1]:
+            words.append((int(number), int(position)))
+    return words
+
+
+def choose_words(
+    data: MaskedLMDataset, lines: dict[int, str], words: list[tuple[int, int]], counts: np.ndarray
+) -> list[tuple[int, int]]:
+    """The first content word of each line that reads as prose; if there are none, all `words`."""
+    chosen: dict[int, int] = {}  # {line: position}
+    for number, position in words:
+        token = int(data.ids[data.starts[number] + position])
+        word = data.tokenizer.decode([token]).strip()
+        if reads_as_prose(lines[number]) and is_content_word(word, counts[token]):
+            chosen.setdefault(number, position)
+    return list(chosen.items()) or words
 
 
 @torch.no_grad()
-def accuracy_by_frequency(models, tokenizer, record, workdir):
-    """Share of first guesses that are right, by how often the hidden token stands in the training text.
+def validation_examples(
+    models: dict[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    results: dict[str, Any],
+    workdir: str | Path,
+    num_examples: int = 8,
+    top_k: int = 3,
+) -> list[ValidationExample]:
+    """The `top_k` predictions of each model for one masked word in lines of the validation set.
 
-    All held-out questions of a run, in a DataFrame: a row for each of the BANDS, a column for each of
-    `models`, {name: model}, one for a guesser who always says the most frequent token. None
-    where the run's text is not in `workdir`.
+    The examples are chosen by a rule that does not look at predictions: lines of 8 to 24 tokens that
+    begin with a capital letter and consist of letters and punctuation; in each line the first content
+    word that the evaluation masks. A content word is a whole word of at least 4 letters, no stop word,
+    occurs at least 20 times in the training text, and has two tokens on each side. From these lines,
+    `num_examples` are taken at regular distances. If no line qualifies, any masked word will do. The
+    other words of a line are not masked. Returns an empty list if the corpus is not in `workdir`.
     """
-    asked, folder = record["parameters"], find_corpus(record, workdir)
+    folder = find_corpus(results, workdir)
+    if folder is None:
+        return []
+    data = load_split(folder, "valid", tokenizer, results)
+    counts = count_tokens(load_split(folder, "train", tokenizer, results))
+    words = masked_words(data, results["parameters"]["seed"])
+    wanted = {number for number, _ in words}
+    numbered = enumerate(text_lines(folder / "valid.txt"))
+    lines = {number: line.strip() for number, line in numbered if number in wanted}
+    chosen = choose_words(data, lines, words, counts)
+    if not chosen:
+        return []
+    spread = np.unique(np.linspace(0, len(chosen) - 1, num_examples).astype(int))
+    examples = []
+    for number, position in (chosen[index] for index in spread):
+        ids = data[number][None].clone()  # (1, T)
+        sentence = masked_sentence(lines[number], ids[0, 1:-1].tolist(), position, tokenizer)
+        ids[0, position + 1] = tokenizer.mask_token_id
+        predictions = {}
+        for name, model in models.items():
+            best = model(ids).logits[0, position + 1].topk(top_k).indices
+            predictions[name] = tokenizer.convert_ids_to_tokens(best.tolist())
+        (answer,) = tokenizer.convert_ids_to_tokens(data[number][[position + 1]].tolist())
+        examples.append(ValidationExample(sentence, answer, predictions))
+    return examples
+
+
+def format_examples(examples: list[ValidationExample]) -> str:
+    """The examples as text: each sentence, then the answer and the predictions, one per line."""
+    blocks = []
+    for example in examples:
+        rows = {"answer": [example.answer], **example.predictions}
+        width = max(map(len, rows))
+        lines = [f"    {name:<{width}}  {', '.join(tokens)}" for name, tokens in rows.items()]
+        blocks.append("\n".join([example.sentence, *lines]))
+    return "\n\n".join(blocks)
+
+
+# accuracy by frequency
+
+
+@torch.no_grad()
+def accuracy_by_frequency(
+    models: dict[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    results: dict[str, Any],
+    workdir: str | Path,
+) -> pd.DataFrame | None:
+    """Accuracy on all masked validation tokens, by how often the token occurs in the training text.
+
+    A row for each range of counts, with the number of masked tokens, the accuracy of always predicting
+    the most frequent token, and the accuracy of each model. Returns None if the run's corpus is not in
+    `workdir`.
+    """
+    folder = find_corpus(results, workdir)
     if folder is None:
         return None
-    train, valid = (
-        MaskedLMDataset(folder / f"{part}.txt", tokenizer, asked["max_len"])
-        for part in ("train", "valid")
-    )
-    counts = np.bincount(train.ids, minlength=train.vocab_size)
-    share_rows = all(supports_packing(bert.config) for bert in models.values())
+    train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
+    counts = count_tokens(train)
     data = MaskedLMData(
-        train, valid, 32, VALIDATION_MLM_PROBABILITY, asked["seed"], 0, pack=share_rows
+        train=train,
+        valid=valid,
+        batch_size=32,
+        mlm_probability=VALIDATION_MLM_PROBABILITY,
+        seed=results["parameters"]["seed"],
+        total_steps=0,
+        pack=all(supports_packing(model.config) for model in models.values()),
     )
-    hidden = torch.cat([masked_labels(batch) for batch in data.validation_batches()]).numpy()
-    right = {"most frequent": np.full(len(hidden), counts.argmax()) == hidden}
-    for name, bert in models.items():
-        scores = (
-            MaskedLM(bert, {}).eval().masked_logits(batch) for batch in data.validation_batches()
-        )
-        right[name] = torch.cat([s.argmax(-1) for s in scores]).numpy() == hidden
-    names = [
-        f"{low + 1:,} to {high:,}" for low, high in zip((0, *FREQUENCY_BANDS), FREQUENCY_BANDS)
-    ]
-    names = ["never", *names, f"more than {FREQUENCY_BANDS[-1]:,}"]
-    band = np.searchsorted((0, *FREQUENCY_BANDS), counts[hidden])
-    table = pd.DataFrame({"questions": 1, **right})[hidden != -100]
-    found = table.groupby(band[hidden != -100]).agg(
-        {"questions": "sum", **dict.fromkeys(right, "mean")}
-    )
-    return found.rename(index=dict(enumerate(names))).rename_axis("in the training text")
+    labels = torch.cat([masked_labels(batch) for batch in data.validation_batches()]).numpy()
+    correct = {"most frequent token": np.full(len(labels), counts.argmax()) == labels}
+    for name, model in models.items():
+        module = MaskedLM(model, {}).eval()
+        predictions = [module.masked_logits(b).argmax(-1) for b in data.validation_batches()]
+        correct[name] = torch.cat(predictions).numpy() == labels
+    limits = (0, *FREQUENCY_BANDS)
+    names = ["never", *(f"{low + 1:,} to {high:,}" for low, high in zip(limits, FREQUENCY_BANDS))]
+    names.append(f"more than {FREQUENCY_BANDS[-1]:,}")
+    table = pd.DataFrame({"masked tokens": 1, **correct})
+    table["band"] = np.searchsorted(limits, counts[labels])
+    table = table[labels != -100]  # -100 fills up the positions of a batch
+    aggregates = {"masked tokens": "sum", **dict.fromkeys(correct, "mean")}
+    table = table.groupby("band").agg(aggregates)
+    return table.rename(index=dict(enumerate(names))).rename_axis("times in the training text")

@@ -1,9 +1,10 @@
 """A masked language model: load it, run it, make it fast.
 
 sizes        hidden size and layers of the "scratch:" models
-encoders     one entry for each kind of encoder: its head, its positions, whether it can be packed
+encoders     one entry for each kind of encoder: its head, its positions, its attention when packed
 loading      from the Hub, from a folder, or with random weights
-cpu          kernels that are fast on a CPU: memory, dropout, attention, float32 products
-compilation  torch.compile, where it pays
-flops        floating-point operations per token, and the most that a device can do
+cpu          four optimizations for CPUs: memory, float32 products, dropout, attention
+compilation  torch.compile, if the run is long enough to benefit
+preparation  a loaded model made ready for training: bias of a new head, CPU kernels, torch.compile
+flops        floating-point operations per token, and how many a device can do per second
 """

@@ -1,71 +1,78 @@
-"""torch.compile for the encoder, where it pays."""
+"""torch.compile for the encoder, if the run is long enough to benefit."""
 
 import importlib.util
 import os
 import shutil
+from typing import Any
 
 import torch
 
 from mlm.env.notebook import NotebookError
 
-MIN_STEPS_TO_COMPILE = (
-    5000  # steps from which a GPU may win back what compiling takes: estimated, never measured
-)
+# With fewer steps, compiling for a GPU takes longer than it saves: estimated, never measured.
+MIN_STEPS_TO_COMPILE = 5000
 
 
-def why_not_compile(device):
-    """Why torch.compile cannot be used on a device, in words; None where nothing speaks against it."""
+def why_not_compile(device: dict[str, Any]) -> str | None:
+    """Why torch.compile cannot be used on a device; None if it can."""
     if device["kind"] == "tpu":
-        return "XLA compiles the whole step already"
+        return "XLA already compiles the whole step"
     compilers = (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")
     if not any(map(shutil.which, compilers)):
-        return "there is no C++ compiler here (g++ or clang++), which Inductor needs"
+        return "Inductor needs a C++ compiler (g++ or clang++), and none is installed"
     if device["kind"] == "gpu" and not importlib.util.find_spec("triton"):
-        return "Triton is not installed, which Inductor needs on a GPU"
-    if device["kind"] == "gpu" and device["card"][2][0] < 7:
-        return f"Triton, which Inductor needs, knows no card as old as the {device['card'][0]}"
+        return "Inductor needs Triton on a GPU, and it is not installed"
+    if device["kind"] == "gpu" and device["card"].capability[0] < 7:
+        return f"Inductor needs Triton, which does not support the {device['card'].name}"
     return None
 
 
-def choose_compile(asked, device, total_steps):
-    """(whether to compile, why); `asked` is "auto", True or False, `device` that of `trainer_arguments`.
+def choose_compile(
+    compile: bool | str, device: dict[str, Any], total_steps: int
+) -> tuple[bool, str]:
+    """(whether to compile, the reason). compile: the parameter, "auto", True or False.
 
-    Raises NotebookError where it is asked for and cannot be.
+    device: from `trainer_arguments`. Raises NotebookError if `compile` is True and the device cannot.
     """
     why_not = why_not_compile(device)
-    if asked is True and why_not:
-        raise NotebookError(f'compile=True is impossible: {why_not}; pass "auto" or False')
-    if asked != "auto":
-        return asked, "as asked"
+    if compile is True and why_not:
+        raise NotebookError(
+            f'compile must be "auto" or False on this machine, got True: {why_not}; '
+            "change it in the parameters"
+        )
+    if compile != "auto":
+        return bool(compile), "set in the parameters"
+    if why_not:
+        return False, why_not
     if device["kind"] == "cpu":
-        return False, "on a CPU it takes minutes and gains a twentieth, as measured"
-    if why_not or total_steps >= MIN_STEPS_TO_COMPILE:
-        return not why_not, why_not or f"{total_steps:,} steps are enough to win its minutes back"
-    return (
-        False,
-        f"fewer than {MIN_STEPS_TO_COMPILE:,} steps hardly win back the minutes that it takes",
-    )
+        return False, "on a CPU it takes minutes and saves only 5% (measured)"
+    if total_steps < MIN_STEPS_TO_COMPILE:
+        return False, f"below {MIN_STEPS_TO_COMPILE:,} steps it probably takes longer than it saves"
+    return True, f"{total_steps:,} steps are enough to make up for the minutes that it takes"
 
 
-def compile_encoder(bert, asked, device, total_steps):
-    """Compile the encoder of a model in place, where that was chosen; returns whether it was.
+def compile_encoder(
+    model: Any, compile: bool | str, device: dict[str, Any], total_steps: int
+) -> bool:
+    """Compile the encoder of a model in place if `choose_compile` says so; prints and returns whether.
 
-    No weight and no name changes. The LightningModule around it stays as it is: in a compiled one
-    `self.log` fails (Lightning#21836). Each shape of a batch is compiled once for training and once
-    for measuring. What was compiled in this process before is forgotten.
+    No weight changes its value or name. The LightningModule around the model is not compiled: `self.log`
+    would fail in it (Lightning#21836). Every shape of a batch is compiled once for training and once
+    for evaluation. Code that was compiled earlier in this process is discarded.
     """
-    chosen, why = choose_compile(asked, device, total_steps)
-    print(f"the encoder is {'' if chosen else 'not '}compiled: {why}")
-    if chosen:
+    is_compiled, reason = choose_compile(compile, device, total_steps)
+    print(f"torch.compile is {'on' if is_compiled else 'off'}: {reason}")
+    if is_compiled:
         torch.compiler.reset()
         torch._dynamo.utils.counters.clear()
-        bert.base_model.compile(dynamic=False)
-    return chosen
+        model.base_model.compile(dynamic=False)
+    return is_compiled
 
 
-def compile_counts():
-    """How many graphs torch.compile has made of the encoder, and how often it had to break off."""
+def compile_counts() -> dict[str, int]:
+    """{"graphs": compiled graphs of the encoder, "breaks": places where torch.compile gave up}."""
     counters = torch._dynamo.utils.counters
-    return dict(
-        graphs=counters["stats"]["unique_graphs"], breaks=sum(counters["graph_break"].values())
-    )
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "breaks": sum(counters["graph_break"].values()),
+    }

@@ -1,113 +1,137 @@
-"""What is fast on a CPU: memory that is kept, float32 by oneDNN, cheap dropout, plain attention.
+"""Four optimizations for CPUs: reused memory, float32 products by oneDNN, cheap dropout, plain attention.
 
-None of it changes a weight or a name; 06_speed measures each. And torch.compile, where it pays.
+None of them changes a weight or its name. 06 measures each one.
 """
 
 import ctypes
 import sys
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+# 1. Memory and 2. float32 products: settings of the process.
 
-def keep_freed_memory():
-    """Ask glibc to keep freed memory instead of returning it: else each step pays for it anew.
 
-    Returns whether it obeyed (Linux with glibc does). See mallopt(3).
+def keep_freed_memory() -> bool:
+    """Make glibc keep freed memory for reuse: otherwise every step requests it from the system again.
+
+    Returns whether it worked, as on Linux with glibc. See mallopt(3).
     """
-    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-    if not hasattr(libc, "mallopt"):
+    is_linux = sys.platform.startswith("linux")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if is_linux else None
+    if mallopt is None:
         return False
-    trim_threshold, mmap_max = -1, -4  # their numbers in malloc.h
-    return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, -1))
+    trim_threshold, mmap_max = -1, -4  # the constants of malloc.h
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1))
 
 
-def onednn_float32():
-    """Let oneDNN multiply float32 matrices, where it does so in float32; returns whether it does.
+def onednn_float32() -> bool:
+    """Let oneDNN compute float32 matrix products if it keeps their precision; returns whether it does.
 
-    "medium" allows it to round to bfloat16 inside; only processors with AMX do, and there it is undone.
+    torch uses oneDNN with the setting "medium", which also permits it to round to bfloat16. Processors
+    with AMX do round. There the setting is undone.
     """
     torch.set_float32_matmul_precision("medium")
     rows, columns = torch.randn(2, 256, 1024, generator=torch.Generator().manual_seed(0))
     exact = rows.double() @ columns.double().T
-    rounded = bool((rows @ columns.T - exact).abs().max() > 1e-3)  # bfloat16 inside: about 0.1
-    if rounded:
+    is_rounded = bool((rows @ columns.T - exact).abs().max() > 1e-3)  # about 0.1 in bfloat16
+    if is_rounded:
         torch.set_float32_matmul_precision("highest")
-    return not rounded
+    return not is_rounded
 
 
-def fast_dropout(x, p, training=True):
-    """Dropout from 16 random bits an element; p is kept to 1 in 65,536.
+# 3. Dropout and 4. attention: parts of the model.
 
-    torch draws a Bernoulli number an element on the CPU, which costs a tenth of a training step.
+
+def fast_dropout(x: torch.Tensor, p: float, training: bool = True) -> torch.Tensor:
+    """Dropout that needs 16 random bits per element; p is accurate to 1/65,536.
+
+    torch's dropout draws a Bernoulli number per element, which takes a tenth of a training step on a CPU.
     """
     if not training or p == 0:
         return x
-    if torch.compiler.is_compiling():  # Inductor fuses torch's own, and cannot draw words in place
+    if (
+        torch.compiler.is_compiling()
+    ):  # Inductor fuses torch's dropout but cannot use `random_` below
         return F.dropout(x, p)
     n, cut = x.numel(), min(round(p * 2**16), 2**16 - 1)
-    words = torch.empty(-(-n // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    bits = torch.empty(-(-n // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     keep = torch.empty(n, dtype=x.dtype, device=x.device)
-    torch.ge(words.view(torch.int16)[:n], cut - 2**15, out=keep)
+    torch.ge(bits.view(torch.int16)[:n], cut - 2**15, out=keep)
     return x * keep.view(x.shape) * (2**16 / (2**16 - cut))
 
 
 class FastDropout(torch.nn.Dropout):
-    """torch.nn.Dropout by `fast_dropout`."""
+    """torch.nn.Dropout, computed by `fast_dropout`."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return fast_dropout(x, self.p, self.training)
 
 
-def matmul_attention(module, q, k, v, attention_mask, dropout=0.0, scaling=None, **kwargs):
-    """softmax(q k') v as two matrix products; q, k, v (B, heads, T, d), mask None or bool (B, 1, T, T).
+def matmul_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as two matrix products, in the form that transformers expects of attention functions.
 
-    At BERT's lengths they are several times faster on a CPU than the fused kernels of torch.
+    query, key, value: (B, heads, T, d). attention_mask: bool (B, 1, T, T), or None. Returns (B, T, heads, d)
+    and None. For BERT's lengths this is several times faster on a CPU than torch's fused kernels.
     """
-    scores = torch.matmul(q * scaling, k.transpose(2, 3))  # (B, heads, T, T)
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, heads, T, T)
     if attention_mask is not None:
-        hidden = torch.zeros_like(attention_mask, dtype=scores.dtype)
-        scores = scores + hidden.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
+        bias = torch.zeros_like(attention_mask, dtype=scores.dtype)
+        scores = scores + bias.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     weights = fast_dropout(F.softmax(scores, dim=-1), dropout, module.training)
-    return torch.matmul(weights, v).transpose(1, 2).contiguous(), None  # (B, T, heads, d)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register("matmul", matmul_attention)
 AttentionMaskInterface.register("matmul", sdpa_mask)
-# Those that keep packed examples apart by a 4-dimensional bool mask, each held to it by a test. Not
-# transformers' "eager" and "flex_attention", which add the mask's 0 and 1 to the scores; not flash
-# attention and torch's varlen_attn, which need a GPU to be tried. A CPU takes the first, others "sdpa".
+
+# The attention implementations that keep packed examples apart, given a (B, 1, T, T) bool mask. A test
+# checks each of them. CPUs use "matmul", other devices "sdpa". Not in the list: transformers' "eager" and
+# "flex_attention" add the mask's 0 and 1 to the scores. Flash attention and torch's varlen_attn need a GPU.
 PACKED_ATTENTION = "matmul", "sdpa"
 
 
-def use_fast_kernels(bert):
-    """Give a model the dropout and attention that are fast on a CPU; no weight or name changes.
+def use_fast_kernels(model: Any) -> Any:
+    """Switch a model to the dropout and the attention of this module; returns the model.
 
-    A model whose attention is not one of transformers' own keeps it: DeBERTa.
+    A model that computes its own attention (DeBERTa) keeps it.
     """
-    if bert._supports_attention_backend:
-        bert.set_attn_implementation("matmul")
-    for module in bert.modules():
+    if model._supports_attention_backend:
+        model.set_attn_implementation("matmul")
+    for module in model.modules():
         if type(module) is torch.nn.Dropout:
             module.__class__ = FastDropout
-    return bert
+    return model
 
 
-def use_default_kernels(bert):
-    """Undo `use_fast_kernels`: torch's own dropout, and transformers' own attention where there is a choice."""
-    if bert._supports_attention_backend:
-        bert.set_attn_implementation("sdpa")
-    for module in bert.modules():
+def use_default_kernels(model: Any) -> None:
+    """Undo `use_fast_kernels`: back to the dropout of torch and the default attention of transformers."""
+    if model._supports_attention_backend:
+        model.set_attn_implementation("sdpa")
+    for module in model.modules():
         if type(module) is FastDropout:
             module.__class__ = torch.nn.Dropout
 
 
-def tune_for_cpu(bert):
-    """All of the above for a model that trains on this CPU; says which of it this machine obeys."""
-    print(f"freed memory is kept: {keep_freed_memory()}, float32 by oneDNN: {onednn_float32()}")
-    return use_fast_kernels(bert)
-
-
-# torch.compile
+def tune_for_cpu(model: Any) -> Any:
+    """Apply all four optimizations to this process and a model; prints which; returns the model."""
+    memory = "is reused" if keep_freed_memory() else "is returned to the system (no glibc)"
+    products = "by oneDNN" if onednn_float32() else "by torch's default library"
+    attention = "plain" if model._supports_attention_backend else "the model's own"
+    print(
+        f"CPU kernels: freed memory {memory}, float32 products {products}, "
+        f"{attention} attention, 16-bit dropout"
+    )
+    return use_fast_kernels(model)

@@ -1,99 +1,172 @@
-"""How each kind of masked language model is read, and its head asked about some positions only.
+"""What differs between kinds of encoders: the head, the positions, the attention of packed rows.
 
-A kind that is not in HEADS is read by its own forward pass: scores of all positions, a row an example.
+ENCODERS has one entry for each kind (`config.model_type`). To support another kind, add an entry here
+and a small configuration to tests/encoders.py. A kind without an entry works too, only slower: its own
+forward pass computes the logits of all positions, and its examples are not packed.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-HEADS = {  # model_type: the layers that make scores of hidden states, in their order
-    "albert": ["predictions"],
-    "bert": ["cls"],
-    "camembert": ["lm_head"],
-    "deberta-v2": ["cls"],  # DeBERTa-v3 is one, too
-    "distilbert": ["vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"],
-    "electra": ["generator_predictions", "generator_lm_head"],
-    "modernbert": ["head", "decoder"],
-    "roberta": ["lm_head"],
-    "xlm-roberta": ["lm_head"],
+# The forward passes of encoders: (encoder, input_ids, attention_mask, position_ids) -> (B, T, H).
+
+
+def default_forward(
+    encoder: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+) -> torch.Tensor:
+    """The encoder's own forward pass; transformers accepts a (B, 1, T, T) bool mask unchanged."""
+    output = encoder(input_ids, attention_mask=attention_mask, position_ids=position_ids)
+    return output.last_hidden_state
+
+
+def packed_deberta_forward(
+    encoder: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor
+) -> torch.Tensor:
+    """DeBERTa for a (B, 1, T, T) mask: its forward pass takes none, but its two parts do."""
+    embeddings = encoder.embeddings(input_ids, position_ids=position_ids)
+    return encoder.encoder(embeddings, attention_mask[:, 0]).last_hidden_state
+
+
+def packed_modernbert_forward(
+    encoder: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor
+) -> torch.Tensor:
+    """ModernBERT for a (B, 1, T, T) mask: most of its layers attend only within a local window."""
+    positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
+    is_near = (positions[:, None] - positions).abs() <= encoder.config.sliding_window
+    masks = {"full_attention": attention_mask, "sliding_attention": attention_mask & is_near}
+    output = encoder(input_ids, attention_mask=masks, position_ids=position_ids)
+    return output.last_hidden_state
+
+
+# The table of encoders.
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One kind of encoder, as a masked language model of transformers.
+
+    head_layers: the model's attributes that turn hidden states into logits, in this order.
+    positions_after_padding: positions start at `pad_token_id` + 1 (RoBERTa), not at 0.
+    packed_forward: the encoder's forward pass for packed rows, with a (B, 1, T, T) bool mask.
+    can_pack: whether a model with this config can process packed rows.
+    separate_head: whether `head_layers` is the whole head in a model with this config.
+    """
+
+    head_layers: tuple[str, ...]
+    positions_after_padding: bool = False
+    packed_forward: Callable[..., torch.Tensor] = default_forward
+    can_pack: Callable[[Any], bool] = lambda config: True
+    separate_head: Callable[[Any], bool] = lambda config: True
+
+
+ROBERTA = Encoder(head_layers=("lm_head",), positions_after_padding=True)
+
+ENCODERS = {  # model_type: Encoder
+    "albert": Encoder(head_layers=("predictions",)),
+    "bert": Encoder(head_layers=("cls",)),
+    "camembert": ROBERTA,
+    "deberta-v2": Encoder(  # also DeBERTa-v3
+        head_layers=("cls",),
+        packed_forward=packed_deberta_forward,
+        # The convolution of the largest v2 models mixes neighbouring tokens of different examples.
+        can_pack=lambda config: getattr(config, "conv_kernel_size", 0) <= 0,
+        # The newer head (legacy=False) reads the embeddings as well.
+        separate_head=lambda config: getattr(config, "legacy", True),
+    ),
+    "distilbert": Encoder(
+        head_layers=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector")
+    ),
+    "electra": Encoder(head_layers=("generator_predictions", "generator_lm_head")),
+    "modernbert": Encoder(
+        head_layers=("head", "decoder"),
+        packed_forward=packed_modernbert_forward,
+        # transformers 5.0 has no `sliding_window` and accepts no (B, 1, T, T) mask.
+        can_pack=lambda config: hasattr(config, "sliding_window"),
+    ),
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
 }
-AFTER_PADDING = "camembert", "roberta", "xlm-roberta"  # positions begin after the padding's number
 
 
-def head_layers(bert):
-    """The layers of a model's head, in their order; none where only its own forward pass knows them."""
-    if not getattr(bert.config, "legacy", True):  # DeBERTa's newer head reads embeddings as well
-        return []
-    return [getattr(bert, name) for name in HEADS.get(bert.config.model_type, [])]
+def find_encoder(config: Any) -> Encoder | None:
+    """The entry for a model with this config; None if only its own forward pass can be used."""
+    encoder = ENCODERS.get(config.model_type)
+    return encoder if encoder and encoder.separate_head(config) else None
 
 
-def supports_packing(config):
-    """Whether examples may share a row of such a model without noticing each other."""
-    if config.model_type == "modernbert":
-        return hasattr(config, "sliding_window")  # transformers 5.0 takes no mask of pairs
-    mixes_neighbours = getattr(config, "conv_kernel_size", 0) > 0  # as the largest DeBERTa-v2 do
-    return config.model_type in HEADS and getattr(config, "legacy", True) and not mixes_neighbours
+def supports_packing(config: Any) -> bool:
+    """Whether a model with this config can process packed rows: no example affects another."""
+    encoder = find_encoder(config)
+    return encoder is not None and encoder.can_pack(config)
 
 
-def max_positions(config):
-    """The tokens of the longest example that a model has positions for; infinity where any will do."""
-    unused = config.pad_token_id + 1 if config.model_type in AFTER_PADDING else 0
+def max_positions(config: Any) -> float:
+    """The largest number of tokens for which a model has positions; infinity if there is no limit."""
+    encoder = ENCODERS.get(config.model_type)
+    unused = config.pad_token_id + 1 if encoder and encoder.positions_after_padding else 0
     return getattr(config, "max_position_embeddings", math.inf) - unused
 
 
-def read_deberta(encoder, input_ids, may_look, position_ids):
-    """DeBERTa's forward pass takes no mask of pairs, its two parts do."""
-    embedded = encoder.embeddings(input_ids, position_ids=position_ids)
-    return encoder.encoder(embedded, may_look[:, 0]).last_hidden_state
+# What training and prediction call: hidden states for all tokens, logits for some of them.
 
 
-def local_windows(may_look, config):
-    """ModernBERT's two masks: most of its layers look no further than their window."""
-    place = torch.arange(may_look.shape[-1], device=may_look.device)
-    near = (place[:, None] - place).abs() <= config.sliding_window
-    return {"full_attention": may_look, "sliding_attention": may_look & near}
+def packed_attention_mask(sequence_ids: torch.Tensor | None) -> torch.Tensor | None:
+    """Which token may attend to which: to the tokens of its own example. (B, 1, T, T) bool.
 
-
-def hidden_states(bert, input_ids, may_look=None, position_ids=None):
-    """What the encoder makes of each token, (B, T, H), to be handed to `head_logits`.
-
-    input_ids (B, T); may_look (B, 1, T, T) bool, which token may look at which, None if any may;
-    position_ids (B, T), a token's place in its example, None where a row is one.
-    """
-    kind, encoder = bert.config.model_type, bert.base_model
-    if may_look is not None and not supports_packing(
-        bert.config
-    ):  # what the first token may look at
-        may_look, position_ids = may_look[:, 0, 0].long(), None
-    if not head_layers(bert):
-        return bert(input_ids, attention_mask=may_look).logits
-    if kind in AFTER_PADDING:  # else it would count, and a random token may be padding
-        if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        position_ids = position_ids + bert.config.pad_token_id + 1
-    if may_look is not None and may_look.ndim == 4:
-        if kind == "deberta-v2":
-            return read_deberta(encoder, input_ids, may_look, position_ids)
-        if kind == "modernbert":
-            may_look = local_windows(may_look, bert.config)
-    read = encoder(input_ids, attention_mask=may_look, position_ids=position_ids)
-    return read.last_hidden_state
-
-
-def head_logits(bert, hidden):
-    """Scores (..., V) of the vocabulary for what `hidden_states` found, (..., H)."""
-    for layer in head_layers(bert):
-        hidden = layer(hidden)
-    return hidden
-
-
-def packed_attention_mask(sequence_ids):
-    """Which token may look at which, (B, 1, T, T) bool: those of its own example; None if any may.
-
-    sequence_ids (B, T) numbers the examples of a row. In 4 dimensions transformers passes it on as
-    it is; of a mask in 2 it would read the values, which on a TPU stops everything at each step.
+    sequence_ids (B, T) are the numbers of the examples within a row, 0 for padding. None (no packing,
+    no padding) gives None: every token may attend to every token. transformers passes a 4-dimensional
+    mask on unchanged. It would inspect the values of a 2-dimensional mask, and a TPU would wait for
+    them at every step.
     """
     if sequence_ids is None:
         return None
     return sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]
+
+
+def hidden_states(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Final hidden states (B, T, H) of a masked language model, the input of `head_logits`.
+
+    input_ids: (B, T). attention_mask: from `packed_attention_mask`. position_ids: (B, T), the position
+    of each token within its example; None if each row is one example.
+    A model without an entry in ENCODERS returns its logits (B, T, V) instead.
+    """
+    encoder = find_encoder(model.config)
+    is_packed = attention_mask is not None and supports_packing(model.config)
+    if attention_mask is not None and not is_packed:
+        # One example per row, so a (B, T) padding mask is enough: what the first token may attend to.
+        attention_mask, position_ids = attention_mask[:, 0, 0].long(), None
+    if encoder is None:
+        return model(input_ids, attention_mask=attention_mask).logits
+    if encoder.positions_after_padding:
+        # Without position_ids, RoBERTa counts the tokens that are not padding. A random token may be
+        # the padding token and would be skipped.
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        position_ids = position_ids + model.config.pad_token_id + 1
+    forward = encoder.packed_forward if is_packed else default_forward
+    return forward(model.base_model, input_ids, attention_mask, position_ids)
+
+
+def head_layers(model: Any) -> list[torch.nn.Module]:
+    """The layers of a model's head, in order; empty if only its own forward pass can be used."""
+    encoder = find_encoder(model.config)
+    return [getattr(model, name) for name in encoder.head_layers] if encoder else []
+
+
+def head_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits (..., V) for the hidden states (..., H) of any positions from `hidden_states`."""
+    for layer in head_layers(model):
+        hidden = layer(hidden)
+    return hidden

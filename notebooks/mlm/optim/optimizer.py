@@ -1,41 +1,62 @@
-"""Parameter groups, optimizer and schedule for a MaskedLM."""
+"""Parameter groups, optimizer and learning-rate scheduler for a MaskedLM."""
 
 from functools import partial
+from typing import Any
 
 import torch
 
 from mlm.optim.muon import MuonAdamW
-from mlm.optim.schedule import lr_factor
+from mlm.optim.schedule import SCHEDULES
 
-MUON_LR = 5.0  # times AdamW's: Muon's own learning rate, since it moves whole matrices
+MUON_LR = 5.0  # Muon's learning rate relative to AdamW's: it updates matrices as a whole
 
 
-def hidden_matrices(module):
-    """The matrices of a MaskedLM that turn hidden states into hidden states: all but the last layer's."""
-    linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
+def no_matrices(module: Any) -> set[int]:
+    """No weights: AdamW updates everything."""
+    return set()
+
+
+def hidden_matrices(module: Any) -> set[int]:
+    """The ids of the matrices between hidden states: all linear layers except the decoder."""
     decoder = module.bert.get_output_embeddings()
-    return {id(part.weight) for part in linear if part is not decoder}
+    linear = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+    return {id(layer.weight) for layer in linear if layer is not decoder}
 
 
-def make_optimizer(module, optimizer, lr, weight_decay, schedule, total_steps, clip=0.0):
-    """(optimizer, its schedule) for a MaskedLM. `optimizer`: "adamw" or "muon".
+OPTIMIZERS = {  # name: a function of the MaskedLM that selects the weights for Muon; AdamW updates the rest
+    "adamw": no_matrices,
+    "muon": hidden_matrices,
+}
 
-    As usual for BERT, biases and LayerNorm do not decay (Devlin et al.'s code); in the tutorial all
-    did. AdamW is fused, one pass over the weights, where torch has it. Muon takes the matrices
-    between hidden states, AdamW the rest: embeddings, vectors. `clip` is the largest norm of the gradient.
+
+def make_optimizer(
+    module: Any,
+    optimizer: str,
+    lr: float,
+    weight_decay: float,
+    schedule: str,
+    total_steps: int,
+    clip: float = 0.0,
+) -> tuple[MuonAdamW, Any]:
+    """(optimizer, learning-rate scheduler) for a MaskedLM.
+
+    optimizer: a name in OPTIMIZERS. schedule: a name in SCHEDULES. lr: AdamW's peak learning rate; Muon's
+    is MUON_LR times as large. clip: the maximum norm of all gradients together, 0 = no clipping.
+    Biases and LayerNorm have no weight decay, as is usual for BERT (Devlin et al. 2018). AdamW is fused
+    where torch supports it: one pass over all weights. Raises KeyError for an unknown name.
     """
+    muon_ids = OPTIMIZERS[optimizer](module)
     weights = list(module.parameters())
-    hidden = hidden_matrices(module) if optimizer == "muon" else ()
-    muons = [weight for weight in weights if id(weight) in hidden]
-    others = [weight for weight in weights if id(weight) not in hidden]
-    groups = [
-        {"params": [w for w in others if w.ndim > 1]},
-        {"params": [w for w in others if w.ndim == 1], "weight_decay": 0.0},
+    muon_weights = [weight for weight in weights if id(weight) in muon_ids]
+    adamw_weights = [weight for weight in weights if id(weight) not in muon_ids]
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for weight in adamw_weights if weight.ndim > 1]},
+        {"params": [weight for weight in adamw_weights if weight.ndim == 1], "weight_decay": 0.0},
     ]
-    if muons:
-        groups.append({"params": muons, "muon": True, "lr": MUON_LR * lr})
-    fused = weights[0].device.type in ("cpu", "cuda")
-    made = MuonAdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
-    made.clip = clip
-    factor = partial(lr_factor, total_steps=total_steps, schedule=schedule)
-    return made, torch.optim.lr_scheduler.LambdaLR(made, factor)
+    if muon_weights:
+        groups.append({"params": muon_weights, "muon": True, "lr": MUON_LR * lr})
+    is_fused = weights[0].device.type in ("cpu", "cuda")
+    result = MuonAdamW(groups, lr=lr, weight_decay=weight_decay, fused=is_fused)
+    result.max_norm = clip
+    lr_factor = partial(SCHEDULES[schedule], total_steps=total_steps)
+    return result, torch.optim.lr_scheduler.LambdaLR(result, lr_factor)

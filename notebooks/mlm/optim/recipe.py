@@ -1,12 +1,13 @@
-"""How to train: the recipe that fits a model, its optimizer and its learning rate at each step."""
+"""The recipe: all training settings, chosen for a model, each with a reason.
+
+RECIPES is the table of recipes. This module imports no torch, so that parameters can be checked early.
+"""
 
 import math
 import os
+from collections.abc import Callable
+from typing import Any
 
-import torch
-
-from mlm.env.hardware import TPU_GB
-from mlm.env.notebook import NotebookError
 from mlm.models.sizes import SIZES
 
 RECIPE_SETTINGS = (
@@ -16,81 +17,102 @@ RECIPE_SETTINGS = (
     "weight_decay",
     "dropout",
     "mlm_probability",
-    "mlm_probability_end",
     "clip",
-)  # what is chosen
-TUTORIAL = dict(
-    optimizer="adamw",
-    lr=1e-5,
-    schedule="constant",
-    weight_decay=0.01,
-    dropout=None,
-    mlm_probability=0.15,
-    mlm_probability_end=None,
-    clip=0.0,
 )
-FAST = dict(
-    schedule="trapezoid",
-    weight_decay=0.1,
-    dropout=0.0,
-    mlm_probability=0.3,
-    mlm_probability_end=None,
-    clip=1.0,
-)
-MUON_MAX_HIDDEN_SIZE = (
-    256  # a hidden size up to which Muon's products are cheap beside a step's own
-)
+MUON_MAX_HIDDEN_SIZE = 256  # Muon's matrix products are cheap relative to a step up to this width
+
+Recipe = dict[str, tuple[Any, str]]  # {setting: (value, reason)}; dropout None: the model's own
 
 
-def choose_batch_size(asked, model, max_len, device):
-    """(examples per process and step, why); where `asked` is None, what suits the device.
+def choose_batch_size(
+    batch_size: int | None, model: str, max_len: int, device: dict[str, Any]
+) -> tuple[int, str]:
+    """(examples per process and batch, the reason); `batch_size` itself unless it is None.
 
-    On a GPU or TPU: the largest power of two up to 256 whose forward pass keeps no more than a quarter
-    of the memory for backward: 34 bytes a token, layer and hidden size in 16 bits (Korthikanti et al.
-    2022, arXiv:2205.05198), twice that in 32. A pretrained model is taken for a BERT-base.
+    On a GPU or TPU: the largest power of two up to 256 whose activations fill at most a quarter of the
+    memory. A layer stores 34 bytes per token and hidden unit in 16 bits (Korthikanti et al. 2022,
+    arXiv:2205.05198), twice as many in 32 bits. Every pretrained model counts as BERT-base.
     """
-    if asked is not None:
-        return asked, "as asked"
+    from mlm.env.hardware import TPU_GB  # here, because that module imports torch
+
+    if batch_size is not None:
+        return batch_size, "set in the parameters"
     if device["kind"] == "cpu":
         return 32, "enough to keep a CPU busy"
-    hidden, layers = SIZES[model.removeprefix("scratch:")] if "scratch:" in model else SIZES["base"]
-    tpu = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]  # of an unknown one, a v5e's
-    memory = device["card"][1] if device["kind"] == "gpu" else 1e9 * TPU_GB.get(tpu, 16)
-    kept = 34 * hidden * layers * max_len * (2 if device["dtype"] == torch.float32 else 1)
-    size = 2 ** int(math.log2(min(256, max(1, memory / 4 / kept))))
-    return size, f"{size * kept / 1e9:.1f} of {memory / 1e9:.0f} GB for activations (never tried)"
+    is_scratch = model.startswith("scratch:")
+    hidden, layers = SIZES[model.removeprefix("scratch:") if is_scratch else "base"]
+    tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
+    memory = device["card"].memory if device["kind"] == "gpu" else 1e9 * TPU_GB.get(tpu_type, 16)
+    bytes_per_example = 17 * device["dtype"].itemsize * hidden * layers * max_len
+    fitting = memory / 4 / bytes_per_example
+    size = 2 ** int(math.log2(min(256, max(1, fitting))))
+    used = f"{size * bytes_per_example / 1e9:.1f} of {memory / 1e9:.0f} GB"
+    return size, f"activations take about {used} (estimated, never tested)"
 
 
-def choose_recipe(asked, model, batch_size):
-    """What to train with, and why: {name: value} and {name: reason}.
+def tutorial_recipe(model: str, batch_size: int, optimizer: str | None) -> Recipe:
+    """The settings of the 2020 tutorial, for every model and batch size."""
+    return {
+        "optimizer": ("adamw", "tutorial: AdamW (arXiv:1711.05101)"),
+        "lr": (1e-5, "tutorial: low, for fine-tuning"),
+        "schedule": ("constant", "tutorial: no warm-up, no decay"),
+        "weight_decay": (0.01, "tutorial: torch's default for AdamW"),
+        "dropout": (None, "tutorial: the model's own, 0.1 in BERT"),
+        "mlm_probability": (0.15, "tutorial: 15%, as BERT (arXiv:1810.04805)"),
+        "clip": (0.0, "tutorial: no gradient clipping"),
+    }
 
-    `asked` are the notebook's parameters: what is not None there is taken. "tutorial" is the recipe of
-    2020. "fast" was chosen by measurement (docs/recipe.md): random weights bear more than pretrained
-    ones, narrow models more than wide ones, and large batches, of `batch_size` examples in a step,
-    more than small ones (here: with the square root).
-    dropout None is the model's own, mlm_probability_end None a share that stays.
-    Raises NotebookError where mlm_probability_end is above mlm_probability.
+
+def fast_recipe(model: str, batch_size: int, optimizer: str | None) -> Recipe:
+    """Settings that reached the lowest validation loss in a given time (docs/recipe.md).
+
+    Randomly initialized models tolerate higher learning rates than pretrained ones, and narrow models
+    higher ones than wide models. The learning rate grows with the square root of the batch size.
     """
-    growth, scratch = (batch_size / 32) ** 0.5, model.startswith("scratch:")
-    hidden = SIZES[model.removeprefix("scratch:")][0] if scratch else None
-    if asked["recipe"] == "tutorial":
-        found, why = TUTORIAL, "the tutorial's"
+    is_scratch = model.startswith("scratch:")
+    hidden = SIZES[model.removeprefix("scratch:")][0] if is_scratch else None
+    if hidden is None:
+        chosen = "adamw", "usual for pretrained models"
+    elif hidden <= MUON_MAX_HIDDEN_SIZE:
+        chosen = "muon", "learns faster than AdamW (arXiv:2603.17970)"
     else:
-        optimizer = asked["optimizer"] or (
-            "muon" if scratch and hidden <= MUON_MAX_HIDDEN_SIZE else "adamw"
-        )
-        lr, why = 4e-4, f"fine-tuning, batch {batch_size}"
-        if scratch:
-            lr = (2e-3 if optimizer == "muon" else 1e-3) * 128 / hidden
-            why = f"from scratch, hidden size {hidden}, batch {batch_size}"
-        found = FAST | dict(optimizer=optimizer, lr=lr * growth)
-    given = {name: asked[name] for name in RECIPE_SETTINGS if asked[name] is not None}
-    reasons = {name: "as asked" if name in given else why for name in RECIPE_SETTINGS}
-    chosen = {name: (found | given)[name] for name in RECIPE_SETTINGS}
-    first, last = chosen["mlm_probability"], chosen["mlm_probability_end"]
-    if last is not None and last > first:
-        raise NotebookError(
-            f"mlm_probability_end={last} is impossible: allowed is None or at most "
-            f"mlm_probability={first}, from which the share falls"
-        )
-    return chosen, reasons
+        chosen = "adamw", f"Muon is too slow for hidden size {hidden}"
+    growth = (batch_size / 32) ** 0.5
+    if hidden is None:
+        lr, lr_reason = 4e-4, "fine-tuning: 4e-4 x sqrt(batch/32)"
+    elif (optimizer or chosen[0]) == "muon":
+        lr, lr_reason = 2e-3 * 128 / hidden, "2e-3 x 128/hidden size x sqrt(batch/32)"
+    else:
+        lr, lr_reason = 1e-3 * 128 / hidden, "1e-3 x 128/hidden size x sqrt(batch/32)"
+    return {
+        "optimizer": chosen,
+        "lr": (lr * growth, lr_reason),
+        "schedule": ("trapezoid", "warm-up, constant, decay (arXiv:2106.04560)"),
+        "weight_decay": (0.1, "measured better than 0.01 and 0.3"),
+        "dropout": (0.0, "measured better than 0.1 for 10 to 15 epochs"),
+        "mlm_probability": (0.3, "twice the targets of 15% (arXiv:2202.08005)"),
+        "clip": (1.0, "measured slightly better than no clipping"),
+    }
+
+
+RECIPES: dict[str, Callable[[str, int, str | None], Recipe]] = {
+    "fast": fast_recipe,
+    "tutorial": tutorial_recipe,
+}
+
+
+def choose_recipe(
+    parameters: dict[str, Any], model: str, batch_size: int
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """All training settings, and the reason for each: {setting: value}, {setting: reason}.
+
+    parameters: the notebook's; a setting that is not None there is used as it is. batch_size: examples per
+    optimizer step, of all processes. Raises KeyError if `parameters["recipe"]` is not in RECIPES.
+    """
+    recipe = RECIPES[parameters["recipe"]](model, batch_size, parameters["optimizer"])
+    for name in RECIPE_SETTINGS:
+        if parameters[name] is not None:
+            recipe[name] = parameters[name], "set in the parameters"
+    values = {name: recipe[name][0] for name in RECIPE_SETTINGS}
+    reasons = {name: recipe[name][1] for name in RECIPE_SETTINGS}
+    return values, reasons

@@ -1,99 +1,163 @@
-"""Examples as boxes: what the masks did with each token, who shares a row, who may look at whom."""
+"""Masked batches, packed rows and attention masks as figures, one box per token."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
+from transformers import PreTrainedTokenizerFast
 
 from mlm.data.packing import MAX_ROW_TOKENS
 
-TOKEN_STATES = {  # what the masks did with a token: its colour, and the sign that stands in its box
-    "kept": ("#eef1f5", ""),
-    "[MASK]": ("#f5b83d", "M"),
-    "random token": ("#e8776f", "R"),
-    "unchanged, but asked": ("#8fc97f", "U"),
+TOKEN_STATES = {  # what masking did with a token: the color and the sign of its box
+    "not masked": ("#eef1f5", ""),
+    "target, now [MASK]": ("#f5b83d", "M"),
+    "target, now a random token": ("#e8776f", "R"),
+    "target, left unchanged": ("#8fc97f", "U"),
     "[CLS] or [SEP]": ("#c9d7ee", "·"),
     "padding": ("#ffffff", "–"),
 }
-COLOURS, SIGNS = zip(*TOKEN_STATES.values())
+NOT_MASKED, MASK, RANDOM, UNCHANGED, SPECIAL, PADDING = range(len(TOKEN_STATES))
+TARGETS = (MASK, RANDOM, UNCHANGED)
+LEGEND_ORDER = (MASK, NOT_MASKED, RANDOM, SPECIAL, UNCHANGED, PADDING)  # in columns of two
+COLORS, SIGNS = zip(*TOKEN_STATES.values())
 
 
-def token_states(input_ids, labels, tokenizer):
-    """What became of each token of a batch, (B, T) int: its place in FATES."""
-    asked, original = labels != -100, np.where(labels != -100, labels, input_ids)
-    is_special = np.isin(original, [tokenizer.cls_token_id, tokenizer.sep_token_id])
-    fate = np.where(input_ids == tokenizer.mask_token_id, 1, np.where(input_ids == labels, 3, 2))
-    fate = np.where(asked, fate, np.where(is_special, 4, 0))
-    return np.where(original == tokenizer.pad_token_id, 5, fate)
+def token_states(
+    input_ids: np.ndarray, labels: np.ndarray, tokenizer: PreTrainedTokenizerFast
+) -> np.ndarray:
+    """What masking did with each token of a batch, (B, T) int: an index into TOKEN_STATES."""
+    input_ids, labels = np.asarray(input_ids), np.asarray(labels)
+    is_target = labels != -100
+    original = np.where(is_target, labels, input_ids)
+    states = np.full(input_ids.shape, NOT_MASKED)
+    states[np.isin(original, [tokenizer.cls_token_id, tokenizer.sep_token_id])] = SPECIAL
+    states[is_target] = RANDOM
+    states[is_target & (input_ids == labels)] = UNCHANGED
+    states[is_target & (input_ids == tokenizer.mask_token_id)] = MASK
+    states[original == tokenizer.pad_token_id] = PADDING
+    return states
 
 
-def add_legend(ax, fate, **axes):
-    """Set the axes of a picture of fates (B, T); above it stands what colours and signs mean."""
-    labels = [f"{sign}  {name}".strip() for name, (_, sign) in TOKEN_STATES.items()]
-    boxes = [Patch(fc=colour, ec="0.7", label=label) for colour, label in zip(COLOURS, labels)]
-    place = dict(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(boxes))
-    ax.legend(handles=boxes, frameon=False, fontsize=9, handlelength=1.2, **place)
-    ax.set(**dict(xlim=(0, fate.shape[1]), ylim=(len(fate), 0), yticks=[]) | axes)
+def add_legend(ax: Axes) -> None:
+    """Explain colors and signs above a figure of tokens."""
+    names = list(TOKEN_STATES)
+    boxes = [
+        Patch(fc=COLORS[state], ec="0.7", label=f"{SIGNS[state]}  {names[state]}".strip())
+        for state in LEGEND_ORDER
+    ]
+    ax.legend(
+        handles=boxes,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        handlelength=1.2,
+    )
+
+
+def draw_tokens(
+    batch: dict[str, Any], tokenizer: PreTrainedTokenizerFast, max_tokens: int = 14
+) -> None:
+    """Draw the first tokens of each row as boxes: the input; below it, in italics, the target if it differs."""
+    input_ids, labels = (
+        np.asarray(batch[name])[:, :max_tokens] for name in ("input_ids", "labels")
+    )
+    states = token_states(input_ids, labels, tokenizer)
+    num_rows, num_tokens = states.shape
+    width = max(12, num_tokens)  # the legend needs as much
+    _, ax = plt.subplots(figsize=(0.75 * width, 0.5 * num_rows + 0.6), layout="constrained")
+    for (row, column), state in np.ndenumerate(states):
+        edge = {"ec": "0.8", "ls": ":"} if state == PADDING else {"ec": "white"}
+        ax.add_patch(Rectangle((column, row), 0.96, 0.9, fc=COLORS[state], **edge))
+        if state in TARGETS:
+            ax.text(column + 0.04, row + 0.06, SIGNS[state], fontsize=6.5, weight="bold", va="top")
+        lines = [(input_ids[row, column], "normal", 0.45)]  # (token id, style, height in the box)
+        if state in (MASK, RANDOM):
+            lines = [
+                (input_ids[row, column], "normal", 0.36),
+                (labels[row, column], "italic", 0.69),
+            ]
+        for token_id, style, height in lines:
+            token = tokenizer.convert_ids_to_tokens(int(token_id))[:16]
+            ax.text(
+                column + 0.48,
+                row + height,
+                token,
+                ha="center",
+                va="center",
+                color="0.45" if state in (SPECIAL, PADDING) else "0.1",
+                style=style,
+                fontsize=min(8, 92 / len(token)),
+            )
+    add_legend(ax)
+    ax.set(xlim=(0, width), ylim=(num_rows, 0), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
 
-def draw_tokens(batch, tokenizer, most=14):
-    """Draw the first tokens of each row as boxes: what is read; under it, in italics, what was there."""
-    read, labels = (np.asarray(batch[name])[:, :most] for name in ("input_ids", "labels"))
-    fate = token_states(read, labels, tokenizer)
-    width = max(12, fate.shape[1])  # the legend's, or it would squeeze the boxes
-    _, ax = plt.subplots(figsize=(0.75 * width, 0.5 * len(fate) + 0.4), layout="constrained")
-    for (row, column), what in np.ndenumerate(fate):
-        edge = dict(ec="0.8", ls=":") if what == 5 else dict(ec="white")
-        ax.add_patch(plt.Rectangle((column, row), 0.96, 0.9, fc=COLOURS[what], **edge))
-        if what in (1, 2, 3):
-            corner = column + 0.04, row + 0.06
-            ax.text(*corner, SIGNS[what], fontsize=6.5, weight="bold", va="top")
-        ids = [read[row, column], labels[row, column]][: 2 if what in (1, 2) else 1]
-        for i, word in enumerate(tokenizer.convert_ids_to_tokens([int(i) for i in ids])):
-            word, colour = word[:16], "0.45" if what > 3 else "0.1"
-            look = dict(style=("normal", "italic")[i], fontsize=min(8, 92 / len(word)))
-            height = row + (0.45 if len(ids) == 1 else (0.36, 0.69)[i])
-            ax.text(column + 0.48, height, word, ha="center", va="center", color=colour, **look)
-    add_legend(ax, fate, xlim=(0, width), xticks=[])
-
-
-def draw_batch(batch, tokenizer, rows=12):
-    """Draw the rows of a batch, every token a narrow box with its sign, a line before each example."""
-    read, labels = (np.asarray(batch[n])[:rows, :MAX_ROW_TOKENS] for n in ("input_ids", "labels"))
-    fate = token_states(read, labels, tokenizer)
-    _, ax = plt.subplots(figsize=(12, 0.3 * len(fate) + 0.9), layout="constrained")
-    look = dict(cmap=ListedColormap(COLOURS), vmin=-0.5, vmax=len(TOKEN_STATES) - 0.5)
-    ax.pcolormesh(fate, edgecolors="white", lw=0.3, **look)
-    middle = dict(ha="center", va="center", fontsize=min(8, max(3, 800 / fate.shape[1])))
-    for (row, column), what in np.ndenumerate(fate):
-        ax.text(column + 0.55, row + 0.5, SIGNS[what], **middle)
-    ax.hlines(range(1, len(fate)), 0, fate.shape[1], color="white", lw=3)
-    for row, start in np.argwhere(read == tokenizer.cls_token_id):
+def draw_batch(
+    batch: dict[str, Any], tokenizer: PreTrainedTokenizerFast, max_rows: int = 12
+) -> None:
+    """Draw the rows of a batch: a narrow box with a sign per token, a line before each example."""
+    input_ids, labels = (
+        np.asarray(batch[name])[:max_rows, :MAX_ROW_TOKENS] for name in ("input_ids", "labels")
+    )
+    states = token_states(input_ids, labels, tokenizer)
+    num_rows, width = states.shape
+    _, ax = plt.subplots(figsize=(12, 0.3 * num_rows + 1.1), layout="constrained")
+    ax.pcolormesh(
+        states,
+        cmap=ListedColormap(COLORS),
+        vmin=-0.5,
+        vmax=len(TOKEN_STATES) - 0.5,
+        edgecolors="white",
+        lw=0.3,
+    )
+    sign_size = min(8, max(3, 800 / width))
+    for (row, column), state in np.ndenumerate(states):
+        ax.text(
+            column + 0.55, row + 0.5, SIGNS[state], ha="center", va="center", fontsize=sign_size
+        )
+    ax.hlines(range(1, num_rows), 0, width, color="white", lw=3)
+    for row, start in np.argwhere(input_ids == tokenizer.cls_token_id):
         ax.vlines(start, row + 0.1, row + 0.9, color="black", lw=1.5)
-    add_legend(ax, fate, xlabel="place in the row", xlim=(-0.5, fate.shape[1] + 0.5))
+    add_legend(ax)
+    ax.set(xlabel="position in the row", xlim=(-0.5, width + 0.5), ylim=(num_rows, 0), yticks=[])
+    ax.spines[:].set_visible(False)
 
 
-def draw_rows(ax, sizes, rows, width, title):
-    """Draw the examples of each row as bars, one after the other, and the padding behind them."""
+def draw_rows(
+    ax: Axes, sizes: np.ndarray, rows: Sequence[Sequence[int]], width: int, title: str
+) -> None:
+    """Draw the examples of each row as bars, one after the other, and the padding behind them.
+
+    sizes (examples,): tokens of each example; rows: the examples of each row; width: tokens in a row.
+    """
     ax.barh(range(len(rows)), width, color="white", edgecolor="0.8", lw=0.5, height=1)
-    for number, row in enumerate(rows):
-        left = sizes[row].cumsum() - sizes[row]
-        ax.barh(number, sizes[row], left=left, color="C0", edgecolor="white", lw=0.5, height=1)
+    for number, examples in enumerate(rows):
+        lengths = sizes[examples]
+        left = lengths.cumsum() - lengths
+        ax.barh(number, lengths, left=left, color="C0", edgecolor="white", lw=0.5, height=1)
     padding = 1 - sizes.sum() / (width * len(rows))
     ax.set(title=f"{title}: {padding:.0%} padding", xlabel="tokens", yticks=[])
     ax.set_ylim(len(sizes), -1)
     ax.spines[:].set_visible(False)
 
 
-def draw_attention(ax, tokens, may_look, owner):
-    """Draw who may look at whom, (T, T) bool; `owner` (T,) is the number of each token's example."""
-    ax.pcolormesh(may_look, cmap=ListedColormap(["white", "#9ec5e8"]), edgecolors="0.85", lw=0.5)
-    for example in np.unique(owner):
-        middle = np.flatnonzero(owner == example).mean() + 0.5
+def draw_attention(
+    ax: Axes, tokens: Sequence[str], may_attend: np.ndarray, sequence_ids: np.ndarray
+) -> None:
+    """Draw which tokens may attend to which, (T, T) bool; sequence_ids (T,): the example of each token."""
+    ax.pcolormesh(may_attend, cmap=ListedColormap(["white", "#9ec5e8"]), edgecolors="0.85", lw=0.5)
+    for example in np.unique(sequence_ids):
+        middle = np.flatnonzero(sequence_ids == example).mean() + 0.5
         ax.text(middle, middle, f"example {example}", ha="center", va="center", weight="bold")
-    places = np.arange(len(tokens)) + 0.5
-    ax.set_yticks(places, tokens, fontsize=10)
-    ax.set_xticks(places, tokens, fontsize=10, rotation=90)
+    centers = np.arange(len(tokens)) + 0.5
+    ax.set_yticks(centers, tokens, fontsize=10)
+    ax.set_xticks(centers, tokens, fontsize=10, rotation=90)
     ax.xaxis.tick_top()
     ax.set(ylim=(len(tokens), 0), aspect="equal")

@@ -1,33 +1,44 @@
-"""A run's checkpoints: written whole, and known to be as they were written.
+"""A run's checkpoint files: written atomically, verified, the previous one kept.
 
-`last.ckpt` and the one before, `previous.ckpt`; `sha256.json` vouches for both. It is written before
-they change names, with the digests of the new one and the one before: a good one can be told from a
-damaged one at any moment, whatever is pulled out.
+The files are `last.ckpt` and `previous.ckpt`. `sha256.json` stores their SHA-256 sums, the newest first.
+It is written before the files are renamed. So a good checkpoint can be told from a damaged one at any
+moment, even after a power failure.
 """
 
 import contextlib
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import pytorch_lightning as pl
 import torch
 from safetensors import SafetensorError
 
 from mlm.env.files import move_into_place, read_checked_json, sha256_of, write_checked_json
 from mlm.env.notebook import NotebookError
 
-CHECKPOINT_NAMES = "last.ckpt", "previous.ckpt"
-CALLBACK_STATE = (
-    "Keeper"  # the callback's key in a checkpoint; old checkpoints have it, so it stays
-)
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 CHECKSUMS = "sha256.json"
-STAGING = "parts"  # the folder of what is half written; cleared when a run is opened
+STAGING = "parts"  # the folder of files that are being written; emptied when a run is opened
+# The key of CheckpointingLogger's state in a checkpoint: a former class name, kept for old checkpoints.
+CALLBACK_STATE = "Keeper"
 
-# written
+
+class StoredCheckpoint(NamedTuple):
+    """A good checkpoint on disk."""
+
+    path: Path
+    sha256: str
 
 
-def free_space(folder):
-    """What is free on the disk of a folder, as text; whether the folder is still there."""
+# write
+
+
+def free_space(folder: Path) -> str:
+    """The free space on the disk of a folder, as text."""
     try:
         return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free on the disk of {folder}"
     except OSError:
@@ -35,10 +46,14 @@ def free_space(folder):
 
 
 @contextlib.contextmanager
-def write_errors(what, folder, errors=(OSError, RuntimeError, SafetensorError)):
-    """In this block something is written into a run's folder; torch and safetensors have own errors.
+def write_errors(
+    what: str,
+    folder: Path,
+    errors: tuple[type[Exception], ...] = (OSError, RuntimeError, SafetensorError),
+) -> Iterator[None]:
+    """Context manager that turns a failed write into a NotebookError with the free space on the disk.
 
-    Raises NotebookError, in one line that says how full the disk is, where that fails.
+    torch raises RuntimeError and safetensors SafetensorError if they cannot write.
     """
     try:
         yield
@@ -47,25 +62,25 @@ def write_errors(what, folder, errors=(OSError, RuntimeError, SafetensorError)):
             raise
         reason = str(getattr(error, "strerror", None) or error).partition("\n")[0][:200]
         raise NotebookError(
-            f"{what} could not be written ({reason}; {free_space(folder)}): what was saved before is "
+            f"{what} could not be written ({reason}; {free_space(folder)}): everything saved before is "
             "kept: make room, then run this again"
         ) from None
 
 
 @contextlib.contextmanager
-def staging_folder(folder):
-    """A new folder below `folder` for what is not whole yet; gone afterwards, with all that it holds."""
-    parts = folder / STAGING
-    parts.mkdir(parents=True, exist_ok=True)
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """Context manager: a folder below `folder` for unfinished files. It is deleted afterwards."""
+    staging = folder / STAGING
+    staging.mkdir(parents=True, exist_ok=True)
     try:
-        yield parts
+        yield staging
     finally:
-        shutil.rmtree(parts, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def temporary_files_in(folder):
-    """In this block temporary files lie in `folder`: there Lightning stages what it saves."""
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Context manager: temporary files are created in `folder`. Lightning stages checkpoints in one."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
@@ -73,8 +88,8 @@ def temporary_files_in(folder):
         tempfile.tempdir = before
 
 
-def check_finite(path, step):
-    """Raises NotebookError where a checkpoint has weights that are not finite, naming the first."""
+def check_finite(path: Path, step: int) -> None:
+    """Raises NotebookError if a checkpoint has weights that are not finite, naming the first."""
     weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
     bad = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
     if bad:
@@ -84,84 +99,92 @@ def check_finite(path, step):
         )
 
 
-def save_checkpoint(trainer, folder, good):
-    """Write last.ckpt whole or not at all, the good one before it becoming previous.ckpt.
+def save_checkpoint(
+    trainer: pl.Trainer, folder: Path, good: StoredCheckpoint | None
+) -> StoredCheckpoint | None:
+    """Write last.ckpt atomically. The last good checkpoint, `good`, becomes previous.ckpt.
 
-    `good` is (path, SHA-256) of the last good checkpoint in `folder`, None where there is none; returns
-    that of the new one. It is written beside the last one, read back and checked, and only then takes
-    its place.
-    Raises NotebookError where it cannot be written or has weights that are not finite.
+    The new file is written beside the last one, read back and checked, and only then takes its place.
+    Returns the new checkpoint; in other processes than the first, `good`. Raises NotebookError if it
+    cannot be written or has weights that are not finite.
     """
-    last, previous = (folder / name for name in CHECKPOINT_NAMES)
+    last, previous = folder / LAST, folder / PREVIOUS
     step = trainer.global_step
-    with write_errors(f"the checkpoint of step {step}", folder), staging_folder(folder) as parts:
-        part = parts / last.name
-        with temporary_files_in(parts):
-            trainer.save_checkpoint(part)  # all processes meet here
+    with write_errors(f"the checkpoint of step {step}", folder), staging_folder(folder) as staging:
+        staged = staging / LAST
+        with temporary_files_in(staging):
+            trainer.save_checkpoint(staged)  # all processes take part
         if trainer.is_global_zero:
-            check_finite(part, step)
-            new = last, sha256_of(part)
-            known = [sha256 for _, sha256 in filter(None, (new, good))]
-            write_checked_json(folder / CHECKSUMS, {"checkpoints": known})
-            if good and good[0] == last:  # a damaged last.ckpt must not replace a good one
+            check_finite(staged, step)
+            new = StoredCheckpoint(last, sha256_of(staged))
+            sums = [new.sha256, good.sha256] if good else [new.sha256]
+            write_checked_json(folder / CHECKSUMS, {"checkpoints": sums})
+            if good and good.path == last:  # a damaged last.ckpt must not replace a good one
                 last.replace(previous)
-            move_into_place(part, last)
+            move_into_place(staged, last)
             good = new
-        trainer.strategy.barrier()  # so nobody clears what another still writes
+        trainer.strategy.barrier()  # no process deletes files that another one is writing
     return good
 
 
 # read
 
 
-def selected_weights(found):
-    """The weights that a run hands on, of all that its checkpoint holds: the best where it keeps those."""
-    return found.get("callbacks", {}).get(CALLBACK_STATE, {}).get("best", found["state_dict"])
+def selected_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a run keeps, from the content of a checkpoint: the best ones, if stored."""
+    state = checkpoint.get("callbacks", {}).get(CALLBACK_STATE, {})
+    return state.get("best", checkpoint["state_dict"])
 
 
-def is_undamaged(path):
-    """Whether a checkpoint agrees with the checksums that torch wrote into it."""
+def is_undamaged(path: Path) -> bool:
+    """Whether a checkpoint agrees with the checksums (CRC-32) that torch stored in it."""
     try:
-        with zipfile.ZipFile(path) as parts:
-            return parts.testzip() is None
-    except Exception:  # whatever stands in the file
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # a damaged file can raise anything
         return False
 
 
-def latest_good_checkpoint(folder):
-    """(path, SHA-256) of the newest checkpoint in `folder` that is as it was written; None without any.
+def latest_good_checkpoint(folder: Path) -> StoredCheckpoint | None:
+    """The newest undamaged checkpoint in `folder`; None if there is no checkpoint at all.
 
-    Raises NotebookError where there are some and all of them are damaged.
+    Raises NotebookError if there are checkpoints and all of them are damaged.
     """
-    there = [folder / name for name in CHECKPOINT_NAMES if (folder / name).exists()]
-    known = (read_checked_json(folder / CHECKSUMS) or {}).get("checkpoints")
-    if there and not known:
+    paths = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    sums = stored_checksums(folder)
+    if paths and not sums:
         print(
-            f"{folder / CHECKSUMS} is missing or damaged: the checkpoints' own checksums are read"
+            f"{folder / CHECKSUMS} is missing or damaged: checking the checkpoints' own checksums"
         )
-    found = []  # (how many are newer, path, SHA-256)
-    for number, path in enumerate(there):
+    good = []  # (0: the newest or 1: the one before, checkpoint)
+    for number, path in enumerate(paths):
+        sha256 = None
         with contextlib.suppress(OSError):
             sha256 = sha256_of(path)
-            if known and sha256 in known:
-                found.append((known.index(sha256), path, sha256))
-            elif not known and is_undamaged(path):
-                found.append((number, path, sha256))
-        if found and min(found)[0] == 0:
-            break
-        if path not in [other for _, other, _ in found]:
+        if sha256 and sha256 in sums:
+            good.append((sums.index(sha256), StoredCheckpoint(path, sha256)))
+        elif sha256 and not sums and is_undamaged(path):
+            good.append((number, StoredCheckpoint(path, sha256)))
+        else:
             print(f"{path} is damaged: trying the one before")
-    if found:
-        return min(found)[1:]
-    if there:
+        if good and min(good)[0] == 0:
+            break
+    if good:
+        return min(good)[1]
+    if paths:
         raise NotebookError(
-            f"{folder}: {' and '.join(path.name for path in there)} cannot be read, so this run cannot "
-            "go on; to train anew, pass another run_name or resume='never'"
+            f"{folder}: {' and '.join(path.name for path in paths)} cannot be read, so this run cannot "
+            "be resumed; to train from the start, pass another run_name or resume='never'"
         )
     return None
 
 
-def restore_checksums(folder, good):
-    """Write the record of a checkpoint that was found good by its own checksums, if there is none."""
-    if good and not (read_checked_json(folder / CHECKSUMS) or {}).get("checkpoints"):
-        write_checked_json(folder / CHECKSUMS, {"checkpoints": [good[1]]})
+def stored_checksums(folder: Path) -> list[str]:
+    """The SHA-256 sums of the checkpoints in a folder, the newest first; [] if missing or damaged."""
+    return (read_checked_json(folder / CHECKSUMS) or {}).get("checkpoints") or []
+
+
+def restore_checksums(folder: Path, good: StoredCheckpoint | None) -> None:
+    """Write the checksums file again if it is lost and a checkpoint was found good without it."""
+    if good and not stored_checksums(folder):
+        write_checked_json(folder / CHECKSUMS, {"checkpoints": [good.sha256]})

@@ -1,42 +1,48 @@
 """MaskedLMData: the LightningDataModule with training and validation batches."""
 
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mlm.data.batches import MaskedBatches, TrainingOrder
+from mlm.data.dataset import MaskedLMDataset
 from mlm.data.packing import VALIDATION_EPOCH, cached_plan
 
-VALIDATION_MLM_PROBABILITY = (
-    0.15  # the share of the held-out tokens that is asked about, in every run
-)
+VALIDATION_MLM_PROBABILITY = 0.15  # the masking rate of the validation set, the same in every run
+PREFETCHED_BATCHES = 2  # batches that are prepared while a GPU computes
+
+Batch = dict[str, Any]
 
 
 class AccumulatedBatches(IterableDataset):
-    """A batch of each of `shares` in turn, together a step: their gradients are added up.
+    """The batches of one process for gradient accumulation: one of each part, in turn, makes a step.
 
-    Lightning takes the mean over the batches of a step, so each is told the mean of its predicted tokens.
+    Lightning averages the loss over the batches of a step. So each batch gets the mean number of
+    masked tokens per batch, not their sum.
     """
 
-    def __init__(self, shares):
-        self.shares = shares
+    def __init__(self, parts: list[MaskedBatches]) -> None:
+        self.parts = parts
 
-    def __iter__(self):
-        for step in zip(*self.shares, strict=True):
+    def __iter__(self) -> Iterator[Batch]:
+        for step in zip(*self.parts, strict=True):
             for batch in step:
-                yield batch | {"num_masked": batch["num_masked"] / len(self.shares)}
+                yield batch | {"num_masked": batch["num_masked"] / len(self.parts)}
 
 
 class GuardedBatches(IterableDataset):
-    """The same batches; an error in them is handed to `on_error` first: a loader may swallow it."""
+    """The same batches. An error in them is first reported to `on_error`: a loader may swallow it."""
 
-    def __init__(self, batches, on_error):
-        self.batches, self.on_error = batches, on_error
+    def __init__(self, batches: Iterable[Batch], on_error: Callable[[Exception], None]) -> None:
+        self.batches = batches
+        self.on_error = on_error
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         try:
             yield from self.batches
         except Exception as error:
@@ -45,92 +51,136 @@ class GuardedBatches(IterableDataset):
 
 
 class PrefetchedBatches:
-    """The same batches in pinned memory for a GPU, two of them made while it computes, by a thread.
+    """The same batches in pinned memory for a GPU. A thread prepares the next two while it computes.
 
-    From pinned memory Lightning copies without waiting. No worker process: its batches come by shared
-    memory, and that took longer than to make them. An error in them is raised where its batch is due.
+    Lightning copies from pinned memory without waiting. There is no worker process: it would pass
+    batches through shared memory, which took longer than preparing them. An error is raised where
+    its batch is due.
     """
 
-    def __init__(self, batches, device):
-        self.batches, self.device = batches, device
+    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
+        self.batches = batches
+        self.device = device
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         batches = iter(self.batches)
 
-        def make():
-            batch = next(batches, {})
+        def prepare() -> Batch:
+            batch = next(batches, {})  # empty: there are no more
             return {k: v.pin_memory() if torch.is_tensor(v) else v for k, v in batch.items()}
 
-        with ThreadPoolExecutor(1, "ahead", torch.cuda.set_device, [self.device]) as thread:
-            made = deque(thread.submit(make) for _ in range(2))
-            while batch := made.popleft().result():
-                made.append(thread.submit(make))
+        with ThreadPoolExecutor(1, "prefetch", torch.cuda.set_device, (self.device,)) as thread:
+            prepared = deque(thread.submit(prepare) for _ in range(PREFETCHED_BATCHES))
+            while batch := prepared.popleft().result():
+                prepared.append(thread.submit(prepare))
                 yield batch
 
 
 class MaskedLMData(pl.LightningDataModule):
-    """The training batches up to step `stop` and the held-out ones; each process has its share.
+    """Training batches for `total_steps` optimizer steps, and validation batches.
 
-    All training batches have one shape, and all held-out ones. A resumed Trainer gets those from its
-    own step on. `on_error`, a function, is told of an error in them. `mlm_probability_end`: the share
-    that is asked about falls to it, which spends the most questions early (arXiv:2305.15096).
-    `pack`: examples may share a row. `masking` and `replace` are those of `MaskedBatches`, in
-    training alone. `accumulate`: so many batches of a process are a step.
+    All training batches have one shape, and so have all validation batches. Each process gets its part
+    of a batch. A resumed Trainer gets the batches from its step on.
+
+    `batch_size` counts examples per process and batch. A step has `accumulate` batches per process
+    (gradient accumulation). `pack`: several short examples share a row. `masking` and `replace` are
+    the options of MaskedBatches, for training only. `on_error` is called with an error in a batch.
     """
 
     def __init__(
-        self, train, valid, batch_size, mlm_probability, seed, stop, mlm_probability_end=None,
-        pack=True, masking="token", replace="80/10/10", accumulate=1, on_error=None,
-    ):  # fmt: skip
+        self,
+        train: MaskedLMDataset,
+        valid: MaskedLMDataset,
+        batch_size: int,
+        mlm_probability: float,
+        seed: int,
+        total_steps: int,
+        pack: bool = True,
+        masking: str = "token",
+        replace: str = "80/10/10",
+        accumulate: int = 1,
+        on_error: Callable[[Exception], None] | None = None,
+    ) -> None:
         super().__init__()
-        self.accumulate = accumulate
-        self.train, self.valid, self.batch_size, self.seed = train, valid, batch_size, seed
-        self.mlm_probability, self.stop, self.on_error = mlm_probability, stop, on_error
-        self.mlm_probability_end = mlm_probability_end
+        self.train, self.valid = train, valid
+        self.batch_size, self.accumulate = batch_size, accumulate
+        self.mlm_probability, self.seed, self.total_steps = mlm_probability, seed, total_steps
         self.pack, self.masking, self.replace = pack, masking, replace
+        self.on_error = on_error
 
-    def share(self, step):
-        """The share of the tokens that is asked about at a step: it falls in a line to the last one."""
-        fall = self.mlm_probability - self.mlm_probability_end
-        return self.mlm_probability - fall * step / max(1, self.stop - 1)
+    def train_batches(
+        self, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> AccumulatedBatches:
+        """The training batches of process `rank` from step `start` to the last step.
 
-    def train_batches(self, start=0, rank=0, world=1):
-        """The batches of steps `start` to the last; those of one are shares, as of so many processes."""
-        shares = [rank * self.accumulate + number for number in range(self.accumulate)]
-        world *= self.accumulate
-        how = self.mlm_probability, self.seed
-        steps = -(-len(self.train) // (self.batch_size * world))  # an epoch
-        epochs = range(-(-self.stop // steps))
-        rows = dict(masking=self.masking, pack=self.pack)
-        plan = cached_plan(self.train, self.batch_size, *how, epochs, world, **rows)
-        share = self.share if self.mlm_probability_end else None
-        order = TrainingOrder(plan, start, self.stop, share)
-        asked = dict(masking=self.masking, replace=self.replace)
+        With gradient accumulation, a step is split like the step of `accumulate` times as many processes.
+        """
+        parts = world_size * self.accumulate  # of a step
+        steps_per_epoch = -(-len(self.train) // (self.batch_size * parts))
+        plan = cached_plan(
+            self.train,
+            self.batch_size,
+            self.mlm_probability,
+            self.seed,
+            range(-(-self.total_steps // steps_per_epoch)),
+            parts,
+            masking=self.masking,
+            pack=self.pack,
+        )
+        order = TrainingOrder(plan, start, self.total_steps)
         return AccumulatedBatches(
             [
-                MaskedBatches(self.train, order, *how, plan.shape, number, **asked)
-                for number in shares
+                MaskedBatches(
+                    self.train,
+                    order,
+                    self.mlm_probability,
+                    self.seed,
+                    shape=plan.shape,
+                    rank=rank * self.accumulate + number,
+                    masking=self.masking,
+                    replace=self.replace,
+                )
+                for number in range(self.accumulate)
             ]
         )
 
-    def validation_batches(self, rank=0, world=1):
-        """The held-out batches: their masks are drawn once from the seed, however training masks."""
-        how = VALIDATION_MLM_PROBABILITY, self.seed
-        plan = cached_plan(
-            self.valid, self.batch_size, *how, (VALIDATION_EPOCH,), world, pack=self.pack
-        )
-        return MaskedBatches(self.valid, plan.keys(VALIDATION_EPOCH), *how, plan.shape, rank)
+    def validation_batches(self, rank: int = 0, world_size: int = 1) -> MaskedBatches:
+        """The validation batches of process `rank`.
 
-    def train_dataloader(self):
-        where = self.trainer and dict(
-            start=self.trainer.global_step,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
+        Their masks depend only on the text, the tokenizer and the seed, not on how training masks.
+        """
+        plan = cached_plan(
+            self.valid,
+            self.batch_size,
+            VALIDATION_MLM_PROBABILITY,
+            self.seed,
+            (VALIDATION_EPOCH,),
+            world_size,
+            pack=self.pack,
         )
-        batches = self.train_batches(**(where or {}))
-        if self.on_error:
-            batches = GuardedBatches(batches, self.on_error)
-        device = self.trainer and self.trainer.strategy.root_device
-        if device and device.type == "cuda":  # XLA's loader makes them ahead by itself
+        return MaskedBatches(
+            self.valid,
+            plan.keys(VALIDATION_EPOCH),
+            VALIDATION_MLM_PROBABILITY,
+            self.seed,
+            shape=plan.shape,
+            rank=rank,
+        )
+
+    def train_dataloader(self) -> Any:
+        trainer = self.trainer
+        if trainer is None:  # used without Lightning
+            return DataLoader(self.guarded(self.train_batches()), batch_size=None)
+        batches = self.guarded(
+            self.train_batches(
+                start=trainer.global_step, rank=trainer.global_rank, world_size=trainer.world_size
+            )
+        )
+        device = trainer.strategy.root_device
+        if device.type == "cuda":  # on XLA, Lightning's loader prefetches
             return PrefetchedBatches(batches, device)
         return DataLoader(batches, batch_size=None)
+
+    def guarded(self, batches: AccumulatedBatches) -> IterableDataset:
+        """The batches; errors in them are reported to `on_error`, if there is one."""
+        return GuardedBatches(batches, self.on_error) if self.on_error else batches

@@ -1,7 +1,8 @@
-"""When something fails or is to stop: every process knows it, and nobody waits for ever.
+"""Failures and stops: an error in one process ends all of them; an interrupt reaches all of them.
 
-Lightning's launchers and torch_xla's loader threads lose errors, and the other processes would wait.
-So whoever fails writes it down, and each process watches for that. A wish to stop is a file, too.
+Lightning's launchers and torch_xla's loader threads lose errors, and the other processes would wait
+for ever. So a process that fails writes its error to the file `failed` in the run's folder, and every
+other process watches for it. The file `stop` requests a checkpoint and an end after the current step.
 """
 
 import contextlib
@@ -11,95 +12,144 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from mlm.env.notebook import NotebookError
 
+FAILURE_FILE = "failed"
+STOP_FILE = "stop"
+WATCH_SECONDS = 0.3  # between two looks for the failure file
+GRACE_SECONDS = 2  # for a process that can end by itself
 
-def report_failure(folder, error):
-    """Write a process's error down where all others look, an error of ours as its line; the first stands."""
+
+def report_failure(folder: Path, error: BaseException) -> None:
+    """Write an error to the run's folder: a NotebookError as its one line, others with traceback.
+
+    The first reported error is kept.
+    """
     if isinstance(error, NotebookError):
         text = str(error)
     else:
         text = "".join(traceback.format_exception(error))
     with (
-        contextlib.suppress(OSError),  # there is one, or the folder is full or gone
-        open(folder / "failed", "x", encoding="utf-8") as file,
+        contextlib.suppress(OSError),  # the file exists, or the folder is full or gone
+        open(folder / FAILURE_FILE, "x", encoding="utf-8") as file,
     ):
         file.write(text)
 
 
+def reported_failure(folder: Path) -> str | None:
+    """Why a process failed, as one line; a traceback is printed. None if no process failed."""
+    try:
+        text = (folder / FAILURE_FILE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    if "\n" not in text:
+        return text
+    print(text)
+    return "a process failed with the error above; the last good checkpoint is kept"
+
+
+def request_stop(folder: Path) -> None:
+    """Request a checkpoint and an end after the current step."""
+    (folder / STOP_FILE).touch()
+
+
+def stop_requested(folder: Path) -> bool:
+    return (folder / STOP_FILE).exists()
+
+
+def clear_failure_and_stop(folder: Path) -> None:
+    """Remove what earlier training left: a reported failure and a requested stop."""
+    for name in (FAILURE_FILE, STOP_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
 class FailureMonitor(pl.Callback):
-    """Reports this process's error, and ends it when another has failed or the notebook is gone."""
+    """Callback that reports this process's error and ends this process if another one fails.
 
-    def __init__(self, folder):
-        self.folder, self.notebook = folder, os.getpid()
+    It also ends a process whose notebook is gone.
+    """
 
-    def report(self, error):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notebook_process = os.getpid()
+
+    def report(self, error: BaseException) -> None:
         report_failure(self.folder, error)
 
-    def setup(self, trainer, module, stage):
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         trainer.datamodule.on_error = self.report
-        if os.getpid() != self.notebook:
-            torch.set_num_threads(1)  # a fork has its parent's threads in name only: it would wait
+        if os.getpid() != self.notebook_process:  # a fork
+            # Its parent's threads do not exist here: a pool that expects them would wait for ever.
+            torch.set_num_threads(1)
             threading.Thread(target=self.watch, daemon=True).start()
 
-    def on_train_start(self, trainer, module):
-        """Our way to stop in place of Lightning's, which reads the device at each step."""
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Lightning's handling of SIGTERM reads the device at each step. `stop_on_signal` replaces it.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = contextlib.nullcontext
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
 
-    def watch(self):
-        """End this process once it is alone or another has failed."""
-        while os.getppid() == self.notebook and not (self.folder / "failed").exists():
-            time.sleep(0.3)
-        time.sleep(2)  # whoever can end by itself may
-        os._exit(1)
-
-    def on_exception(self, trainer, module, exception):
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
         self.report(exception)
+
+    def watch(self) -> None:
+        """End this process when the notebook's process is gone or another process has failed."""
+        while os.getppid() == self.notebook_process and not (self.folder / FAILURE_FILE).exists():
+            time.sleep(WATCH_SECONDS)
+        time.sleep(GRACE_SECONDS)
+        os._exit(1)
 
 
 @contextlib.contextmanager
-def stop_on_signal(folder):
-    """While training, Ctrl-C, *Interrupt* and SIGTERM ask for a checkpoint and an end after this step.
+def stop_on_signal(folder: Path) -> Iterator[None]:
+    """Context manager: Ctrl-C, *Interrupt* and SIGTERM request a stop (see `request_stop`).
 
-    A second one is not ours any more: it ends the process, wherever that waits. In a notebook a second
-    *Interrupt* ends the cell alone.
+    A second signal ends the process, even while it waits. In a notebook, a second *Interrupt* only
+    ends the cell.
     """
-    ends = signal.default_int_handler if "ipykernel" in sys.modules else signal.SIG_DFL
+    in_notebook = "ipykernel" in sys.modules
+    second_interrupt = signal.default_int_handler if in_notebook else signal.SIG_DFL
 
-    def ask(number, frame):
-        signal.signal(signal.SIGINT, ends)
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, second_interrupt)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with contextlib.suppress(OSError):  # the disk is full or gone: the next checkpoint says so
-            (folder / "stop").touch()
+        with contextlib.suppress(
+            OSError
+        ):  # disk full or folder gone: the next checkpoint reports it
+            request_stop(folder)
 
-    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in kept.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def quiet_writer_threads():
-    """In this block a thread that cannot write prints no traceback: who gave it work meets the error.
+def quiet_writer_threads() -> Iterator[None]:
+    """Context manager: a thread that cannot write a file prints no traceback.
 
-    TensorBoard's writer raises it at its next line.
+    The error is not lost: TensorBoard's writer raises it again when the next line is logged.
     """
-    kept = threading.excepthook
+    before = threading.excepthook
 
-    def shown(failure):
+    def show(failure: Any) -> None:
         if not issubclass(failure.exc_type, OSError):
-            kept(failure)
+            before(failure)
 
-    threading.excepthook = shown
+    threading.excepthook = show
     try:
         yield
     finally:
-        threading.excepthook = kept
+        threading.excepthook = before

@@ -1,22 +1,29 @@
-"""What is written down while a model trains: losses, speed, held-out figures."""
+"""TrainingLogger: the callback that logs the training loss and evaluates on the validation set."""
 
 import math
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from mlm.env.notebook import NotebookError
+from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate
 from mlm.training.history import with_current_names
+from mlm.training.module import MaskedLM
 from mlm.training.progress import ProgressBar, ProgressLines, is_interactive
 
+MAX_LOG_STEPS = 50  # steps between two log lines
+MIN_LOG_LINES = 25  # in a short run
 
-def sum_over_processes(trainer, sums):
-    """The sums of all processes, still on the device."""
+
+def sum_over_processes(trainer: pl.Trainer, sums: torch.Tensor) -> torch.Tensor:
+    """A tensor summed over all processes. It stays on the device."""
     if trainer.world_size == 1:
         return sums
-    if sums.device.type == "xla":  # Lightning's reduce would go by way of the host
+    if sums.device.type == "xla":  # Lightning's reduce copies to the host and back
         import torch_xla.core.xla_model as xm
 
         return xm.all_reduce(xm.REDUCE_SUM, sums)
@@ -24,180 +31,206 @@ def sum_over_processes(trainer, sums):
 
 
 class EvaluationStopped(Exception):
-    """A measurement was given up, since a stop is asked for."""
+    """An evaluation was given up because a stop is requested."""
 
 
 class TrainingLogger(pl.Callback):
-    """Logs the training loss about 25 times or more, measures the held-out loss before and while training.
+    """Callback that logs the training loss and evaluates on the validation set.
 
-    That is done `evaluations` times, the last one at the end. `data` is the MaskedLMData, `baseline` its
-    unigram loss. Losses stay on the device until a log line needs them: each read makes the device wait.
-    The history is a list of rows, dicts of step and figures; it and all counts are the callback's state,
-    and so in the checkpoint.
+    It evaluates once before training and `evaluations` times during training, the last time at the end.
+    `data` has the validation batches; `baseline` is the unigram loss in nats, shown in the curve.
+
+    Losses stay on the device until a log line needs them, because each read makes the device wait.
+    `state` is saved in every checkpoint: the history (see history.py), the counts and the times.
     """
 
-    def __init__(self, data, baseline, evaluations=4):
+    def __init__(self, data: MaskedLMData, baseline: float, evaluations: int = 4) -> None:
         self.data, self.baseline = data, baseline
-        self.log_every = max(1, min(50, data.stop // 25))
-        parts = range(1, evaluations + 1)
-        self.evaluations = {-(-data.stop * part // evaluations) for part in parts}  # and before
+        self.log_every = max(1, min(MAX_LOG_STEPS, data.total_steps // MIN_LOG_LINES))
+        self.evaluation_steps = {
+            -(-data.total_steps * number // evaluations) for number in range(1, evaluations + 1)
+        }
         self.progress = ProgressBar() if is_interactive() else ProgressLines()
-        self.state = dict(
-            history=[], sums=[0.0, 0.0], tokens=0, examples=0, cells=0,
-            timed_tokens=0, timed_seconds=0.0, seconds=0.0,
-        )  # fmt: skip
-        self.shown, self.cells = False, 0  # of this process, since they were last counted
-        self.clock = None  # starts at the first log line: before it, devices warm up and compile
+        self.shows_progress = False  # only one process does
+        self.state: dict[str, Any] = {
+            "history": [],
+            "sums": [0.0, 0.0],  # training loss and masked tokens since the last log line
+            "tokens": 0,
+            "examples": 0,
+            "cells": 0,  # tokens of all batches, with padding
+            "timed_tokens": 0,  # for the speed: without warm-up, evaluations and checkpoints
+            "timed_seconds": 0.0,
+            "seconds": 0.0,  # of training: without evaluations and checkpoints
+        }
+        self.cells = 0  # of this process, not yet in the state
+        self.last_line: tuple[float, int] | None = None  # (time, tokens) of the last log line
+        self.requests: list[float] | None = None  # the sum over processes, see `own_requests`
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return self.state
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.state = with_current_names(state)
 
-    def on_train_start(self, trainer, module):
-        self.sums = torch.tensor(self.state["sums"]).to(module.device)  # loss, tokens since a line
-        self.shown, self.step = trainer.is_global_zero, trainer.global_step
-        if self.shown:
-            done, history = trainer.global_step, self.state["history"]
-            self.progress.start(done, self.data.stop, history, self.baseline)
-        self.counted = time.perf_counter()  # until when the seconds are counted
-        last = (self.state["history"] or [{}])[-1]
-        if trainer.global_step in {0, *self.evaluations} and (
-            "valid_loss" not in last or last["step"] != trainer.global_step
-        ):
-            self.measure(trainer, module)  # or it was stopped in the middle of that
+    # what Lightning calls
 
-    def on_after_backward(self, trainer, module):
-        """Add up before the optimizer steps: on XLA it is then a part of the step's own program."""
-        self.sums = self.sums + module.seen
+    def on_train_start(self, trainer: pl.Trainer, module: MaskedLM) -> None:
+        self.sums = torch.tensor(self.state["sums"]).to(module.device)
+        self.step = trainer.global_step
+        self.shows_progress = trainer.is_global_zero
+        if self.shows_progress:
+            self.progress.start(
+                self.step, self.data.total_steps, self.state["history"], self.baseline
+            )
+        self.counted_until = time.perf_counter()  # the end of what is in `seconds`
+        last = self.state["history"][-1] if self.state["history"] else {}
+        evaluated = last.get("step") == self.step and "valid_loss" in last
+        if self.step in {0, *self.evaluation_steps} and not evaluated:  # also if it was given up
+            self.log_validation(trainer, module)
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_after_backward(self, trainer: pl.Trainer, module: MaskedLM) -> None:
+        # Before the optimizer step: on XLA the sum is then a part of the step's graph.
+        self.sums = self.sums + module.loss_sums
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: MaskedLM, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.cells += batch["input_ids"].numel()
-        if trainer.global_step != self.step:  # or it was not the last batch of a step
+        if trainer.global_step != self.step:  # the last batch of a step
             self.step = trainer.global_step
-            self.step_done(trainer, module, batch)
+            self.after_step(trainer, module, batch)
 
-    def step_done(self, trainer, module, batch):
-        """The optimizer has made a step; `batch` is the last one of it."""
-        step = trainer.global_step
+    def on_train_end(self, trainer: pl.Trainer, module: MaskedLM) -> None:
+        if self.shows_progress:
+            self.progress.end()
+
+    def on_exception(self, trainer: pl.Trainer, module: MaskedLM, exception: BaseException) -> None:
+        self.on_train_end(trainer, module)
+
+    # logging
+
+    def after_step(self, trainer: pl.Trainer, module: MaskedLM, batch: dict[str, Any]) -> None:
+        """The optimizer made a step; `batch` is its last batch."""
         self.state["tokens"] += batch["num_tokens"]
         self.state["examples"] += batch["num_examples"]
         if trainer.world_size == 1:
             self.count_cells(self.cells)
-        if self.shown:
+        if self.shows_progress:
             self.progress.step()
-        if step % self.log_every == 0 or step == self.data.stop:
-            self.note(trainer, module)
-        if step in self.evaluations:
-            self.measure(trainer, module)
+        if self.step % self.log_every == 0 or self.step == self.data.total_steps:
+            self.log_training(trainer, module)
+        if self.step in self.evaluation_steps:
+            self.log_validation(trainer, module)
 
-    def on_train_end(self, trainer, module):
-        if self.shown:
-            self.progress.end()
+    def log_training(self, trainer: pl.Trainer, module: MaskedLM) -> None:
+        """Log loss and speed since the last log line. This reads the device once.
 
-    def on_exception(self, trainer, module, exception):
-        self.on_train_end(trainer, module)
-
-    def count_cells(self, cells):
-        """So many cells of batches, padding included, were seen by all processes together."""
-        self.state["cells"] += cells
-        self.cells = 0
-
-    def votes(self):
-        """Numbers of this process that are added up over all with each log line."""
-        return []
-
-    def note(self, trainer, module):
-        """Loss and speed since the last log line, and all votes: one read of the device."""
-        norm = getattr(trainer.optimizers[0], "norm", None)  # the same in all processes
-        sums = (
-            self.sums if norm is None else torch.cat([self.sums, norm[None] / trainer.world_size])
-        )
-        if trainer.world_size > 1:
-            mine = torch.tensor([float(self.cells), *self.votes()]).to(module.device)
-            found = sum_over_processes(trainer, torch.cat([sums, mine])).cpu().tolist()
-            cells, *self.voted = found[len(sums) :]
+        Raises NotebookError if the loss is not finite.
+        """
+        optimizer = trainer.optimizers[0]
+        norm = getattr(optimizer, "norm", None)  # the same in all processes
+        sums = self.sums
+        if norm is not None:
+            sums = torch.cat([sums, norm[None] / trainer.world_size])
+        if trainer.world_size > 1:  # processes can only agree on requests where they meet
+            own = torch.tensor([float(self.cells), *self.own_requests()]).to(module.device)
+            values = sum_over_processes(trainer, torch.cat([sums, own])).cpu().tolist()
+            cells, *self.requests = values[len(sums) :]
             self.count_cells(int(cells))
         else:
-            found = sums.cpu().tolist()
-        loss, count, *norm = found[: len(sums)]
+            values = sums.cpu().tolist()
         self.sums = torch.zeros(2).to(module.device)
-        row = {
-            "train_loss": loss / max(count, 1),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            **({"gradient_norm": norm[0]} if norm else {}),
-        }
-        if not math.isfinite(row["train_loss"]):
+        loss = values[0] / max(values[1], 1)
+        if not math.isfinite(loss):
             raise NotebookError(
-                f"the training loss is {row['train_loss']} at step {trainer.global_step}: the last "
-                "good checkpoint is kept; try a lower lr or precision='32'"
+                f"the training loss is {loss} at step {trainer.global_step}: the last good checkpoint "
+                "is kept; try a lower lr or precision='32'"
             )
-        now, tokens = self.count_time(), self.state["tokens"]
-        if self.clock:
-            self.state["timed_seconds"] += now - self.clock[0]
-            self.state["timed_tokens"] += tokens - self.clock[1]
-            row["tokens_per_second"] = (tokens - self.clock[1]) / (now - self.clock[0])
-        self.clock = now, tokens
-        self.write(trainer, row)
-        self.skip(now)
+        row = {"train_loss": loss, "lr": optimizer.param_groups[0]["lr"]}
+        if norm is not None:
+            row["gradient_norm"] = values[2]
+        now, tokens = self.count_seconds(), self.state["tokens"]
+        if self.last_line:  # until the first log line, devices warm up and compile
+            seconds, new_tokens = now - self.last_line[0], tokens - self.last_line[1]
+            self.state["timed_seconds"] += seconds
+            self.state["timed_tokens"] += new_tokens
+            row["tokens_per_second"] = new_tokens / seconds
+        self.last_line = now, tokens
+        self.add_row(trainer, row)
+        self.exclude_time_since(now)
 
-    def measure(self, trainer, module):
-        """Held-out loss, perplexity and accuracy; not counted as training time.
+    def log_validation(self, trainer: pl.Trainer, module: MaskedLM) -> None:
+        """Log loss, perplexity and accuracy on the validation set.
 
-        Given up where one process alone is asked to stop: it is then made when the run goes on.
+        A single process gives the evaluation up if a stop is requested. It is made up for on resume.
         """
-        began = self.count_time()
-        batches = self.data.validation_batches(trainer.global_rank, trainer.world_size)
-        if trainer.world_size == 1 and trainer.global_step < self.data.stop:
-            batches = self.until_stopped(batches)
+        began = self.count_seconds()
+        batches: Iterable[dict[str, Any]] = self.data.validation_batches(
+            trainer.global_rank, trainer.world_size
+        )
+        if trainer.world_size == 1 and trainer.global_step < self.data.total_steps:
+            batches = self.until_stop_requested(batches)
         try:
-            figures = evaluate(module, batches, lambda sums: sum_over_processes(trainer, sums))
-            self.write(trainer, {f"valid_{name}": value for name, value in figures.items()})
+            metrics = evaluate(module, batches, lambda sums: sum_over_processes(trainer, sums))
+            self.add_row(trainer, {f"valid_{name}": value for name, value in metrics.items()})
         except EvaluationStopped:
             module.train()
             trainer.should_stop = True
-        self.skip(began)
+        self.exclude_time_since(began)
 
-    def asked_to_stop(self):
-        """Whether training is to end soon: never, for who only writes down."""
-        return False
-
-    def until_stopped(self, batches):
-        """The same batches; raises Stopped before the next one when a stop is asked for."""
-        for batch in batches:
-            if self.asked_to_stop():
-                raise EvaluationStopped
-            yield batch
-
-    def count_time(self):
-        """Add the seconds since this was last done to those of the run; the time now."""
-        now = time.perf_counter()
-        self.state["seconds"] += now - self.counted
-        self.counted = now
-        return now
-
-    def skip(self, began):
-        """Take the seconds since `began` out of the training time."""
-        self.counted = now = time.perf_counter()
-        if self.clock:
-            self.clock = self.clock[0] + now - began, self.clock[1]
-
-    def write(self, trainer, row):
+    def add_row(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
+        """Add a row to the history, the logs and the display."""
         self.state["history"].append({"step": trainer.global_step, **row})
         for logger in trainer.loggers:
             logger.log_metrics(row, trainer.global_step)
-        if self.shown:
+        if self.shows_progress:
             self.progress.row(self.state["history"])
 
+    # counts and times
 
-def xla_counts():
-    """How often XLA compiled, which operations fell back to the host, how often it was read."""
+    def count_cells(self, cells: int) -> None:
+        """Add the tokens of batches (with padding) of all processes to the state."""
+        self.state["cells"] += cells
+        self.cells = 0
+
+    def count_seconds(self) -> float:
+        """Add the seconds since the last call to the training time. Returns the time now."""
+        now = time.perf_counter()
+        self.state["seconds"] += now - self.counted_until
+        self.counted_until = now
+        return now
+
+    def exclude_time_since(self, began: float) -> None:
+        """Do not count the seconds since `began` as training time."""
+        self.counted_until = now = time.perf_counter()
+        if self.last_line:
+            self.last_line = self.last_line[0] + now - began, self.last_line[1]
+
+    # requests; CheckpointingLogger overrides these
+
+    def own_requests(self) -> list[float]:
+        """What this process requests, as numbers that are summed over all processes."""
+        return []
+
+    def stop_requested(self) -> bool:
+        """Whether training should stop soon."""
+        return False
+
+    def until_stop_requested(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches. Raises EvaluationStopped instead of the next one if a stop is requested."""
+        for batch in batches:
+            if self.stop_requested():
+                raise EvaluationStopped
+            yield batch
+
+
+def xla_counts() -> dict[str, Any]:
+    """XLA's counters: compilations, operations that fell back to the host, reads by the host."""
     import torch_xla.debug.metrics as metrics
 
     count = {name: metrics.metric_data(name)[0] for name in metrics.metric_names()}
-    return dict(
-        compilations=count.get("CompileTime", 0),
-        fallbacks=[name for name in metrics.counter_names() if name.startswith("aten::")],
-        reads=count.get("TransferFromDeviceTime", 0),
-    )
+    return {
+        "compilations": count.get("CompileTime", 0),
+        "fallbacks": [name for name in metrics.counter_names() if name.startswith("aten::")],
+        "reads": count.get("TransferFromDeviceTime", 0),
+    }

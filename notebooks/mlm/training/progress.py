@@ -1,109 +1,116 @@
-"""What is seen while a model trains: a bar and a growing curve for people, lines for jobs."""
+"""What is shown during training: a bar and a learning curve in a notebook, lines in a job."""
 
 import os
 import sys
 import time
+from typing import Any
 
 from mlm.plots.figures import curve_image
 
-
-def is_interactive():
-    """Whether a person looks on (a notebook's front end), not a job."""
-    fronts = ("JPY_SESSION_NAME", "COLAB_RELEASE_TAG", "VSCODE_PID")
-    return any(name in os.environ for name in fronts)
+FRONT_ENDS = "JPY_SESSION_NAME", "COLAB_RELEASE_TAG", "VSCODE_PID"  # set by Jupyter, Colab, VS Code
+CURVE_SECONDS = 3.0  # the curve is drawn at most this often, except after an evaluation
 
 
-def format_row(row):
-    """A row of the journal for people."""
+def is_interactive() -> bool:
+    """Whether a person watches (in a notebook front end); otherwise this is a job."""
+    return any(name in os.environ for name in FRONT_ENDS)
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """A row of the history as one line of text."""
     if "valid_loss" in row:
-        figures = (
-            f"held-out loss {row['valid_loss']:.4f}, perplexity {row['valid_perplexity']:,.1f}, "
+        metrics = (
+            f"validation loss {row['valid_loss']:.2f}, perplexity {row['valid_perplexity']:,.1f}, "
             f"accuracy {row['valid_accuracy']:.1%}"
         )
     else:
-        figures = f"training loss {row['train_loss']:.4f}, lr {row['lr']:.2e}"
+        metrics = f"training loss {row['train_loss']:.2f}, lr {row['lr']:.1e}"
         if "tokens_per_second" in row:
-            figures += f", {row['tokens_per_second']:,.0f} tokens/s"
-    return f"step {row['step']:>6}  {figures}"
+            metrics += f", {row['tokens_per_second']:,.0f} tokens/s"
+    return f"step {row['step']:>6}  {metrics}"
 
 
 class ProgressLines:
-    """For jobs: every log line and every measurement is printed."""
+    """Progress for jobs: each log line and each evaluation is printed."""
 
-    def start(self, done, total, history, baseline):
-        """Training begins at step `done` of `total`; `baseline` is the unigram loss in nats."""
-        self.began, self.done, self.total = time.monotonic(), done, total
+    def start(
+        self, step: int, total_steps: int, history: list[dict[str, Any]], baseline: float
+    ) -> None:
+        """Training begins after `step` of `total_steps`; `baseline` is the unigram loss in nats."""
+        self.began, self.first_step, self.total_steps = time.monotonic(), step, total_steps
 
-    def left(self, step):
-        """How long the rest will take if it goes on as until now, in words; "" where there is none."""
-        if not self.done < step < self.total:
+    def time_left(self, step: int) -> str:
+        """The estimated rest of the training time, as the end of a line; "" if there is no estimate."""
+        if not self.first_step < step < self.total_steps:
             return ""
-        seconds = (time.monotonic() - self.began) / (step - self.done) * (self.total - step)
+        seconds_per_step = (time.monotonic() - self.began) / (step - self.first_step)
+        seconds = seconds_per_step * (self.total_steps - step)
         return f", about {f'{seconds / 60:.0f} min' if seconds > 100 else f'{seconds:.0f} s'} left"
 
-    def step(self):
-        """One more step is done."""
+    def step(self) -> None:
+        """Another step is done."""
 
-    def row(self, history):
-        """The last row of the history is new."""
+    def row(self, history: list[dict[str, Any]]) -> None:
+        """The history has a new last row."""
         row = history[-1]
-        left = self.left(row["step"]) if "train_loss" in row else ""
+        left = self.time_left(row["step"]) if "train_loss" in row else ""
         print(format_row(row) + left, flush=True)
 
-    def end(self):
-        """Training ends, or stops."""
+    def end(self) -> None:
+        """Training ends or stops."""
 
 
 class ProgressBar(ProgressLines):
-    """For people: a bar that knows the end, the last training loss in it, and the curve so far.
+    """Progress for people: a bar with the last training loss, and the learning curve so far.
 
-    Measurements are lines above the bar. The curve needs the notebook's own process: in forks, which
-    can only print, there is none.
+    Evaluations are lines above the bar. Only the notebook's process can display the curve; forked
+    processes can only print.
     """
 
-    every = 3.0  # seconds between two curves
+    def __init__(self) -> None:
+        self.notebook_process = os.getpid()
 
-    def __init__(self):
-        self.notebook = os.getpid()
-
-    def start(self, done, total, history, baseline):
+    def start(
+        self, step: int, total_steps: int, history: list[dict[str, Any]], baseline: float
+    ) -> None:
         from tqdm import tqdm
 
-        self.picture, self.baseline = None, baseline
-        self.draw(history)  # first of all, so that it stands above the bar
+        self.display: Any = None
+        self.baseline = baseline
+        self.draw(history)  # before the bar, so that it is shown above it
         self.bar = tqdm(
-            total=total,
-            initial=done,
+            total=total_steps,
+            initial=step,
             desc="training",
             unit="step",
             file=sys.stdout,
             mininterval=0.5,
         )
 
-    def step(self):
+    def step(self) -> None:
         self.bar.update()
 
-    def row(self, history):
+    def row(self, history: list[dict[str, Any]]) -> None:
         row = history[-1]
         if "valid_loss" in row:
             self.bar.write(format_row(row), file=sys.stdout)
         else:
-            self.bar.set_postfix_str(f"training loss {row['train_loss']:.3f}")
-        if time.monotonic() - self.drawn > self.every or "valid_loss" in row:
+            self.bar.set_postfix_str(f"training loss {row['train_loss']:.2f}")
+        if time.monotonic() - self.drawn > CURVE_SECONDS or "valid_loss" in row:
             self.draw(history)
 
-    def draw(self, history):
-        """Show the curve, in place of the one before."""
+    def draw(self, history: list[dict[str, Any]]) -> None:
+        """Display the learning curve in place of the last one."""
         from IPython.display import display
 
         self.drawn = time.monotonic()
-        if os.getpid() != self.notebook:
+        if os.getpid() != self.notebook_process:
             return
         image = curve_image(history, self.baseline)
-        if self.picture:
-            self.picture.update(image)
+        if self.display:
+            self.display.update(image)
         else:
-            self.picture = display(image, display_id=True)
+            self.display = display(image, display_id=True)
 
-    def end(self):
+    def end(self) -> None:
         self.bar.close()

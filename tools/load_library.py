@@ -1,4 +1,4 @@
-"""The code of the cell that loads the library: `tools/library.py` puts it below the embedded text."""
+"""The code of the library cell. tools/library.py puts it into each notebook, below the embedded text."""
 
 import atexit
 import importlib
@@ -9,15 +9,16 @@ import tempfile
 from pathlib import Path
 
 
-def load_library(embedded):
+def load_library(embedded: dict[str, str]) -> None:
     """Make `import mlm` work: from the folder mlm/ next to this notebook, or from the text above.
 
-    On Colab the text is written next to the notebook, where it can be edited; elsewhere to a temporary
-    folder. A library that was edited since the last time is imported again.
+    On Colab the text is written to mlm/ next to the notebook, where you can edit it; elsewhere to a
+    temporary folder. Run this cell again to reload the library after an edit.
     """
     folder, loaded = Path.cwd() / "mlm", sys.modules.get("mlm")
-    next_to_notebook, on_colab = (folder / "env").is_dir(), "COLAB_RELEASE_TAG" in os.environ
-    if not next_to_notebook and not on_colab:
+    on_colab = "COLAB_RELEASE_TAG" in os.environ
+    next_to_notebook = (folder / "env").is_dir()  # any other folder mlm/ is somebody else's
+    if not next_to_notebook and (not on_colab or folder.exists()):
         folder = Path(tempfile.mkdtemp(prefix="mlm-")) / "mlm"
         atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
     for name, text in embedded.items():

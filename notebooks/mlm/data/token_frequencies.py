@@ -1,0 +1,16 @@
+"""How frequent each token is in a text: the unigram model."""
+
+from typing import Any
+
+import numpy as np
+
+COUNT_TOKENS = 10**7  # token ids that are read from disk at a time
+
+
+def log_frequencies(train: Any) -> np.ndarray:
+    """The log of each token's relative frequency in a MaskedLMDataset, (V,). Each count is raised by 1."""
+    counts = np.ones(train.vocab_size)
+    for start in range(0, len(train.ids), COUNT_TOKENS):
+        ids = train.ids[start : start + COUNT_TOKENS]
+        counts += np.bincount(ids, minlength=train.vocab_size)
+    return np.log(counts / counts.sum())

@@ -1,0 +1,42 @@
+"""The last step before training: prepare a loaded model for the text and the device."""
+
+from typing import Any
+
+import torch
+
+from mlm.data.token_frequencies import log_frequencies
+from mlm.models.compilation import compile_encoder
+from mlm.models.cpu import tune_for_cpu
+
+
+@torch.no_grad()
+def init_head_bias(model: Any, train: Any) -> bool:
+    """Set the bias of an untrained head to the log token frequencies, so it need not learn them.
+
+    train: a MaskedLMDataset. Returns False, and changes nothing, if the head has no bias per token.
+    """
+    bias = model.get_output_embeddings().bias
+    if bias is None or len(bias) != model.config.vocab_size:
+        return False
+    frequencies = torch.from_numpy(log_frequencies(train)).float()
+    bias[: len(frequencies)] = frequencies
+    return True
+
+
+def prepare_model(
+    model: Any, train: Any, device: dict[str, Any], compile: bool | str, total_steps: int
+) -> bool:
+    """Prepare a masked language model for training, in place; prints what is done.
+
+    1. A new head starts with the token frequencies of the training text, if the model had none.
+    2. On a CPU, the model and the process get the CPU kernels.
+    3. The encoder is compiled, if `compile` and the length of the run allow it.
+
+    train: a MaskedLMDataset. device: from `trainer_arguments`. compile: "auto", True or False.
+    Returns whether the encoder is compiled.
+    """
+    if model.head_was_missing and init_head_bias(model, train):
+        print("new head: its bias starts at the token frequencies of the training text")
+    if device["kind"] == "cpu":
+        tune_for_cpu(model)
+    return compile_encoder(model, compile, device, total_steps)

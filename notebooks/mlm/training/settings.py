@@ -1,0 +1,71 @@
+"""The settings of a run. Two runs are the same run if all their settings are equal."""
+
+import json
+from typing import Any
+
+from mlm.env.files import json_digest
+from mlm.parameters import parameters_of
+
+MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
+    # where a run is and when it is saved: no effect on the weights
+    "workdir", "run_name", "resume", "checkpoint_steps", "checkpoint_minutes",
+    # compared as corpus_sha256, which includes the validation text
+    "corpus", "column", "valid_corpus",
+    # compared as total_steps
+    "epochs", "max_steps",
+    # compared as device, processes and dtype
+    "gpus", "tpu_cores", "cpu_processes", "num_nodes", "precision",
+    # how the gradients of processes are summed: rounding only
+    "strategy",
+    # compared as the values that the recipe chose
+    "recipe",
+)  # fmt: skip
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """The SHA-256 of a tokenizer's behaviour, without its last padding and truncation options."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json_digest({k: v for k, v in content.items() if k not in ("truncation", "padding")})
+
+
+def run_settings(
+    parameters: dict[str, Any],
+    recipe: dict[str, Any],
+    about_corpus: dict[str, Any],
+    tokenizer: Any,
+    device: dict[str, Any],
+    total_steps: int,
+) -> dict[str, Any]:
+    """What makes two runs the same run, as a dict of plain values.
+
+    `parameters` are those of notebook 04, with the chosen `batch_size` and `compile`; `recipe` is from
+    `choose_recipe`, `device` from `trainer_arguments`. A new parameter is compared unless it is added
+    to MAY_DIFFER.
+    """
+    compared = {name: value for name, value in parameters.items() if name not in MAY_DIFFER}
+    return {
+        **compared,
+        **recipe,
+        "corpus_sha256": about_corpus["sha256"],
+        "processes": device["processes"] * parameters["num_nodes"],
+        "total_steps": total_steps,
+        "device": device["kind"],
+        "dtype": str(device["dtype"]),
+        "vocab_size": len(tokenizer),
+        "tokenizer_sha256": tokenizer_digest(tokenizer),
+    }
+
+
+def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """What differs between the settings of a stored run and new ones, as "lr was 0.01, is 0.1".
+
+    A checkpoint of an earlier version lacks newer settings: they are compared with the default of the
+    parameter. It may have a setting that no longer exists: its value must be None.
+    """
+    defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+    known = {name: defaults[name] for name in settings.keys() & defaults.keys()} | stored
+    return [
+        f"{name} was {known.get(name)!r}, is {settings.get(name)!r}"
+        for name in sorted(known.keys() | settings.keys())
+        if known.get(name) != settings.get(name)
+    ]

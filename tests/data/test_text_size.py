@@ -1,0 +1,33 @@
+"""Suggested settings for every size of text."""
+
+import pytest
+
+from mlm.data.text_size import RESULTS, size_table, suggest_settings
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5e4, 5e4 + 1, 377_552, 2e6])
+def test_a_text_gets_the_rows_of_its_size(num_bytes):
+    header, columns, *rows = suggest_settings(num_bytes).splitlines()
+    assert f"{num_bytes / 1000:,.0f} KB" in header
+    limit = min(r.max_bytes for r in RESULTS if r.max_bytes >= num_bytes)
+    expected = [r for r in RESULTS if r.max_bytes == limit]
+    for result, row in zip(expected, rows):
+        for words in (f"epochs={result.epochs} ", result.model, f" {result.valid_loss:.2f} ("):
+            assert words in row
+        for name in ("measured on", "validation loss", "unigram baseline", "accuracy"):
+            position = columns.index(name)  # columns are aligned
+            assert row[position - 1] == " " and row[position] != " "
+    footnote = rows[len(expected) :]
+    has_mark = any(row.endswith("*") for row in rows[: len(expected)])
+    assert [line[0] for line in footnote] == ["*"] * has_mark
+
+
+def test_larger_texts_get_a_suggestion_that_was_not_measured():
+    assert "not measured" in suggest_settings(2e6 + 1)
+
+
+def test_the_table_has_a_row_for_each_result():
+    header, _, *rows = size_table().splitlines()
+    assert len(rows) == len(RESULTS) + 1
+    assert {row.count("|") for row in (header, *rows)} == {header.count("|")}
+    assert "`-p model scratch:tiny -p epochs 15` | 3.04 (2.98 to 3.07) | 5.71 | 49% | 61 s |" in rows[2]

@@ -1,0 +1,94 @@
+"""The README and the pages that show results: copied from what the notebooks store, and checked."""
+
+import base64
+import re
+
+import pytest
+from nbformat.v4 import new_output
+
+import readme
+from helpers import ROOT
+from small_notebooks import code_cell, write_notebook
+
+PNG = base64.b64encode(b"a picture").decode()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with the two notebooks that results come from, and the pages that show them."""
+    for name in ("notebooks", "docs"):
+        (tmp_path / name).mkdir()
+    image = new_output("display_data", {"image/png": PNG})
+    stored = {
+        readme.PICTURE_CELL: [new_output("stream", text="a batch\n"), image],
+        readme.PREDICTIONS_CELL: [new_output("stream", text="cat: dog\n")],
+    }
+    for (notebook, cell), outputs in stored.items():
+        path = tmp_path / "notebooks" / f"{notebook}.ipynb"
+        write_notebook(path, code_cell("1", "other"), code_cell("1", cell, outputs=outputs))
+    names = {
+        "README": "README.md",
+        "PICTURE": "docs/masked-batch.png",
+        "YOUR_TEXT": "docs/your-text.md",
+    }
+    for name, path in {"ROOT": "", **names}.items():
+        monkeypatch.setattr(readme, name, tmp_path / path)
+    (tmp_path / "README.md").write_text("# Title\n<!-- learned -->\n<!-- /learned -->\nend\n")
+    (tmp_path / "docs/your-text.md").write_text("<!-- sizes -->\n<!-- /sizes -->\n")
+    return tmp_path
+
+
+def test_results_are_copied_and_then_checked(project, capsys):
+    assert readme.main("check") == 1
+    out = capsys.readouterr().out
+    for name in ("README.md", "masked-batch.png", "your-text.md"):
+        assert f"{name} differs from what the notebooks store: make fix" in out
+    assert readme.main("fix") == readme.main("check") == 0
+    text = (project / "README.md").read_text()
+    assert text == "# Title\n<!-- learned -->\n```text\ncat: dog\n```\n<!-- /learned -->\nend\n"
+    assert (project / "docs/masked-batch.png").read_bytes() == b"a picture"
+    assert readme.size_table() in (project / "docs/your-text.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "break_it, words",
+    [
+        (
+            lambda p: (p / "README.md").write_text("# Title"),
+            "README.md must contain <!-- learned -->",
+        ),
+        (
+            lambda p: write_notebook(p / "notebooks/05_predict.ipynb"),
+            "05_predict.ipynb has no cell",
+        ),
+        (
+            lambda p: write_notebook(p / "notebooks/03_dataset.ipynb", code_cell("1", "batch")),
+            "must store one picture, it stores 0",
+        ),
+    ],
+    ids=["no marker", "no cell", "no picture"],
+)
+def test_what_is_missing_is_named(project, break_it, words):
+    break_it(project)
+    with pytest.raises(SystemExit, match=re.escape(words)):
+        readme.main("check")
+
+
+def test_the_committed_pages_are_current(capsys):
+    assert readme.main("check") == 0, capsys.readouterr().out
+
+
+def links(text):
+    """The targets of a Markdown text's links and pictures that are files of the project."""
+    found = re.findall(r"\]\(([^)#\s]+)", text)
+    return [target for target in found if "://" not in target]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda p: p.name,
+)
+def test_every_link_leads_to_a_file(path):
+    for target in links(path.read_text()):
+        assert (path.parent / target).exists(), target
