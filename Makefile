@@ -52,17 +52,12 @@ check: .venv/made-for-tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/python tools/library.py check
-	.venv/bin/python tools/architecture.py check
-	.venv/bin/python tools/readme.py check
-	.venv/bin/python tools/structure.py
+	.venv/bin/python tools/check.py
 
 fix: .venv/made-for-tests
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
-	.venv/bin/python tools/library.py fix
-	.venv/bin/python tools/architecture.py fix
-	.venv/bin/python tools/readme.py fix
+	.venv/bin/python tools/check.py --fix
 
 quick: check
 	$(PYTEST) -m "not slow"

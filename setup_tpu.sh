@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a TPU machine (Colab, Kaggle, TPU VM) ready for the notebooks, and proves it.
+# Prepares a TPU machine (Colab, Kaggle, TPU VM) for the notebooks and verifies that it works.
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -13,16 +13,17 @@ usage() {
     cat <<'END'
 usage: bash setup_tpu.sh [--dry-run]
 
-Keeps a torch/torch_xla pair that fits together or installs one, adds what else requirements.txt
-asks for, and lets every TPU device compute, in a process of its own. A second run installs nothing.
+Keeps or installs matching versions of torch and torch_xla, installs the other packages of
+requirements.txt that are missing, and runs a matrix product on every TPU device in a separate
+process. A second run installs nothing.
 
-  --dry-run  say what would be done; change nothing
+  --dry-run  print what would be done, change nothing
 
 Environment:
-  PYTHON             the Python to set up (default python3); pip's own settings (PIP_...) hold too
-  SETUP_TPU_SECONDS  how long to wait for the devices (default 180)
-  SETUP_TPU_ROOT     for tests: where dev/, content/ and kaggle/ are looked for (default /)
-  SETUP_TPU_KIND     for tests: the kind of XLA device to insist on (default TPU)
+  PYTHON             the Python to set up (default python3); pip also reads its settings PIP_...
+  SETUP_TPU_SECONDS  seconds to wait for the devices (default 180)
+  SETUP_TPU_ROOT     for tests: the folder of dev/, content/ and kaggle/ (default /)
+  SETUP_TPU_KIND     for tests: the required kind of XLA device (default TPU)
 END
 }
 
@@ -35,17 +36,17 @@ read_options() {
         case $option in
             --dry-run) dry_run=yes ;;
             -h | --help) usage; exit ;;
-            *) fail "unknown option '$option': there are --dry-run and --help" ;;
+            *) fail "unknown option '$option': pass --dry-run or --help" ;;
         esac
     done
 }
 
 check_python() {
     command -v "$python" >/dev/null ||
-        fail "there is no '$python': set PYTHON to a Python from 3.10 to 3.13"
+        fail "command '$python' not found: set PYTHON to a Python from 3.10 to 3.13"
     python_version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     [[ $python_version =~ ^3\.1[0-3]$ ]] || fail "$python is Python $python_version, but torch_xla" \
-        "is built for 3.10 to 3.13: set PYTHON to one of these"
+        "needs 3.10 to 3.13: set PYTHON to one of these"
     "$python" -m pip --version &>/dev/null || fail "$python has no pip: install python3-pip, or set" \
         "PYTHON to the Python of a virtual environment"
 }
@@ -70,9 +71,9 @@ accelerate>=1.1
 END
 }
 
-survey() {  # sets `here` to lines NAME==VERSION, pip's form of a constraint, and `missing`
-    local seen
-    seen=$("$python" -c '
+find_packages() {  # sets `installed` to lines NAME==VERSION (pip constraints), and `missing`
+    local found
+    found=$("$python" -c '
 import sys
 from importlib.metadata import PackageNotFoundError, version
 try:
@@ -86,43 +87,43 @@ def version_of(name):
     except PackageNotFoundError:
         return None
 
-def is_met(need):
-    there = version_of(need.name)
-    return there is not None and need.specifier.contains(there, prereleases=True)
+def is_met(requirement):
+    installed = version_of(requirement.name)
+    return installed is not None and requirement.specifier.contains(installed, prereleases=True)
 
 for name in sys.argv[2:]:
     if version_of(name):
-        print(f"here {name}=={version_of(name)}")
+        print(f"installed {name}=={version_of(name)}")
 for line in sys.argv[1].splitlines():
     line = line.partition("#")[0].strip()
-    need = line and Requirement(line)
-    if need and need.name != "torch" and (not need.marker or need.marker.evaluate()):
-        if not is_met(need):
+    parsed = line and Requirement(line)
+    if parsed and parsed.name != "torch" and (not parsed.marker or parsed.marker.evaluate()):
+        if not is_met(parsed):
             print("missing", line)
 ' "$(requirements)" torch torch_xla libtpu libtpu-nightly torchvision torchaudio google-colab)
-    here=$(sed -n 's/^here //p' <<<"$seen")
-    missing=$(sed -n 's/^missing //p' <<<"$seen")
-    sed -n '/^torch==/p; /^torch_xla==/p; /^libtpu/p' <<<"$here" >"$pins"
+    installed=$(sed -n 's/^installed //p' <<<"$found")
+    missing=$(sed -n 's/^missing //p' <<<"$found")
+    sed -n '/^torch==/p; /^torch_xla==/p; /^libtpu/p' <<<"$installed" >"$pins"
 }
 
 has_tpu() {
-    # COLAB_TPU_1VM is there on every Colab runtime, empty where there is no TPU.
+    # COLAB_TPU_1VM is set on every Colab runtime, and empty without a TPU.
     [[ -n ${COLAB_TPU_1VM-}${TPU_ACCELERATOR_TYPE-}${TPU_WORKER_ID-} ]] ||
         compgen -G "$root/dev/accel[0-9]*" >/dev/null || compgen -G "$root/dev/vfio/[0-9]*" >/dev/null
 }
 
 check_host() {
     local reason
-    if [[ -n ${KAGGLE_KERNEL_RUN_TYPE-} || -d $root/kaggle ]]; then  # first: built on Colab's image
+    if [[ -n ${KAGGLE_KERNEL_RUN_TYPE-} || -d $root/kaggle ]]; then  # first: its image is built on Colab's
         host=Kaggle
         reason="this is Kaggle without a TPU: choose Settings > Accelerator > TPU v5e-8"
-    elif [[ -n ${COLAB_RELEASE_TAG-} ]] || [[ -d $root/content && $here == *google-colab* ]]; then
+    elif [[ -n ${COLAB_RELEASE_TAG-} ]] || [[ -d $root/content && $installed == *google-colab* ]]; then
         host=Colab
         reason="this is Colab without a TPU: choose Runtime > Change runtime type > v5e-1 TPU"
     else
         host="TPU VM"
         reason="neither Colab nor Kaggle nor a TPU VM (no /dev/accel0, no /dev/vfio/0, no"
-        reason+=" TPU_ACCELERATOR_TYPE): run this where there is a TPU"
+        reason+=" TPU_ACCELERATOR_TYPE): run this on a machine with a TPU"
     fi
     if has_tpu; then say "host: $host, Python $python_version"
     elif [[ $dry_run ]]; then say "would stop here: $reason"
@@ -130,62 +131,62 @@ check_host() {
 }
 
 pip_install() {
-    local held
-    held=$(paste -sd' ' "$pins")
-    say "${dry_run:+would run: }pip install $*${held:+, holding $held}"
+    local pinned
+    pinned=$(paste -sd' ' "$pins")
+    say "${dry_run:+would run: }pip install $*${pinned:+, keeping $pinned}"
     [[ $dry_run ]] && return
     "$python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --constraint "$pins" "$@" || fail "pip could not install $* for the reason above: mend that," \
-        "or make a virtual environment (python3 -m venv ~/tpu) and set PYTHON=~/tpu/bin/python"
+        --constraint "$pins" "$@" || fail "pip could not install $* for the reason above: fix that," \
+        "or create a virtual environment (python3 -m venv ~/tpu) and set PYTHON=~/tpu/bin/python"
     changed=yes
 }
 
-install_pair() {
+install_torch_xla() {
     local torch xla libtpu wanted
     torch=$(sed -n 's/^torch==//p' "$pins")
     xla=$(sed -n 's/^torch_xla==//p' "$pins")
-    libtpu=${TPU_LIBRARY_PATH-}$(sed -n '/^libtpu/p' "$pins")  # drives the chips: a path or package
+    libtpu=${TPU_LIBRARY_PATH-}$(sed -n '/^libtpu/p' "$pins")  # the driver: a path or a package
 
-    # torch_xla 2.N is compiled against torch 2.N; the notebooks need 2.8 or later.
+    # torch_xla 2.N is compiled for torch 2.N; the notebooks need 2.8 or later.
     if [[ $torch =~ ^2\.([89]|[1-9][0-9])\. && $xla == "${BASH_REMATCH[0]}"* ]]; then
-        say "torch $torch and torch_xla $xla belong together: kept"
+        say "torch $torch and torch_xla $xla match: kept"
         [[ $libtpu ]] && return
-        say "libtpu, which drives the chips, is missing"
+        say "libtpu, the driver of the TPU chips, is missing"
         wanted=("torch_xla[tpu]==$xla")
     else
-        say "torch ${torch:-(none)} and torch_xla ${xla:-(none)} are no pair (2.8 and 2.8, or 2.9 and" \
-            "2.9): 2.9 is wanted, a download of about 4 GB"
-        # torchvision and torchaudio are compiled against torch as well: pip finds those that fit.
-        mapfile -t wanted < <(sed -n 's/^\(torchvision\|torchaudio\)==.*/\1/p' <<<"$here")
+        say "torch ${torch:-(none)} and torch_xla ${xla:-(none)} do not match (both must be 2.8, or" \
+            "both 2.9): 2.9 will be installed, a download of about 4 GB"
+        # torchvision and torchaudio are compiled for one torch too: pip finds matching versions.
+        mapfile -t wanted < <(sed -n 's/^\(torchvision\|torchaudio\)==.*/\1/p' <<<"$installed")
         wanted=("torch==2.9.*" "torch_xla[tpu]==2.9.0" "${wanted[@]}")
         : >"$pins"
     fi
     if [[ $python_version == 3.13 && ${wanted[*]} == *"torch_xla[tpu]==2.9."* ]]; then
-        wanted=("${wanted[@]/\[tpu\]/}")  # it asks for libtpu 0.0.21, which is not built for 3.13
+        wanted=("${wanted[@]/\[tpu\]/}")  # [tpu] requires libtpu 0.0.21, which has no build for 3.13
         [[ $libtpu ]] || wanted+=("libtpu==0.0.21.1")
     fi
     pip_install "${wanted[@]}"
-    [[ $dry_run ]] || survey
+    [[ $dry_run ]] || find_packages
 }
 
 install_rest() {
     local wanted
-    # Colab and Kaggle have a server and kernel of their own, which newer ones may break.
+    # Colab and Kaggle bring their own server and kernel, which newer versions may break.
     [[ $host == "TPU VM" ]] || missing=$(sed '/^ipykernel/d; /^jupyterlab/d' <<<"$missing")
     if [[ -z $missing ]]; then say "all other requirements are met"; return; fi
     mapfile -t wanted <<<"$missing"
     pip_install "${wanted[@]}"
 }
 
-free_addresses() {
-    [[ ${TPU_PROCESS_ADDRESSES-} == local ]] || return 0  # on a pod it is a true list of addresses
+unset_addresses() {
+    [[ ${TPU_PROCESS_ADDRESSES-} == local ]] || return 0  # on a pod it is a real list of addresses
     unset TPU_PROCESS_ADDRESSES
-    say "TPU_PROCESS_ADDRESSES=local, as this image has it, breaks the start of 8 processes: unset for" \
-        'the check below; the notebooks do os.environ.pop("TPU_PROCESS_ADDRESSES", None), and so must' \
-        "your own"
+    say "TPU_PROCESS_ADDRESSES=local, set by this image, prevents the start of 8 processes. It is unset" \
+        "for the check below. The notebooks remove it; your own code must run" \
+        'os.environ.pop("TPU_PROCESS_ADDRESSES", None)'
 }
 
-# The numbers are small and whole: exact in bfloat16 too, in which TPUs multiply.
+# The entries are small integers: their product is exact in bfloat16 too, in which TPUs multiply.
 probe='
 import sys
 import papermill, pytorch_lightning, torch, torch_xla, torch_xla.runtime, transformers
@@ -195,7 +196,7 @@ packages = torch, torch_xla, pytorch_lightning, transformers, papermill
 print("versions:", *(f"{p.__name__}=={p.__version__}" for p in packages), flush=True)
 wanted, kind = sys.argv[1], torch_xla.runtime.device_type()
 if kind != wanted:
-    sys.exit(f"torch_xla sees no {wanted} and took the {kind}")
+    sys.exit(f"torch_xla finds no {wanted} and uses the {kind}")
 a = torch.arange(64.0).reshape(8, 8) % 5
 devices = [str(device) for device in torch_xla.devices()]
 for device in devices:
@@ -204,26 +205,26 @@ for device in devices:
         sys.exit(f"{device} multiplies matrices wrongly")
 n, counted = len(devices), XLAAccelerator.auto_device_count()
 if counted < n:
-    sys.exit(f"{n} answer, but Lightning, by PCI and the metadata server, counts {counted}")
+    sys.exit(f"{n} answer, but Lightning counts {counted} (from PCI and the metadata server)")
 print(f"{n} {kind} device(s), each with the right matrix product:", *devices)
 print(f"ready, for example for: papermill 04_train.ipynb out.ipynb -p tpu_cores {n}")
 '
 
-advice() {  # advice TEXT: what helps, going by what the failed probe wrote
-    local holder="restart the kernel or end the process that holds the TPU, and wait half a minute"
-    local metadata="where the metadata server can't be reached, export TPU_SKIP_MDS_QUERY=1"
-    metadata+=" TPU_ACCELERATOR_TYPE=v5litepod-1 (or the type and number of chips here)"
+advice() {  # advice TEXT: the next step, by the error message in TEXT
+    local holder="restart the kernel or end the process that uses the TPU, then wait half a minute"
+    local metadata="if the metadata server is unreachable, export TPU_SKIP_MDS_QUERY=1"
+    metadata+=" TPU_ACCELERATOR_TYPE=v5litepod-1 (your type and number of chips)"
     case ${1,,} in
         *"in use"* | *busy*) say "$holder" ;;
         "no answer"*) say "$holder; $metadata; on a pod, run this on all hosts at once; or raise" \
             "SETUP_TPU_SECONDS" ;;
         *metadata* | *tpu-env*) say "$metadata" ;;
-        *"sees no"*) say "unset PJRT_DEVICE if it is set, else restart the runtime" ;;
+        *"finds no"*) say "unset PJRT_DEVICE if it is set, else restart the runtime" ;;
         *) say "restart the runtime and run this again" ;;
     esac
 }
 
-prove() {
+verify() {
     local status=0 log=$scratch/log reason
     if [[ $dry_run ]]; then
         say "would run: a matrix product on every $kind device, within $seconds s"
@@ -244,11 +245,11 @@ trap 'rm -rf "$scratch"' EXIT
 pins=$scratch/pins.txt
 
 check_python
-survey
+find_packages
 check_host
-install_pair
+install_torch_xla
 install_rest
-if [[ $changed ]]; then say "a kernel that imported torch before this needs a restart"
+if [[ $changed ]]; then say "restart every kernel that imported torch before this"
 elif [[ ! $dry_run ]]; then say "nothing had to be installed"; fi
-free_addresses
-prove
+unset_addresses
+verify

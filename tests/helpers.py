@@ -1,9 +1,15 @@
-"""What the tests share besides fixtures: small texts, an asserted refusal, the parts of a batch."""
+"""What tests of several packages share, besides fixtures."""
 
 import contextlib
+import json
+import os
 import random
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,23 +18,27 @@ import torch.nn.functional as F
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-REFUSALS = []  # (seconds that it took, the line)
+REFUSALS: list[tuple[float, str]] = []  # (seconds that it took, the error message)
 
 
 @contextlib.contextmanager
-def refused(*words):
-    """The block must raise a NotebookError, within seconds, whose one line contains all these words.
+def refused(*words: str) -> Iterator[Callable[[], str]]:
+    """Context manager: the block must raise a NotebookError whose message contains all these words.
 
-    As a context it gives a function that returns the line.
+    The message must be a single line, and come within 20 seconds. Yields a function that returns it.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(ValueError) as caught:
         yield lambda: str(caught.value)
-    REFUSALS.append((time.monotonic() - began, str(caught.value)))
-    assert REFUSALS[-1][0] < 20
+    seconds, message = time.monotonic() - start, str(caught.value)
+    REFUSALS.append((seconds, message))
+    assert seconds < 20
     assert type(caught.value).__name__ == "NotebookError", repr(caught.value)
-    (line,) = str(caught.value).splitlines()
-    assert [word for word in words if word not in line] == [], line
+    assert len(message.splitlines()) == 1, message
+    assert [word for word in words if word not in message] == [], message
+
+
+# texts
 
 
 WORDS = """
@@ -38,36 +48,66 @@ beyond good evil (genealogy) human too naïve Übermensch 1886 well-being self-o
 """
 
 
-def sentences(count, seed=0):
-    """Lines of English words, of 1 to 40 words each, all different."""
-    chance, words = random.Random(seed), WORDS.split()
-    drawn = (" ".join(chance.choices(words, k=chance.randint(1, 40))) for _ in range(count))
-    return [f"{number} {line}" for number, line in enumerate(drawn)]
+def sentences(count: int, seed: int | str = 0) -> list[str]:
+    """Lines of 1 to 40 English words each, all different."""
+    generator, words = random.Random(seed), WORDS.split()
+    lines = (" ".join(generator.choices(words, k=generator.randint(1, 40))) for _ in range(count))
+    return [f"{number} {line}" for number, line in enumerate(lines)]
 
 
-def masked_loss(module, batch):
+# batches
+
+
+def masked_loss(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     """The loss of a MaskedLM summed over the masked tokens, their logits (K, V) and labels (K,)."""
-    from mlm.training.module import (
-        masked_labels,  # here: it costs each process of a test 2 s
-    )
+    from mlm.training.module import masked_labels  # imported here: it takes 2 seconds
 
     logits, labels = module.masked_logits(batch), masked_labels(batch)
     return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"), logits, labels
 
 
-def parts_of(batch, pad_token_id=0):
-    """[(input_ids, labels)] of the examples of a batch, taken out of their rows."""
-    ids, labels = batch["input_ids"], batch["labels"]
-    owner = batch.get("sequence_ids", torch.ones_like(ids))
-    place = batch.get("position_ids", torch.arange(ids.shape[1]).expand_as(ids))
-    assert (ids[owner == 0] == pad_token_id).all() and (labels[owner == 0] == -100).all()  # padding
-    found = []
-    for row in range(len(ids)):
-        if (ids[row] == 0).all():  # an empty row
+def unpack_examples(
+    batch: dict[str, Any], pad_token_id: int = 0
+) -> list[tuple[list[int], list[int]]]:
+    """The examples of a batch as (input_ids, labels), taken out of their rows."""
+    input_ids, labels = batch["input_ids"], batch["labels"]
+    sequence_ids = batch.get("sequence_ids", torch.ones_like(input_ids))
+    default_positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+    position_ids = batch.get("position_ids", default_positions)
+    is_padding = sequence_ids == 0
+    assert (input_ids[is_padding] == pad_token_id).all() and (labels[is_padding] == -100).all()
+
+    examples = []
+    for row in range(len(input_ids)):
+        if (input_ids[row] == 0).all():  # an empty row
             continue
-        for number in range(1, int(owner[row].max()) + 1):
-            (where,) = torch.where(owner[row] == number)
-            assert where.tolist() == list(range(int(where[0]), int(where[0]) + len(where)))
-            assert place[row][where].tolist() == list(range(len(where)))
-            found.append((ids[row][where].tolist(), labels[row][where].tolist()))
-    return found
+        for number in range(1, int(sequence_ids[row].max()) + 1):
+            (columns,) = torch.where(sequence_ids[row] == number)
+            first, last = int(columns[0]), int(columns[-1])
+            assert columns.tolist() == list(range(first, last + 1))  # without gaps
+            assert position_ids[row, columns].tolist() == list(range(len(columns)))
+            examples.append((input_ids[row, columns].tolist(), labels[row, columns].tolist()))
+    return examples
+
+
+# processes
+
+
+def start_python(program: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """A new Python process that can import the library and the helpers, and runs this program."""
+    folders = [str(ROOT / "tests"), str(ROOT / "notebooks")]
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {folders}\n{program}"]
+        + [str(argument) for argument in arguments],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def json_output(process: subprocess.Popen[str]) -> Any:
+    """What such a process prints, as JSON. Fails with its error messages."""
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(out)

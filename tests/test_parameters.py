@@ -21,6 +21,7 @@ from mlm.parameters import (
     parameters_cell,
     parameters_of,
 )
+from mlm.training.settings import MAY_DIFFER
 
 NAMES = [path.stem for path in NOTEBOOKS]
 
@@ -166,6 +167,12 @@ def test_no_cell_assigns_to_a_parameter(notebook):
         tags = {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
         if cell.cell_type == "code" and cell.id != "library" and not tags:
             assert not parameters_of(notebook).keys() & set(assigned_names(cell.source)), cell.id
+
+
+@pytest.mark.parametrize("notebook", NAMES)
+def test_a_parameters_cell_needs_no_formatting(notebook):
+    """The formatter would break a line of more than 100 characters."""
+    assert [line for line in parameters_cell(notebook).splitlines() if len(line) > 100] == []
 
 
 def test_the_parameters_of_04_are_grouped():
@@ -338,6 +345,12 @@ def test_an_unknown_name_is_refused_with_the_name_that_was_meant(given, meant):
         check("04_train", {given: 3, "epochs": 2})
 
 
+@pytest.mark.fault
+def test_an_unknown_name_that_resembles_none_is_refused_with_all_names():
+    with refused("unknown parameter 'learning_rate': the parameters are gpus, tpu_cores, cpu_pro"):
+        check("01_setup", {"learning_rate": 0.1})
+
+
 @pytest.mark.parametrize("name, reason", REMOVED.items())
 @pytest.mark.fault
 def test_a_removed_parameter_is_refused_with_the_reason(name, reason):
@@ -426,3 +439,8 @@ def test_values_are_checked_without_a_history():
     assert check_parameters(namespace, "02_corpus")["corpus"] == "nietzsche"
     namespace["corpus"] = ""
     assert "corpus must be" in error_message(check_parameters, namespace, "02_corpus")
+
+
+def test_settings_that_two_equal_runs_may_differ_in_are_parameters():
+    """All others are compared, so a new parameter is compared unless somebody decides otherwise."""
+    assert set(MAY_DIFFER) < parameters_of("04_train").keys()

@@ -136,13 +136,13 @@ P = Parameter
 TABLE = {  # {heading in the parameters cell: parameters}
     "Most used": [
         P("05", "sentence", "str", "What is done out of [MASK] always takes place beyond good and [MASK].",
-          "any sentence with [MASK] for each word to predict",
+          "your own",
           Valid("a sentence with at least one [MASK]", lambda v: "[MASK]" in v)),
         P("05", "top_k", "int", 8, "number of predictions for each [MASK]", number(1, 100)),
         P("02 03 03b 04 06", "corpus", "Union[str, list]", "nietzsche",
-          '"nietzsche", "pydoc" (no network), a file, folder or URL, or a list of these', CORPUS),
+          '"nietzsche", "pydoc" (no network), file, folder, URL, list', CORPUS),
         P("03 03b 04 06", "model", "str", "bert-base-uncased",
-          f'a Hub name, a folder, or random weights: "scratch:{"|".join(SIZES)}"', MODEL),
+          f'Hub name, folder, or untrained: "scratch:{"|".join(SIZES)}"', MODEL),
         P("04", "epochs", "int", 1, "passes over the training text", number(1, 100_000)),
         P("04", "batch_size", "Optional[int]", 32,
           "examples per batch and process; None: what fits the device",
@@ -155,19 +155,19 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("06", "race_epochs", "int", 3, "passes over these lines in the race of recipes", number(1, 1000)),
         P("06", "repeats", "int", 3, "repetitions of each measurement", number(1, 100)),
         P("03 03b 04 06", "seed", "int", 0, "of weights, data order, masks and dropout", SEED),
-        P("05", "seed", "int", 0, "of shuffled sentences and of random weights", SEED),
+        P("05", "seed", "int", 0, "of shuffled sentences and untrained weights", SEED),
         P("02 03 03b 04 06", "workdir", "str", "bert-mlm", "the folder for all files, read and written", FOLDER),
         P("05", "workdir", "str", "bert-mlm", "the workdir of 04", FOLDER),
         P("04", "run_name", "str", "run", "the folder of this run in workdir", RUN_NAME),
         P("05", "run_name", "Optional[str]", None, 'the folder of a run in workdir; None: "run", if it exists',
           either(None, '"run", if it exists', RUN_NAME)),
         P("05", "upload", "Optional[str]", None,
-          '"you/name": upload the model to the Hub, as a private one, with your token',
+          '"you/name": upload the model to the Hub (private, your token)',
           either(None, "no upload", Valid('"you/name"', lambda v: v.count("/") == 1))),
         P("05", "onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
     ],
     "If no run exists": [
-        P("05", "model", "str", "bert-base-uncased", 'a Hub name, a folder, or random weights: "scratch:tiny"',
+        P("05", "model", "str", "bert-base-uncased", 'Hub name, folder, or untrained: "scratch:tiny"',
           MODEL),
         P("05", "corpus", "Union[str, list]", "nietzsche", 'the text for the vocabulary of "scratch:" models',
           CORPUS),
@@ -176,10 +176,10 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("02 03 03b 04 06", "column", "str", "text", "the column to read, if the corpus is a table",
           Valid("the name of a column", is_text)),
         P("03 03b 04 06", "valid_corpus", "Optional[str]", None,
-          "a validation text; None: every tenth block of 50 lines of the corpus",
+          "validation text; None: every tenth block of 50 lines",
           either(None, "every tenth block of lines", Valid(TEXTS, is_text))),
         P("03 03b 04", "examples", "str", "line",
-          '"line": one line each; "block", "stream": lines joined up to max_len tokens',
+          '"line": one line each; "block", "stream": lines joined up to max_len',
           one_of("line", "block", "stream")),
         P("03 03b 04 06", "max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
           Valid("8 to 512, the number of positions of BERT", number(8, 512).check)),
@@ -194,17 +194,17 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("03 03b 04", "masking", "str", "token", '"token": each token by itself; "word": whole words',
           one_of("token", "word")),
         P("04", "replace", "str", "80/10/10",
-          "% of masked tokens that become [MASK], become a random token, stay unchanged",
+          "% of masked tokens: replaced by [MASK], by a random token, unchanged",
           Valid('three percentages with the sum 100, such as "80/10/10" or "100/0/0"', is_replacement)),
     ],
     "Optimizer": [
         P("04", "recipe", "str", "fast",
-          '"fast": chosen for model and batch size; "tutorial": the settings of the 2020 tutorial',
+          '"fast": chosen for model and batch size; "tutorial": as in the tutorial',
           one_of("fast", "tutorial")),
         P("04", "optimizer", "Optional[str]", None, '"adamw" or "muon"; None: the recipe\'s',
           either(None, RECIPE, one_of("adamw", "muon"))),
         P("04", "schedule", "Optional[str]", None,
-          f"learning-rate schedule: {join_or(map(literal, SCHEDULES))}; None: the recipe's",
+          f"{join_or(map(literal, SCHEDULES))}; None: the recipe's",
           either(None, RECIPE, one_of(*SCHEDULES))),
         P("04", "accumulate", "int", 1, "gradient accumulation: batches per optimizer step", number(1, 65_536)),
         P("04", "max_steps", "int", -1, "stop after this number of optimizer steps; -1: after all epochs",
@@ -217,10 +217,10 @@ TABLE = {  # {heading in the parameters cell: parameters}
           either(None, RECIPE, number(at_least=0, below=1))),
     ],
     "Hardware": [
-        P("01 04", "gpus", "Optional[int]", None, "None: all there are; 0: none; -1: all, or stop if there are none",
+        P("01 04", "gpus", "Optional[int]", None, "a number; 0: none; -1: all, an error if none; None: all there are",
           either(None, "all there are", Valid("-1 (all), 0 (none) or a number", lambda v: v >= -1))),
         P("01 04", "tpu_cores", "Optional[Union[int, str, list]]", None,
-          "None: all there are; 0: none; 1; 8 or -1: all; [k]: one, by index",
+          "0, 1, 8, -1 (all) or [k]; None: all there are",
           either(None, "all there are",
                  Valid("0 (none), 1, the number of all cores, -1 (all) or [k] (one by index)",
                        lambda v: bool(re.fullmatch(r"-1|\d+|\[\s*\d+\s*\]", str(v)))))),
@@ -231,10 +231,10 @@ TABLE = {  # {heading in the parameters cell: parameters}
           'how devices share the work: "auto", "ddp" or "fsdp" (never tested)',
           one_of("auto", "ddp", "fsdp")),
         P("01 04", "precision", "Union[int, str]", "auto",
-          'of matrix products: "auto" (the fastest here), "32", "bf16" or "16" (GPUs)',
+          '"auto" (the fastest here), "32", "bf16" or "16" (GPUs)',
           one_of("auto", "32", "bf16", "16", convert=str)),
         P("06", "precision", "Union[int, str]", "auto",
-          'of matrix products: "auto" (the fastest here), "32" or "bf16"',
+          '"auto" (the fastest here), "32" or "bf16"',
           one_of("auto", "32", "bf16", convert=str)),
         P("04", "compile", "Union[bool, str]", "auto", 'torch.compile: True, False or "auto" (long runs on a GPU)',
           one_of("auto", True, False)),
@@ -336,15 +336,15 @@ def names_given(history: list[str], known: Mapping[str, Parameter]) -> list[str]
 
 
 def check_name(name: str, known: Mapping[str, Parameter]) -> None:
-    """Raise NotebookError, with the name that was probably meant, if a parameter is unknown."""
+    """Raise NotebookError if a parameter is unknown, with the name that was probably meant."""
     if name in known:
         return
     if name in REMOVED:
         raise NotebookError(f"parameter {name!r} was removed ({REMOVED[name]}): delete it")
-    meant = OTHER_NAMES.get(name)
-    if meant not in known:
-        meant = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-    raise NotebookError(f"unknown parameter {name!r}: did you mean {meant!r}?")
+    meant = [OTHER_NAMES[name]] if OTHER_NAMES.get(name) in known else None
+    meant = meant or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    advice = f"did you mean {meant[0]!r}?" if meant else f"the parameters are {', '.join(known)}"
+    raise NotebookError(f"unknown parameter {name!r}: {advice}")
 
 
 PARSERS: dict[str, Callable[[str], Any]] = {

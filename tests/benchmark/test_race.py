@@ -1,94 +1,103 @@
-"""A race of recipes is fair: the same start for all, only training counts as time, nothing is left behind."""
+"""A race is fair: all start from the same weights, only training counts as time, nothing is changed."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from test_speed import DENSE, OURS, bench  # noqa: F401  (a fixture)
 
 from mlm.benchmark.race import (
     Contender,
     best_of_search,
     contenders,
-    dropout_of,
+    final_losses,
     race,
-    recipe_of,
+    recipe_settings,
     seconds_table,
     seconds_to,
+    set_dropout,
 )
+from mlm.benchmark.speed import Variant
 
 MODEL = "scratch:tiny"
-RACERS = [
-    Contender("tutorial", DENSE, recipe_of("tutorial", MODEL, 4), 1),
-    Contender("suite", replace(OURS, dtype=torch.float32), recipe_of("fast", MODEL, 16), 4),
-    Contender("Trainer", replace(DENSE, by="Trainer"), dict(learning_rate=1e-3), 2),
+DENSE = Variant("dense head", batch_size=16, order="random")
+OURS = replace(DENSE, name="this suite", masked_only=True, pack=True, fast_kernels=True)
+TRAINER = replace(DENSE, name="Trainer", trainer="Trainer")
+CONTENDERS = [
+    Contender("tutorial", DENSE, recipe_settings("tutorial", MODEL, 4), 1),
+    Contender("suite", OURS, recipe_settings("fast", MODEL, 16), 4),
+    Contender("Trainer", TRAINER, {"learning_rate": 1e-3}, 2),
 ]
 
 
+def dropout_layers(bench):
+    return [layer for layer in bench.model.modules() if isinstance(layer, torch.nn.Dropout)]
+
+
 @pytest.fixture(scope="module")
-def tracks(bench):  # noqa: F811
-    before = [layer.p for layer in bench.bert.modules() if isinstance(layer, torch.nn.Dropout)]
-    found = {racer.name: race(bench, racer) for racer in RACERS}
-    after = [layer.p for layer in bench.bert.modules() if isinstance(layer, torch.nn.Dropout)]
-    assert before == after and max(before) > 0
-    return found
+def curves(bench):
+    before = [layer.p for layer in dropout_layers(bench)]
+    curves = {contender.name: race(bench, contender) for contender in CONTENDERS}
+    assert before == [layer.p for layer in dropout_layers(bench)] and max(before) > 0
+    return curves
 
 
-def test_all_start_from_the_same_loss_and_do_all_their_steps(bench, tracks):  # noqa: F811
-    assert len({round(track["loss"].iloc[0], 4) for track in tracks.values()}) == 1
-    for racer in RACERS:
-        steps = tracks[racer.name]["step"].tolist()
-        assert (steps[0], steps[-1]) == (0, racer.epochs * bench.steps(racer.rung))
-        assert tracks[racer.name]["seconds"].is_monotonic_increasing
+def test_all_start_from_the_same_loss_and_do_all_their_steps(bench, curves):
+    assert len({round(curve["loss"].iloc[0], 4) for curve in curves.values()}) == 1
+    for contender in CONTENDERS:
+        curve = curves[contender.name]
+        total_steps = contender.epochs * bench.num_steps(contender.variant)
+        assert (curve["step"].iloc[0], curve["step"].iloc[-1]) == (0, total_steps)
+        assert curve["seconds"].is_monotonic_increasing
 
 
-def test_what_learns_more_ends_lower_and_is_sooner_at_a_loss(tracks):
-    ends = {name: track["loss"].iloc[-1] for name, track in tracks.items()}
-    assert ends["suite"] < ends["tutorial"]
-    assert seconds_to(tracks["suite"], ends["suite"]) > 0
-    assert seconds_to(tracks["suite"], 100.0) == tracks["suite"]["seconds"].iloc[0]
-    assert not seconds_to(tracks["tutorial"], ends["suite"]) > 0  # NaN: it never was there
+def test_the_better_recipe_ends_lower_and_reaches_a_loss_first(curves):
+    final = final_losses(curves)
+    assert final["suite"] < final["tutorial"]
+    assert seconds_to(curves["suite"], final["suite"]) > 0
+    assert seconds_to(curves["suite"], 100.0) == curves["suite"]["seconds"].iloc[0]
+    assert not seconds_to(curves["tutorial"], final["suite"]) > 0  # NaN: never reached
 
 
-def test_measuring_takes_no_seconds(bench, monkeypatch):  # noqa: F811
-    """A held-out measurement that takes an hour leaves the seconds of training as they are."""
+def test_evaluation_does_not_count_as_training_time(bench, monkeypatch):
+    """Each evaluation takes an hour here."""
     now = [0.0]
+
+    def slow_evaluate(*_):
+        now[0] += 3600
+        return {"loss": 1.0}
+
     monkeypatch.setattr(bench, "clock", lambda: now[0])
-    slow = lambda *_: now.__setitem__(0, now[0] + 3600) or dict(loss=1.0)  # noqa: E731
-    monkeypatch.setattr("mlm.benchmark.race.evaluate", slow)
-    assert race(bench, RACERS[0])["seconds"].max() == 0
+    monkeypatch.setattr("mlm.benchmark.race.evaluate", slow_evaluate)
+    assert race(bench, CONTENDERS[0])["seconds"].max() == 0
 
 
-def test_dropout_comes_back(bench):  # noqa: F811
-    layers = [layer for layer in bench.bert.modules() if isinstance(layer, torch.nn.Dropout)]
-    with dropout_of(bench.bert, 0.25):
+def test_dropout_is_set_and_restored(bench):
+    layers = dropout_layers(bench)
+    with set_dropout(bench.model, 0.25):
         assert {layer.p for layer in layers} == {0.25}
     assert 0.25 not in {layer.p for layer in layers}
+    with set_dropout(bench.model, None):
+        assert max(layer.p for layer in layers) > 0
 
 
-def test_the_table_has_the_best_of_the_search_and_who_was_never_there(bench, tracks):  # noqa: F811
-    """On the diagonal a recipe's own time; nobody but itself reaches the lowest loss of all."""
+def test_the_table_shows_the_best_learning_rate_and_losses_that_are_never_reached(curves):
     named = {
-        "Trainer, lr 1": tracks["tutorial"],
-        "Trainer, lr 2": tracks["Trainer"],
-        "suite": tracks["suite"],
+        "Trainer, lr 1": curves["tutorial"],
+        "Trainer, lr 2": curves["Trainer"],
+        "suite": curves["suite"],
     }
-    ends = {name: track["loss"].iloc[-1] for name, track in named.items()}
+    final = final_losses(named)
     kept = best_of_search(named)
-    assert "suite" in kept and len(kept) == 2
-    assert min(ends["Trainer, lr 1"], ends["Trainer, lr 2"]) in [ends[name] for name in kept]
+    best_lr = min(("Trainer, lr 1", "Trainer, lr 2"), key=final.get)
+    assert set(kept) == {"suite", best_lr}
     table = seconds_table(kept)
-    assert all(table.iloc[i, i] > 0 for i in range(2))
-    best = min(kept, key=ends.get)
-    assert (
-        table.loc[[row for row in table.index if row.endswith(f"where {best} ended")]]
-        .count(axis=1)
-        .item()
-        == 1
-    )
+    assert all(table.iloc[i, i] > 0 for i in range(2))  # each reaches its own final loss
+    best = min(kept, key=final.get)
+    (row,) = [row for row in table.index if row.endswith(f"final loss of {best}")]
+    assert table.loc[row].count() == 1  # only the best itself; the other is NaN
 
 
-def test_everybody_starts():
-    made = contenders(DENSE, replace(DENSE, by="Trainer"), OURS, MODEL, 4)
-    assert len(made) == len({racer.name for racer in made}) == 8
-    assert made[0].how["lr"] == 1e-5 and made[-1].how["mlm_probability"] == 0.3
+def test_eight_recipes_take_part():
+    made = contenders(DENSE, TRAINER, OURS, MODEL, 4)
+    assert len(made) == len({contender.name for contender in made}) == 8
+    assert made[0].settings["lr"] == 1e-5 and made[-1].settings["mlm_probability"] == 0.3

@@ -1,4 +1,4 @@
-"""A recipe of 06 is faster because it does the same in less time, not because it does less."""
+"""A variant is faster because it computes the same in less time, not because it computes less."""
 
 import importlib.util
 from dataclasses import replace
@@ -7,128 +7,145 @@ import numpy as np
 import pytest
 import torch
 
-from mlm.benchmark.limits import attention_seconds, bare_loop, kept_bytes, lightning, pieces
+from encoders import make_model
+from helpers import refused
 from mlm.benchmark.speed import (
     Bench,
     Variant,
     adamw_weights,
-    build_ladder,
-    draw_lines,
+    build_variants,
     interleave,
-    loop_pass,
+    loop_seconds,
+    sample_lines,
     speed,
-    trainer_pass,
+    trainer_seconds,
 )
-from mlm.data.dataset import MaskedLMDataset
-from mlm.data.tokenizer import learn_wordpiece
-from mlm.models.loading import load_model
-from mlm.training.datamodule import MaskedLMData
 from mlm.training.module import masked_labels
 
-DENSE = Variant("dense head", batch=16, order="random")
-SAVINGS = [
-    ("head on masked tokens only", dict(masked_only=True)),
-    ("lines share rows", dict(rows="shared")),
-    ("cheap dropout and attention", dict(fast=True)),
-    ("memory is kept", dict(steady=True)),
-    ("fp32 by oneDNN", dict(onednn=True)),
-    ("bf16", dict(dtype=torch.bfloat16)),
-    ("blocks", dict(examples="block", batch=3)),
+DENSE = Variant("dense head", batch_size=16, order="random")
+CHANGES = [
+    ("head on masked tokens only", {"masked_only": True}),
+    ("packed rows", {"pack": True}),
+    ("fast dropout and attention", {"fast_kernels": True}),
+    ("freed memory is kept", {"keep_memory": True}),
+    ("float32 by oneDNN", {"onednn": True}),
+    ("bfloat16", {"dtype": torch.bfloat16}),
+    ("blocks", {"examples": "block", "batch_size": 3}),
 ]
-LADDER = build_ladder(DENSE, SAVINGS)
-OURS = LADDER[-2]
-LINES = 60
+VARIANTS = build_variants(DENSE, CHANGES)
+OURS = VARIANTS[-2]  # bfloat16: all changes on lines
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    """A tiny model, 60 lines of a text, and held-out lines."""
-    folder, random = tmp_path_factory.mktemp("speed"), np.random.default_rng(0)
-    words = ["the", "a", "of", "dog", "cat", "tree", "sees", "hears", "old", "green", "and"]
-    text = [" ".join(random.choice(words, random.integers(1, 40))) for _ in range(300)]
-    (folder / "train.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
-    draw_lines(folder / "train.txt", folder / "lines.txt", LINES, 0)
-    tokenizer = learn_wordpiece(folder / "train.txt")
-    data = {
-        kind: MaskedLMDataset(folder / "lines.txt", tokenizer, 64, kind)
-        for kind in ("line", "block")
-    }
-    held_out = list(MaskedLMData(data["line"], data["line"], 32, 0.15, 0, 0).validation_batches())
-    bert = load_model("scratch:tiny", tokenizer, 64, None, 0)
-    return Bench(bert, "scratch:tiny", data, held_out, 0.15, 0, "cpu")
+# lines and variants
 
 
-def test_lines_are_drawn_in_their_order_and_by_the_seed(tmp_path):
+def test_sampled_lines_are_in_text_order_and_depend_on_the_seed(tmp_path):
     (tmp_path / "all.txt").write_text("".join(f"{n:03}\n" for n in range(200)))
-    drawn = []
+    samples = []
     for seed in (0, 0, 1):
-        draw_lines(tmp_path / "all.txt", tmp_path / "some.txt", 20, seed)
-        drawn.append((tmp_path / "some.txt").read_text().split())
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert drawn[0] == sorted(set(drawn[0])) and len(drawn[0]) == 20
+        sample_lines(tmp_path / "all.txt", tmp_path / "some.txt", 20, seed)
+        samples.append((tmp_path / "some.txt").read_text().split())
+    assert samples[0] == samples[1] != samples[2]
+    assert samples[0] == sorted(set(samples[0])) and len(samples[0]) == 20
 
 
-def test_what_changes_nothing_is_no_rung():
-    ladder = build_ladder(
-        DENSE, [("a", dict(fused=True)), ("b", dict(fused=True)), ("c", dict(lr=1e-5))]
-    )
-    assert [rung.name for rung in ladder] == ["dense head", "a", "c"]
-    assert ladder[-1] == replace(DENSE, name="c", fused=True, lr=1e-5)
+def test_a_change_without_effect_adds_no_variant():
+    changes = [("a", {"fused_adamw": True}), ("b", {"fused_adamw": True}), ("c", {"lr": 1e-5})]
+    variants = build_variants(DENSE, changes)
+    assert [variant.name for variant in variants] == ["dense head", "a", "c"]
+    assert variants[-1] == replace(DENSE, name="c", fused_adamw=True, lr=1e-5)
 
 
-@pytest.mark.parametrize("order, rows", [("text", "own"), ("random", "own"), ("random", "shared")])
+@pytest.mark.parametrize("field", ["order", "examples", "trainer"])
+def test_an_unknown_option_is_an_error(bench, field):
+    with pytest.raises(KeyError):
+        speed(bench, replace(DENSE, **{field: "unknown"}))
+
+
+@pytest.mark.fault
+def test_a_model_that_cannot_be_packed_is_refused(bench):
+    tokenizer = bench.data["line"].tokenizer
+    with refused("model='roformer'", "does not support packing"):
+        Bench(
+            model=make_model("roformer", tokenizer),
+            model_name="roformer",
+            data=bench.data,
+            validation_batches=[],
+            mlm_probability=0.15,
+            seed=0,
+            device="cpu",
+        )
+
+
+# the same batches
+
+
+@pytest.mark.parametrize("order, pack", [("text", False), ("random", False), ("random", True)])
 @pytest.mark.parametrize("examples", ["line", "block"])
-def test_every_rung_has_each_example_once(bench, order, rows, examples):
-    rung = replace(OURS, order=order, rows=rows, examples=examples, batch=7)
-    seen = np.sort(np.concatenate([group for _, group, *_ in bench.keys(rung)[0]]))
+def test_every_variant_trains_on_each_example_once(bench, order, pack, examples):
+    variant = replace(OURS, order=order, pack=pack, examples=examples, batch_size=7)
+    keys, _ = bench.plan_keys(variant)
+    seen = np.sort(np.concatenate([indices for _, indices, *_ in keys]))
     assert np.array_equal(seen, np.arange(len(bench.data[examples])))
-    batches = list(bench.batches(rung))
-    assert len(batches) == bench.steps(rung)
+    batches = list(bench.batches(variant))
+    assert len(batches) == bench.num_steps(variant)
     assert sum(batch["num_tokens"] for batch in batches) == bench.data[examples].lengths.sum()
 
 
-def test_all_rungs_on_lines_ask_for_the_same_tokens(bench):
-    asked = []
-    for rung in (DENSE, OURS, replace(DENSE, batch=4, order="text")):
-        labels = torch.cat([masked_labels(batch) for batch in bench.batches(rung)])
-        asked.append(sorted(labels[labels != -100].tolist()))
-    assert asked[0] and all(found == asked[0] for found in asked)
+def test_all_variants_on_lines_predict_the_same_tokens(bench):
+    targets = []
+    for variant in (DENSE, OURS, replace(DENSE, batch_size=4, order="text")):
+        labels = torch.cat([masked_labels(batch) for batch in bench.batches(variant)])
+        targets.append(sorted(labels[labels != -100].tolist()))
+    assert targets[0] and all(tokens == targets[0] for tokens in targets)
 
 
-@pytest.mark.parametrize("rung", LADDER[1:-2], ids=lambda rung: rung.name)
-def test_a_saving_changes_neither_loss_nor_gradients(bench, rung):
-    found = []
-    for one in (DENSE, rung):
+def test_max_steps_limits_an_epoch(bench):
+    bench.switch(OURS)
+    assert len(list(bench.batches(OURS, max_steps=2))) == 2
+    assert loop_seconds(bench, OURS, max_steps=1) > 0
+
+
+# the same result
+
+
+@pytest.mark.parametrize("variant", VARIANTS[1:-2], ids=lambda variant: variant.name)
+def test_an_exact_optimization_changes_neither_loss_nor_gradients(bench, variant):
+    results = []
+    for one in (DENSE, variant):
         bench.switch(one)
         bench.module.eval()
-        bench.bert.zero_grad()
-        loss = bench.loss(one, next(bench.batches(one, 1)))
+        bench.model.zero_grad()
+        loss = bench.loss(one, next(bench.batches(one, max_steps=1)))
         loss.backward()
-        grads = {name: p.grad.clone() for name, p in bench.bert.named_parameters()}
-        found.append((loss.item(), grads))
-    bench.bert.zero_grad()
-    (dense, grads), (loss, saved) = found
-    assert abs(loss - dense) < 1e-5
-    for name, grad in grads.items():
-        assert (saved[name] - grad).abs().max() <= 1e-5 + 1e-4 * grad.abs().max(), name
+        gradients = {name: p.grad.clone() for name, p in bench.model.named_parameters()}
+        results.append((loss.item(), gradients))
+    bench.model.zero_grad()
+    (dense_loss, dense_gradients), (loss, gradients) = results
+    assert abs(loss - dense_loss) < 1e-5
+    for name, dense in dense_gradients.items():
+        assert (gradients[name] - dense).abs().max() <= 1e-5 + 1e-4 * dense.abs().max(), name
 
 
-def test_shared_rows_are_the_same_for_a_dense_head(bench):
-    losses = [bench.first_loss(replace(DENSE, rows=rows)) for rows in ("own", "shared")]
-    assert abs(losses[0] - losses[1]) < 1e-5
+def test_packed_rows_give_a_dense_head_the_same_loss(bench):
+    unpacked, packed = (bench.first_loss(replace(DENSE, pack=pack)) for pack in (False, True))
+    assert abs(unpacked - packed) < 1e-5
 
 
-def test_bf16_only_rounds(bench):
-    exact, rounded = (bench.first_loss(rung) for rung in (DENSE, replace(OURS, name="bf16")))
+def test_bfloat16_changes_the_loss_only_by_rounding(bench):
+    exact, rounded = bench.first_loss(DENSE), bench.first_loss(OURS)
     assert OURS.dtype == torch.bfloat16 and 0 < abs(exact - rounded) < 0.05
 
 
-def test_both_adamw_make_the_same_weights():
-    apart = adamw_weights(fused=True) - adamw_weights(fused=False, foreach=False)
-    assert apart.abs().max() < 1e-6
+def test_fused_and_plain_adamw_give_the_same_weights():
+    difference = adamw_weights(fused=True) - adamw_weights(fused=False, foreach=False)
+    assert difference.abs().max() < 1e-6
 
 
-def test_a_rung_starts_from_the_first_weights_and_repeats_itself(bench):
+# the measurement
+
+
+def test_each_measurement_starts_from_the_initial_weights_and_repeats_itself(bench):
     losses = []
     for _ in range(2):
         assert speed(bench, OURS) > 0
@@ -139,67 +156,20 @@ def test_a_rung_starts_from_the_first_weights_and_repeats_itself(bench):
 
 @pytest.mark.skipif(
     importlib.util.find_spec("torch_xla") is not None,
-    reason="Trainer takes XLA's device, unless USE_TORCH_XLA=0 comes before transformers, as in 06",
+    reason="Trainer uses XLA unless USE_TORCH_XLA=0 is set before transformers is imported, as in 06",
 )
 @pytest.mark.parametrize("order", ["random", "length"])
-def test_the_trainer_rung_trains(bench, order):
-    rung = Variant("Trainer", batch=16, order=order, dtype=torch.bfloat16, by="Trainer")
-    bench.switch(rung)
+def test_transformers_trainer_trains_the_model_of_the_bench(bench, order):
+    variant = replace(DENSE, order=order, dtype=torch.bfloat16, trainer="Trainer")
+    bench.switch(variant)
     before = bench.valid_loss()
-    assert trainer_pass(bench, rung) > 0
+    assert trainer_seconds(bench, variant) > 0
     assert bench.valid_loss() < before - 0.05
 
 
-def test_lightning_makes_the_weights_of_the_bare_loop(bench):
-    """Dropout is off: Lightning's is seeded anew at each step."""
-    rung, dropouts = replace(OURS, dtype=torch.float32, fused=True, lr=1e-3), []
-    for layer in bench.bert.modules():
-        if isinstance(layer, torch.nn.Dropout):
-            dropouts.append((layer, layer.p))
-            layer.p = 0.0
-    try:
-        batches, weights = list(bench.batches(rung)), []
-        args = dict(accelerator="cpu", devices=1, precision="32-true")
-        for train in (
-            lambda: bare_loop(bench, rung, batches),
-            lambda: lightning(bench, rung, batches, args),
-        ):
-            assert train() > 0
-            weights.append(bench.bert.bert.embeddings.word_embeddings.weight.detach().clone())
-    finally:
-        for layer, p in dropouts:
-            layer.p = p
-    assert (weights[0] - weights[1]).abs().max() < 1e-6
-
-
-def test_the_pieces_are_all_of_a_step(bench):
-    found = pieces(bench, OURS, 2)
-    assert list(found) == ["input", "encoder", "head", "loss", "backward", "optimizer"]
-    assert all(milliseconds > 0 for milliseconds in found.values())
-    assert not bench.bert.bert._forward_hooks and not bench.bert.cls._forward_hooks
-
-
-def test_the_dense_head_keeps_more(bench):
-    batch = next(bench.batches(OURS, 1))
-    dense = replace(OURS, masked_only=False)
-    assert kept_bytes(bench, dense, batch) > kept_bytes(bench, OURS, batch) > 0
-
-
-def test_ways_run_forwards_and_backwards_in_turn():
+def test_functions_are_called_forwards_and_backwards_in_turn():
     order = []
-    ways = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
-    table = interleave(ways, 3)
+    functions = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
+    table = interleave(functions, 3)
     assert "".join(order) == "abccbaabc" and list(table) == list("abc")
     assert table.to_numpy().tolist() == [[1, 2, 3], [6, 5, 4], [7, 8, 9]]
-
-
-def test_a_pass_stops_where_it_should(bench):
-    bench.switch(OURS)
-    assert len(list(bench.batches(OURS, 2))) == 2
-    assert loop_pass(bench, OURS, 1) > 0
-
-
-def test_each_way_of_attention_is_timed(bench):
-    short, long = (attention_seconds(bench, torch.float32, width, 512) for width in (32, 512))
-    assert short.keys() == long.keys() == {"matmul", "sdpa"} and min(short.values()) > 0
-    assert long["matmul"] > short["matmul"]  # as many tokens, 16 times as many scores

@@ -1,85 +1,200 @@
-"""Text in: what is read, refused, downloaded and held out."""
+"""The split into training and validation lines: complete, reproducible, and repaired if damaged."""
 
+import gzip
 import hashlib
-import http.server
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import pooch.core
+import numpy as np
 import pytest
 
 import mlm.data.corpus as corpus
-import mlm.data.download as fetch
-import mlm.data.formats as documents
 from helpers import ROOT, refused, sentences
-
-
-def write(path, text, encoding="utf-8"):
-    """A file of this text, or of these bytes."""
-    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
-    return path
+from mlm.data.corpus import load_corpus, make_workdir
+from mlm.data.dataset import MaskedLMDataset
+from mlm.data.formats import text_lines
+from mlm.data.tokenizer import learn_wordpiece
+from mlm.env.files import read_checked_json, write_checked_json
+from texts import (
+    LINES,
+    TEXT,
+    TEXTS,
+    WRITERS,
+    about,
+    all_lines,
+    as_csv,
+    as_jsonl,
+    as_text,
+    file_names,
+    put,
+    read_split,
+)
 
 
 def save(folder, lines, name="a.txt"):
-    """The path of a file of these lines, as a parameter gives it."""
-    return str(write(folder / name, "\n".join(lines)))
+    """The path of a text file with these lines, as a parameter gives it."""
+    return put(folder / name, as_text(lines))
 
 
-def read(folder):
-    """The lines of (train.txt, valid.txt)."""
-    parts = [(folder / name).read_bytes().decode() for name in ("train.txt", "valid.txt")]
-    return [part.removesuffix("\n").split("\n") for part in parts]
+def file_contents(folder):
+    """{name: bytes} of all files in a folder."""
+    return {name: (folder / name).read_bytes() for name in file_names(folder)}
 
 
-def all_lines(folder):
-    """The lines of both parts, sorted."""
-    train, valid = read(folder)
-    return sorted(train + valid)
-
-
-def files(folder):
-    """All files below a folder."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-# the split
+# which lines
 
 
 @pytest.mark.parametrize("count", [10, 11, 19, 99, 100, 499, 509, 1234])
-def test_split_loses_nothing_and_holds_out_runs(tmp_path, count):
+def test_every_tenth_block_of_lines_is_held_out_and_no_line_is_lost(tmp_path, count):
     lines = sentences(count)
-    train, valid = read(corpus.load_corpus(save(tmp_path, lines), tmp_path))
+    train, valid = read_split(load_corpus(save(tmp_path, lines), tmp_path))
     assert sorted([*train, *valid]) == sorted(lines)  # each line once, in one part
     assert train == [line for line in lines if line in set(train)]  # in the order of the text
     assert valid == [line for line in lines if line in set(valid)]
-    run = min(50, count // 10)
-    where = [lines.index(line) for line in valid]
-    starts = [i for i in where if i - 1 not in set(where)]
-    held_out = {i for start in starts for i in range(start, min(start + run, count))}
-    assert set(where) == held_out  # contiguous runs of `run` lines (the text's end cuts the last)
+    block_size = min(50, count // 10)
+    held_out = [lines.index(line) for line in valid]
+    starts = [i for i in held_out if i - 1 not in set(held_out)]
+    blocks = {i for start in starts for i in range(start, min(start + block_size, count))}
+    assert set(held_out) == blocks  # whole blocks; the end of the text may cut the last
     assert 0.05 < len(valid) / count < 0.12
 
 
-def test_split_is_a_function_of_the_content_only(tmp_path):
+@pytest.mark.fault
+def test_ten_lines_are_enough(tmp_path):
+    assert read_split(load_corpus(save(tmp_path, "abcdefghij"), tmp_path)) == [
+        list("abcdefghi"),
+        ["j"],
+    ]
+
+
+def test_a_single_text_file_gets_no_blank_lines(tmp_path):
+    """Blank lines in it are dropped, so that blocks cross them."""
+    folder = load_corpus(put(tmp_path / "a.txt", TEXT), tmp_path)
+    block_size = 230 // 10
+    for name, held_out in (("train.txt", False), ("valid.txt", True)):
+        lines = [x for i, x in enumerate(LINES) if (i // block_size % 10 == 9) == held_out]
+        assert (folder / name).read_text() == "".join(f"{line}\n" for line in lines)
+    tokenizer = learn_wordpiece(folder / "train.txt")
+    block, stream = (
+        MaskedLMDataset(folder / "train.txt", tokenizer, 16, kind) for kind in ("block", "stream")
+    )
+    for name in ("starts", "lengths"):
+        assert np.array_equal(getattr(block, name), getattr(stream, name))
+
+
+@pytest.mark.parametrize("max_len", [5, 8, 64])
+def test_no_block_of_tokens_crosses_the_end_of_a_document(tmp_path, max_len):
+    given = put(tmp_path / "a.jsonl", as_jsonl(["", *TEXTS, " \n", "e 1"]))
+    file = load_corpus(given, tmp_path) / "train.txt"
+    tokenizer = learn_wordpiece(file)
+    documents = [
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in file.read_text().split("\n\n")
+    ]
+    length = max_len - 2  # without [CLS] and [SEP]
+    expected = [ids[i : i + length] for ids in documents for i in range(0, len(ids), length)]
+    blocks = MaskedLMDataset(file, tokenizer, max_len, "block")
+    assert [example[1:-1].tolist() for example in blocks] == expected
+    assert blocks.num_truncated == 0
+    stream = MaskedLMDataset(file, tokenizer, max_len, "stream")
+    ids = [token for document in documents for token in document]
+    assert [example[1:-1].tolist() for example in stream] == [
+        ids[i : i + length] for i in range(0, len(ids), length)
+    ]
+    assert len(MaskedLMDataset(file, tokenizer, max_len)) == sum(1 for _ in text_lines(file))
+
+
+# a validation text of your own
+
+
+def test_with_a_valid_corpus_all_of_the_corpus_is_trained_on(tmp_path):
+    train = put(tmp_path / "a.txt", TEXT)
+    valid_lines = [*LINES[:3], "of my own", LINES[0]]
+    valid = put(tmp_path / "b.csv", as_csv(valid_lines, "line"))
+    folder = load_corpus(train, tmp_path / "work", "line", valid)
+    assert list(text_lines(folder / "train.txt")) == LINES
+    assert list(text_lines(folder / "valid.txt")) == valid_lines
+    assert "; 4 of its 5 lines are also in" in about(folder)["split"]["rule"]
+    folders = [folder, load_corpus(train, tmp_path / "work")]
+    put(tmp_path / "b.csv", as_csv([*valid_lines, "more"], "line"))
+    folders.append(load_corpus(train, tmp_path / "work", "line", valid))
+    assert len({about(each)["sha256"] for each in folders}) == len({*folders}) == 3
+
+
+def test_files_of_the_valid_corpus_are_not_trained_on(tmp_path):
+    """A folder or pattern may contain the validation file, too."""
+    for name in "abc":
+        put(tmp_path / f"texts/{name}.txt", f"{name} 1\n{name} 2\n")
+    valid = f"{tmp_path}/texts/b.txt"
+    folder = load_corpus(f"{tmp_path}/texts/*.txt", tmp_path / "work", valid_corpus=valid)
+    assert read_split(folder) == [["a 1", "a 2", "", "c 1", "c 2"], ["b 1", "b 2"]]
+    with refused("corpus=", "has no file that is not in valid_corpus as well"):
+        load_corpus(valid, tmp_path / "work", valid_corpus=valid)
+
+
+# the same text, the same split
+
+
+def test_the_split_depends_on_the_content_only(tmp_path):
     lines = sentences(321)
-    one = write(tmp_path / "one.txt", "\n".join(lines))
-    two = write(tmp_path / "other name.txt", "\r\n\r\n".join(["", *lines, " "]), "utf-8-sig")
+    one = put(tmp_path / "one.txt", as_text(lines))
+    two = put(tmp_path / "other name.txt", "\r\n\r\n".join(["\ufeff", *lines, " "]))
     os.utime(two, (1, 1))
-    first = corpus.load_corpus(str(one), tmp_path / "a")
-    second = corpus.load_corpus(str(two), tmp_path / "b")
-    assert read(first) == read(second)
+    splits = [read_split(load_corpus(text, tmp_path / text[-5])) for text in (one, two)]
+    assert splits[0] == splits[1]
 
 
-def test_split_is_the_same_in_another_process_and_locale(tmp_path):
+def test_files_are_read_in_the_order_of_their_names_and_the_names_do_not_matter(tmp_path):
+    orders = {"x": zip("abc", TEXTS[1:]), "y": zip("def", TEXTS[1:]), "z": zip("abc", TEXTS[:0:-1])}
+    for folder, files in orders.items():
+        for name, text in files:
+            put(tmp_path / folder / f"{name}.txt", text)
+    x, y, z = (load_corpus(str(tmp_path / name), tmp_path / f"w{name}") for name in "xyz")
+    assert about(x)["sha256"] == about(y)["sha256"] != about(z)["sha256"]
+    assert read_split(x) == read_split(y) != read_split(z)
+
+
+def test_files_of_the_same_name_have_folders_of_their_own(tmp_path):
+    found = []
+    for name, lines in (("x", sentences(30, seed=1)), ("y", sentences(30, seed=2))):
+        found.append(load_corpus(save(tmp_path / name, lines), tmp_path))
+        assert all_lines(found[-1]) == sorted(lines)
+    assert found[0] != found[1]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("form", ["txt", "jsonl", "csv", "txt.gz"])
+def test_a_change_in_any_file_gives_another_corpus(tmp_path, form):
+    """A damaged train.txt is repaired, but a changed source is another text."""
+    compress = gzip.compress if form.endswith("gz") else bytes
+    write = WRITERS.get(form, as_text)
+    for name in "abc":
+        put(tmp_path / f"texts/{name}.{form}", compress(write(sentences(20, seed=name))))
+    given = str(tmp_path / "texts")
+    folder = load_corpus(given, tmp_path / "work")
+    expected = read_split(folder)
+    put(folder / "train.txt", b"damaged")
+    assert load_corpus(given, tmp_path / "work") == folder and read_split(folder) == expected
+    found = {folder}
+    for name in "abc":
+        put(tmp_path / f"texts/{name}.{form}", compress(write(sentences(20, seed=f"{name}2"))))
+        found.add(load_corpus(given, tmp_path / "work"))
+    assert len(found) == 4
+
+
+def test_another_column_gives_another_corpus(tmp_path):
+    rows = [{"one": f"1 {line}", "two": f"2 {line}"} for line in LINES[:30]]
+    given = put(tmp_path / "a.jsonl", as_text([json.dumps(row) for row in rows]))
+    one, two = (load_corpus(given, tmp_path, column) for column in ("one", "two"))
+    assert one != two and {line[0] for line in text_lines(two / "train.txt")} == {"2"}
+
+
+def test_the_split_is_the_same_in_another_process_and_locale(tmp_path):
     text = save(tmp_path, sentences(200))
-    mine = read(corpus.load_corpus(text, tmp_path / "mine"))
+    expected = read_split(load_corpus(text, tmp_path / "here"))
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'notebooks')!r})\n"
         "from mlm.data.corpus import load_corpus\n"
@@ -87,35 +202,61 @@ def test_split_is_the_same_in_another_process_and_locale(tmp_path):
     )
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", program, text, tmp_path / "theirs"],
+        [sys.executable, "-c", program, text, tmp_path / "there"],
         env=os.environ | ascii_only | {"PYTHONHASHSEED": "7"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert read(Path(done.stdout.strip())) == mine
+    assert read_split(Path(done.stdout.strip())) == expected
+
+
+# corpus.json
 
 
 def test_corpus_json_describes_the_text(tmp_path):
     text = save(tmp_path, sentences(100))
-    folder = corpus.load_corpus(text, tmp_path)
-    about = json.loads((folder / "corpus.json").read_text())
+    found = about(load_corpus(text, tmp_path))
     content = Path(text).read_bytes()
-    assert (about["source"], about["sha256"]) == (text, hashlib.sha256(content).hexdigest())
-    assert (about["bytes"], about["lines"]) == (len(content), 100)
-    assert (about["split"]["train"], about["split"]["valid"]) == (90, 10)
+    assert (found["source"], found["sha256"]) == (text, hashlib.sha256(content).hexdigest())
+    assert (found["bytes"], found["lines"]) == (len(content), 100)
+    rule = "every tenth block of 10 lines is the validation set"
+    assert found["split"] == {"train": 90, "valid": 10, "rule": rule}
+
+
+def test_a_corpus_is_split_once(tmp_path):
+    text = save(tmp_path, sentences(50))
+    folder = load_corpus(text, tmp_path)
+    times = [(folder / name).stat().st_mtime_ns for name in file_names(folder)]
+    assert load_corpus(text, tmp_path) == folder
+    assert [(folder / name).stat().st_mtime_ns for name in file_names(folder)] == times
+    assert file_names(folder) == ["corpus.json", "train.txt", "valid.txt"]  # no temporary files
+
+
+def test_a_corpus_of_an_earlier_version_is_recognized(tmp_path):
+    """Its rule was worded differently."""
+    text = save(tmp_path, sentences(50))
+    folder = load_corpus(text, tmp_path)
+    content = read_checked_json(folder / "corpus.json")
+    content["split"]["rule"] = "every tenth run of 5 lines is held out"
+    write_checked_json(folder / "corpus.json", content)
+    assert load_corpus(text, tmp_path) == folder
+    assert about(folder)["split"]["rule"] == "every tenth run of 5 lines is held out"
+
+
+# interrupted, damaged, or the disk is full
 
 
 @pytest.mark.parametrize("older_text", [False, True], ids=["new", "changed"])
 @pytest.mark.parametrize("crash", [0, 1, 2])
-def test_split_that_was_cut_off_is_done_again(tmp_path, monkeypatch, crash, older_text):
-    """Whatever was in place when the process died, the next run has the split of its own text."""
+def test_an_interrupted_split_is_repeated(tmp_path, monkeypatch, crash, older_text):
+    """Whichever files were written when the process died, the next call splits its own text."""
     old, new = sentences(50, seed=1), sentences(60, seed=2)
     text = tmp_path / "a.txt"
     monkeypatch.setattr(corpus, "fetch_corpus", lambda *_: (text,))
     if older_text:
-        read(corpus.load_corpus(str(write(text, "\n".join(old))), tmp_path))
-    write(text, "\n".join(new))
+        load_corpus(save(tmp_path, old), tmp_path)
+    save(tmp_path, new)
     replaced, replace = [], os.replace
 
     def dies(part, path):
@@ -127,472 +268,139 @@ def test_split_that_was_cut_off_is_done_again(tmp_path, monkeypatch, crash, olde
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", dies)
         with pytest.raises(KeyboardInterrupt):
-            corpus.load_corpus(str(text), tmp_path)
+            load_corpus(str(text), tmp_path)
     for lines in (old, new) if older_text else (new,):
-        write(text, "\n".join(lines))
-        assert all_lines(corpus.load_corpus(str(text), tmp_path)) == sorted(lines)
-
-
-def test_split_is_made_once(tmp_path):
-    text = save(tmp_path, sentences(50))
-    folder = corpus.load_corpus(text, tmp_path)
-    before = [(folder / name).stat().st_mtime_ns for name in files(folder)]
-    assert corpus.load_corpus(text, tmp_path) == folder
-    assert [(folder / name).stat().st_mtime_ns for name in files(folder)] == before
-    assert files(folder) == ["corpus.json", "train.txt", "valid.txt"]  # no scratch files
+        assert all_lines(load_corpus(save(tmp_path, lines), tmp_path)) == sorted(lines)
 
 
 def damages(content):
-    """The ways in which a file may be damaged: names and what is then in it; None: it is gone."""
+    """(name, content or None if the file is missing) for each way in which a file is damaged."""
     middle = len(content) // 2
-    yield "flipped", content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    yield "one bit", content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
     yield "cut", content[:middle]
     yield "empty", b""
-    yield "another's", b'{"sha256": 7}' + content
-    yield "gone", None
+    yield "other content", b'{"sha256": 7}' + content
+    yield "missing", None
 
 
 @pytest.mark.fault
-def test_what_was_damaged_is_made_again(tmp_path):
-    """Every file of a corpus' folder, in every way."""
+def test_damaged_files_of_a_corpus_are_written_again(tmp_path):
     text = save(tmp_path, sentences(120))
-    folder = corpus.load_corpus(text, tmp_path)
-    whole = {name: (folder / name).read_bytes() for name in files(folder)}
-    tried = 0
-    for name, content in whole.items():
-        for way, damaged in damages(content):
-            if damaged is None:
-                (folder / name).unlink()
-            else:
+    folder = load_corpus(text, tmp_path)
+    expected = file_contents(folder)
+    assert len(expected) == 3
+    for name, content in expected.items():
+        for damage, damaged in damages(content):
+            (folder / name).unlink()
+            if damaged is not None:
                 (folder / name).write_bytes(damaged)
-            assert corpus.load_corpus(text, tmp_path) == folder
-            assert {n: (folder / n).read_bytes() for n in files(folder)} == whole, (name, way)
-            tried += 1
-    assert tried == 15
+            assert load_corpus(text, tmp_path) == folder
+            assert file_contents(folder) == expected, (name, damage)
 
 
-def test_a_full_disk_is_said_and_nothing_half_written_is_used(tmp_path):
-    """With every limit between too little for anything and enough: the files' own, and one line."""
+@pytest.mark.fault
+@pytest.mark.parametrize("source", ["nietzsche", "URL", "pydoc"])
+def test_damaged_downloads_are_fetched_again(
+    tmp_path, monkeypatch, set_nietzsche_urls, host, source
+):
+    """Every file of the corpus, damaged or replaced by another of its files."""
+    set_nietzsche_urls(f"{host.url}/ok")
+    monkeypatch.setattr("pydoc_data.topics.topics", {"a": "\n".join(sentences(50))})  # is faster
+    given = f"{host.url}/a.txt" if source == "URL" else source
+    folder = load_corpus(given, tmp_path)
+    expected = file_contents(folder)
+    assert len(expected) == (5 if source == "URL" else 4)
+    for name, content in expected.items():
+        others = [(other, c) for other, c in expected.items() if other != name]
+        for damage, damaged in (*damages(content), *others):
+            (folder / name).unlink()
+            if damaged is not None:
+                (folder / name).write_bytes(damaged)
+            assert load_corpus(given, tmp_path) == folder
+            assert file_contents(folder) == expected, (name, damage)
+
+
+def test_a_full_disk_is_reported_and_incomplete_files_are_never_used(tmp_path):
+    """With every limit on the size of a file, from 0 to enough."""
     text = save(tmp_path, sentences(120))
-    expected = read(corpus.load_corpus(text, tmp_path / "whole"))
-    work = tmp_path / "work"
+    expected = read_split(load_corpus(text, tmp_path / "expected"))
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT / 'notebooks')!r}]\n"
-        "import resource, shutil, signal\n"
+        "import json, resource, shutil, signal\n"
         "from pathlib import Path\n"
         "from mlm.data.corpus import load_corpus\n"
-        "from mlm.env.notebook import refusal\n"
+        "from mlm.env.notebook import error_message\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "for limit in (*range(0, 20_000, 400), resource.RLIM_INFINITY):\n"
+        "for limit in (*range(0, 20_000, 1000), resource.RLIM_INFINITY):\n"
         "    shutil.rmtree(sys.argv[2], ignore_errors=True)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
-        "    line = refusal(load_corpus, *sys.argv[1:])\n"
+        "    message = error_message(load_corpus, *sys.argv[1:])\n"
         "    left = [p.name for p in Path(sys.argv[2]).rglob('*') if '.part' in p.name]\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
         "    load_corpus(*sys.argv[1:])\n"
         "    parts = [p.read_bytes() for p in sorted(Path(sys.argv[2]).rglob('*.txt'))]\n"
-        "    import json; print(json.dumps([line, left, [p.decode() for p in parts]]))"
+        "    print(json.dumps([message, left, [p.decode() for p in parts]]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, text, work], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, text, tmp_path / "work"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    refusals = 0
-    for line, left, parts in map(json.loads, done.stdout.splitlines()):
-        assert line is None or ("disk of" in line and "is full" in line and "\n" not in line), line
+    messages = []
+    for message, left, parts in map(json.loads, done.stdout.splitlines()):
         assert not left
         assert [part.removesuffix("\n").split("\n") for part in parts] == expected
-        refusals += line is not None
-    assert refusals >= 10 and line is None
+        messages.append(message)
+    *errors, last = messages
+    assert last is None
+    errors = [message for message in errors if message]
+    assert len(errors) >= 10
+    for message in errors:
+        assert "disk of" in message and "is full" in message and "\n" not in message
 
 
-@pytest.mark.fault
-def test_a_download_that_was_damaged_is_made_again(tmp_path, monkeypatch, host):
-    """Every file of the folder of a text from the web, and of a known one, in every way."""
-    known(monkeypatch, f"{host.url}/ok")
-    for source in ("nietzsche", f"{host.url}/a.txt", "pydoc"):
-        folder = corpus.load_corpus(source, tmp_path)
-        whole = {name: (folder / name).read_bytes() for name in files(folder)}
-        assert len(whole) == (5 if source.startswith("http") else 4)
-        for name, content in whole.items():
-            others = [(f"is {n}", c) for n, c in whole.items() if n != name]
-            for way, damaged in (*damages(content), *others):
-                (folder / name).unlink()
-                if damaged is not None:
-                    (folder / name).write_bytes(damaged)
-                assert corpus.load_corpus(source, tmp_path) == folder
-                assert {n: (folder / n).read_bytes() for n in files(folder)} == whole, (name, way)
-
-
-def test_several_that_make_one_corpus_at_once_all_succeed(tmp_path):
-    """As torchrun's processes do: none takes away what another has made and reads."""
+def test_several_processes_may_load_one_corpus_at_once(tmp_path):
+    """As torchrun's do: none removes a file that another one reads."""
     text = save(tmp_path, sentences(3000))
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'notebooks')!r})\n"
         "from mlm.data.corpus import load_corpus\n"
-        "for _ in range(20): print((load_corpus(*sys.argv[1:]) / 'corpus.json').read_text()[0])"
+        "for _ in range(20): (load_corpus(*sys.argv[1:]) / 'corpus.json').read_text()"
     )
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, text, str(tmp_path)], stderr=subprocess.PIPE, text=True,
-            stdout=subprocess.DEVNULL,
-        )
-        for _ in range(4)
-    ]  # fmt: skip
+    command = [sys.executable, "-c", program, text, str(tmp_path)]
+    jobs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     for job in jobs:
         errors = job.communicate(timeout=60)[1]
         assert job.returncode == 0, errors
 
 
-# what is read
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "\n".join,
-        "\r\n".join,
-        "\r".join,
-        lambda lines: "\n\n \t\n".join(lines) + "\n\n",
-        lambda lines: "\ufeff" + "\n".join(lines) + "\n",
-        lambda lines: "\ufeff" + "\r\n".join(lines) + "\r\n",
-    ],
-    ids=["LF", "CRLF", "CR", "blank lines", "BOM", "BOM and CRLF"],
-)
 @pytest.mark.fault
-def test_lines_are_read_rightly(tmp_path, content):
-    lines = [*sentences(20), "  indented: Größe, ß, 語\u2028a separator, \x0b and \x0c"]
-    text = write(tmp_path / "a.txt", content(lines))
-    assert list(documents.text_lines(text)) == lines
-    assert all_lines(corpus.load_corpus(str(text), tmp_path)) == sorted(lines)
+@pytest.mark.parametrize("parameter", ["corpus", "valid_corpus"])
+def test_one_bad_file_of_many_is_named(tmp_path, parameter):
+    for name in "abc":
+        put(tmp_path / f"texts/{name}.txt", TEXT)
+    put(tmp_path / "texts" / "bad.txt", "Größe\n".encode("latin-1") * 20)
+    texts = {"corpus": put(tmp_path / "a.txt", TEXT), parameter: str(tmp_path / "texts")}
+    with refused(str(tmp_path / "texts" / "bad.txt"), "not UTF-8"):
+        load_corpus(workdir=tmp_path / "work", **texts)
 
 
-@pytest.mark.parametrize(
-    "content, words",
-    [
-        (b"", ["0 non-blank line(s)", "at least 10"]),
-        (b"\n \r\n\t\n" * 20, ["0 non-blank line(s)", "at least 10"]),
-        (b"PK\x03\x04" + bytes(range(256)), ["zip archive", ".docx", "plain text"]),
-        (b"%PDF-1.7\n" + b"line\n" * 20, ["a PDF", "plain text"]),
-        (b"{\\rtf1 " + b"line\n" * 20, ["an RTF document", "plain text"]),
-        ("line\n".encode("utf-32") * 20, ["UTF-32 text", "iconv -f UTF-32 "]),
-        ("line\n".encode("utf-16-be") * 20, ["UTF-16BE text", "iconv -f UTF-16BE "]),
-        (b"\xef\xbb\xbf", ["0 non-blank line(s)", "at least 10"]),
-        (b"one line", ["1 non-blank line(s)", "a line of its own"]),
-        (b"word " * 1_000_000, ["1 non-blank line(s)", "a line of its own"]),
-        (b"line\n" * 9, ["9 non-blank line(s)", "at least 10"]),
-        ("Größe\n".encode("latin-1") * 20, ["not UTF-8", "0xf6", "iconv -f LATIN1"]),
-        (b"word\n" * 100_000 + b"\xff", ["not UTF-8", "0xff", "iconv"]),
-        ("line\n".encode("utf-16") * 20, ["UTF-16 text", "iconv -f UTF-16 "]),
-        ("line\n".encode("utf-16-le") * 20, ["UTF-16LE text", "iconv -f UTF-16LE "]),
-        (b"line\n" * 20 + b"a\0b\n", ["line 21 has a NUL byte", "not a text file"]),
-        (bytes(range(256)) * 100, ["not"]),
-    ],
-    ids=[
-        "empty",
-        "blank",
-        "docx",
-        "pdf",
-        "rtf",
-        "utf-32",
-        "utf-16-be",
-        "BOM-only",
-        "1-line",
-        "5MB-line",
-        "9-lines",
-        "latin-1",
-        "late-bad-byte",
-        "utf-16",
-        "utf-16-le",
-        "NUL",
-        "binary",
-    ],
-)
-@pytest.mark.fault
-def test_what_is_no_text_is_refused(tmp_path, content, words):
-    text = write(tmp_path / "a.txt", content)
-    with refused(str(tmp_path / "a.txt"), *words):
-        corpus.load_corpus(str(text), tmp_path / "work")
-    assert files(tmp_path) == ["a.txt"]  # nothing half-made is left
+# workdir
 
 
-@pytest.mark.fault
-def test_ten_lines_are_enough(tmp_path):
-    folder = corpus.load_corpus(save(tmp_path, "abcdefghij"), tmp_path)
-    assert read(folder) == [list("abcdefghi"), ["j"]]
-
-
-@pytest.mark.fault
-def test_a_line_of_5_megabytes_is_kept_whole(tmp_path):
-    lines = sentences(20)
-    lines[7] = "word " * 1_000_000 + "end"
-    assert all_lines(corpus.load_corpus(save(tmp_path, lines), tmp_path)) == sorted(lines)
-
-
-# where it comes from
-
-
-def test_pydoc_needs_no_network(tmp_path, monkeypatch):
-    from pydoc_data.topics import topics
-
-    monkeypatch.setattr(fetch, "download", None)
-    train, valid = read(corpus.load_corpus("pydoc", tmp_path))
-    lines = {line for topic in topics.values() for line in topic.splitlines() if line.strip()}
-    assert {*train, *valid} == lines
-    assert len(train) + len(valid) > 5000
-    text = (tmp_path / "corpus" / "pydoc" / "pydoc.txt").read_text("utf-8")
-    assert len(text) < sum(
-        map(len, topics.values())
-    )  # what topics quote of each other is there once
-
-
-def test_a_path_may_be_relative_or_at_home(tmp_path, monkeypatch):
-    write(tmp_path / "a b.txt", "text")
-    monkeypatch.chdir(tmp_path)
+def test_workdir_is_created_if_it_does_not_exist(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    path = tmp_path / "a b.txt"
-    given = (
-        "a b.txt",
-        "~/a b.txt",
-        str(path),
-        path.as_uri(),
-        f"file://localhost{path.parent}/a%20b.txt",
-    )
-    assert {fetch.fetch_corpus(name, tmp_path / "work") for name in given} == {(path,)}
-
-
-def test_files_of_one_name_do_not_meet(tmp_path):
-    found = []
-    for name, content in (("x", sentences(30, seed=1)), ("y", sentences(30, seed=2))):
-        (tmp_path / name).mkdir()
-        found.append(corpus.load_corpus(save(tmp_path / name, content), tmp_path))
-        assert all_lines(found[-1]) == sorted(content)
-    assert found[0] != found[1]
-
-
-@pytest.mark.parametrize("given", ["{}", "file://{}", "gone"])
-@pytest.mark.fault
-def test_what_is_not_there_is_refused(tmp_path, given):
-    for path, word in ((tmp_path, "has no file"), (tmp_path / "gone.txt", "does not exist")):
-        with refused(word, str(path), "pass text files, a folder, a URL, 'nietzsche' or 'pydoc'"):
-            corpus.load_corpus(given.replace("gone", "{}").format(path), tmp_path / "work")
-    assert files(tmp_path) == []
-
-
-def test_a_workdir_is_made_and_written(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert corpus.make_workdir("~/a/b") == tmp_path / "a" / "b"
-    assert corpus.make_workdir(tmp_path / "a" / "b").is_dir()
-    assert files(tmp_path) == []
+    assert make_workdir("~/a/b") == tmp_path / "a" / "b"
+    assert make_workdir(tmp_path / "a" / "b").is_dir()
+    assert file_names(tmp_path) == []
 
 
 @pytest.mark.parametrize("workdir", ["a.txt", "a.txt/below", "/proc/work", "/dev/null"])
 @pytest.mark.fault
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, monkeypatch, workdir):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "a.txt", "text")
+    put(tmp_path / "a.txt", "text")
     with refused(f"workdir={workdir!r} cannot be written", "pass another folder"):
-        corpus.make_workdir(workdir)
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize("parameter", ["corpus", "workdir"])
-def test_what_is_no_path_is_refused(tmp_path, monkeypatch, parameter):
-    """Each in one line, within a second."""
-    monkeypatch.chdir(tmp_path)
-    os.symlink("loop", "loop")
-    os.mkfifo("pipe")
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind("socket")
-    write(tmp_path / "locked.txt", "text").chmod(0)
-    given = [
-        "~nosuchuser/x", "a\0b", "x" * 300, "A whole text,\nof two lines. " * 2, "word " * 10_000,
-        "loop", "loop/x", "pipe", "socket", "/dev/null", "locked.txt/x", *[p for p in ("locked.txt",)
-        if not os.access(p, os.R_OK)],
-    ]  # fmt: skip
-    if parameter == "corpus":
-        given += [
-            "http://[bad/",
-            "http://",
-            "http:///x",
-            "https://:x/",
-            "http://a\0b/",
-            "file://[x",
-        ]
-        given += [
-            "file:///%00",
-            "file:///" + "y" * 300,
-            "http://" + "z" * 300 + "/",
-            "pipe/",
-            "~nosuchuser",
-        ]
-    else:
-        given = [each for each in given if "text," not in each]  # a folder may be called so
-    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=lambda seconds: None))
-    call = dict(corpus=lambda x: corpus.load_corpus(x, tmp_path / "w"), workdir=corpus.make_workdir)
-    for each in given:
-        began = time.monotonic()
-        with refused() as line:
-            call[parameter](each)
-        assert len(line()) < 700 and ("pass " in line()), line()
-        assert time.monotonic() - began < 1, each
-    listening.close()
-
-
-# downloads
-
-LINES = sentences(200)
-BODY = "\n".join(LINES).encode()
-SHA256 = hashlib.sha256(BODY).hexdigest()
-
-
-class Host(http.server.BaseHTTPRequestHandler):
-    """A host of texts on which much can go wrong, by path."""
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        action = self.path.strip("/").split("/")[0].split("?")[0]
-        if action == "never":  # an answer that does not come
-            self.server.over.wait(20)
-        elif action == "stalls":  # the first half, then nothing more
-            self.answer(200, BODY[: len(BODY) // 2], {"Content-Length": len(BODY)})
-            self.server.over.wait(20)
-        elif action == "cut":  # the first half, then the line is cut
-            self.answer(200, BODY[: len(BODY) // 2], {"Content-Length": len(BODY)})
-        elif action == "loop":
-            self.answer(302, b"", {"Location": self.path})
-        elif action == "moved":
-            self.answer(301, b"", {"Location": "/ok"})
-        elif action == "other":
-            self.answer(200, b"other bytes\n" * 100)
-        elif action.isdigit():
-            self.answer(int(action), b"no text here\n" * 100)
-        else:
-            self.answer(200, self.server.texts.get(self.path, BODY))
-
-    def answer(self, status, body, headers=None):
-        self.send_response(status)
-        for name, value in ({"Content-Length": len(body)} | (headers or {})).items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def host(monkeypatch):
-    """The address of a Host on loopback, with `asked`, the paths it was asked for."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=lambda seconds: None))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
-    server.asked, server.over, server.texts = [], threading.Event(), {}
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    yield SimpleNamespace(url=url, asked=server.asked, texts=server.texts)
-    server.over.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def known(monkeypatch, *urls):
-    """Let "nietzsche" be LINES, to be had at these addresses."""
-    monkeypatch.setattr(fetch, "NIETZSCHE", {"urls": urls, "sha256": SHA256})
-
-
-def test_a_known_text_is_downloaded_once(tmp_path, monkeypatch, host):
-    known(monkeypatch, f"{host.url}/ok", f"{host.url}/mirror")
-    for _ in range(2):
-        assert all_lines(corpus.load_corpus("nietzsche", tmp_path)) == sorted(LINES)
-    assert host.asked == ["/ok"]
-    kept = ["corpus.json", "nietzsche.txt", "train.txt", "valid.txt"]
-    assert files(tmp_path / "corpus/nietzsche") == kept
-
-
-@pytest.mark.parametrize("fault", ["404", "500", "other", "cut", "loop"])
-def test_the_mirror_takes_over(tmp_path, monkeypatch, host, fault):
-    known(monkeypatch, f"{host.url}/{fault}", f"{host.url}/ok")
-    assert all_lines(corpus.load_corpus("nietzsche", tmp_path)) == sorted(LINES)
-    assert host.asked.count("/ok") == 1
-
-
-FAULTS = {
-    "404": "404",
-    "500": "500",
-    "other": "hash",
-    "cut": "IncompleteRead",
-    "never": "timed out",
-    "stalls": "timed out",
-    "loop": "redirects",
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.fault
-def test_a_download_that_fails_says_so_and_leaves_nothing(tmp_path, monkeypatch, host, fault):
-    urls = f"{host.url}/{fault}", f"{host.url}/{fault}/mirror"
-    path = tmp_path / "corpus" / "nietzsche" / "nietzsche.txt"
-    with refused("could not be downloaded", *urls, FAULTS[fault], 'corpus="pydoc"', "scratch:tiny"):
-        fetch.download(urls, SHA256, path, timeout=0.2)
-    assert files(tmp_path) == []
-    if fault != "loop":  # each address is tried twice
-        assert host.asked == [f"/{fault}"] * 2 + [f"/{fault}/mirror"] * 2
-    known(monkeypatch, f"{host.url}/ok")  # a later run has the text
-    assert fetch.fetch_corpus("nietzsche", tmp_path)[0].read_bytes() == BODY
-
-
-@pytest.mark.fault
-def test_nobody_there(tmp_path):
-    with refused("http://127.0.0.1:9/a.txt", "ConnectionError", 'corpus="pydoc"'):
-        fetch.download(["http://127.0.0.1:9/a.txt"], None, tmp_path / "a.txt", timeout=0.2)
-
-
-@pytest.mark.fault
-def test_half_a_file_is_not_taken_for_the_text(tmp_path, monkeypatch, host):
-    known(monkeypatch, f"{host.url}/ok")
-    path = tmp_path / "corpus" / "nietzsche" / "nietzsche.txt"
-    path.parent.mkdir(parents=True)
-    write(path, BODY[:1000])
-    assert fetch.fetch_corpus("nietzsche", tmp_path)[0].read_bytes() == BODY
-
-
-@pytest.mark.parametrize("fault", ["404", "500", "cut", "loop"])
-@pytest.mark.fault
-def test_a_url_that_fails_leaves_nothing(tmp_path, host, fault):
-    url = f"{host.url}/{fault}/text.txt"
-    with refused(url, FAULTS[fault], 'corpus="pydoc"'):
-        corpus.load_corpus(url, tmp_path)
-    assert files(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "path", ["ok.txt", "moved", "a/b.txt?version=1&x=%20", "long/" + "x" * 500]
-)
-def test_a_url_is_downloaded_once_and_its_hash_recorded(tmp_path, host, path):
-    for _ in range(2):
-        folder = corpus.load_corpus(f"{host.url}/{path}", tmp_path)
-        assert all_lines(folder) == sorted(LINES)
-    assert host.asked.count(f"/{path}") == 1
-    about = json.loads((folder / "corpus.json").read_text())
-    assert (about["source"], about["sha256"]) == (f"{host.url}/{path}", SHA256)
-
-
-def test_urls_that_look_alike_do_not_meet(tmp_path, host):
-    for path in ("a.txt?b", "a/txt/b", "a-txt-b"):
-        lines = host.texts[f"/{path}"] = sentences(30, seed=path)
-        host.texts[f"/{path}"] = "\n".join(lines).encode()
-        folder = corpus.load_corpus(f"{host.url}/{path}", tmp_path)
-        assert all_lines(folder) == sorted(lines)
-
-
-@pytest.mark.fault
-def test_a_url_of_no_text_is_refused(tmp_path, host):
-    host.texts["/page"] = b"<html>\n" * 3
-    with refused(f"{host.url}/page", "3 non-blank line(s)"):
-        corpus.load_corpus(f"{host.url}/page", tmp_path)
-    assert not list(tmp_path.rglob("corpus.json"))
-    host.texts["/page"] = BODY  # mended there: what was refused is not kept
-    assert all_lines(corpus.load_corpus(f"{host.url}/page", tmp_path)) == sorted(LINES)
+        make_workdir(workdir)

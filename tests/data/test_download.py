@@ -38,7 +38,9 @@ def test_pydoc_needs_no_network(tmp_path, monkeypatch):
     assert {*train, *valid} == lines
     assert len(train) + len(valid) > 5000
     text = (tmp_path / "corpus" / "pydoc" / "pydoc.txt").read_text("utf-8")
-    assert len(text) < sum(map(len, topics.values()))  # paragraphs that occur twice are written once
+    assert len(text) < sum(
+        map(len, topics.values())
+    )  # paragraphs that occur twice are written once
 
 
 # the web

@@ -68,7 +68,9 @@ def test_lines_in_a_row_are_split_like_lines_of_a_file(tmp_path):
 def test_a_line_of_5_megabytes_is_kept(tmp_path):
     lines = sentences(20)
     lines[7] = "word " * 1_000_000 + "end"
-    assert all_lines(load_corpus(put(tmp_path / "a.txt", as_text(lines)), tmp_path)) == sorted(lines)
+    assert all_lines(load_corpus(put(tmp_path / "a.txt", as_text(lines)), tmp_path)) == sorted(
+        lines
+    )
 
 
 @pytest.mark.parametrize("compression", COMPRESS)

@@ -30,4 +30,7 @@ def test_the_table_has_a_row_for_each_result():
     header, _, *rows = size_table().splitlines()
     assert len(rows) == len(RESULTS) + 1
     assert {row.count("|") for row in (header, *rows)} == {header.count("|")}
-    assert "`-p model scratch:tiny -p epochs 15` | 3.04 (2.98 to 3.07) | 5.71 | 49% | 61 s |" in rows[2]
+    assert (
+        "`-p model scratch:tiny -p epochs 15` | 3.04 (2.98 to 3.07) | 5.71 | 49% | 61 s |"
+        in rows[2]
+    )

@@ -1,32 +1,21 @@
-"""Own words: which the vocabulary breaks, and what a token of their own changes and what not."""
+"""Frequent words added as tokens: which words, what changes and what does not."""
 
 import copy
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertTokenizer
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer
 
 from encoders import make_model, make_tokenizer
 from helpers import refused
+from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.masking import masked_counts
-from mlm.data.vocabulary import add_frequent_words, init_added_embeddings, split_words
+from mlm.data.vocabulary import add_frequent_words, find_split_words, init_added_embeddings
 
-NAMES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "a",
-    ",",
-    "_",
-    "zara",
-    "##thus",
-    "##tra",
-    "##s",
-]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TOKENS = [*SPECIAL, "a", ",", "_", "zara", "##thus", "##tra", "##s"]
 TEXT = """Zarathustra, a ZARATHUSTRA a
 a zarathustras a, zarathustras 本 本a
 zaras zaras zaras zaras azara a a zarathus"""
@@ -41,128 +30,143 @@ def text(tmp_path):
 
 @pytest.fixture
 def tokenizer():
-    return BertTokenizer(vocab={name: number for number, name in enumerate(NAMES)})
+    return BertTokenizer(vocab={token: number for number, token in enumerate(TOKENS)})
 
 
-def test_broken_words_are_counted_and_the_most_telling_come_first(text, tokenizer, monkeypatch):
+# words
+
+
+def test_split_words_are_counted_and_those_that_save_most_tokens_come_first(
+    text, tokenizer, monkeypatch
+):
     expected = [
         ("zarathustras", 2, "zara ##thus ##tra ##s", 6),
-        ("zaras", 4, "zara ##s", 4),  # of equals the first by the alphabet
+        ("zaras", 4, "zara ##s", 4),  # of equals, the first in the alphabet
         ("zarathustra", 2, "zara ##thus ##tra", 4),
         ("zarathus", 1, "zara ##thus", 1),
     ]
-    assert list(split_words(text, tokenizer).itertuples(name=None)) == expected
-    for step in (1, 2, 7):  # read so many tokens at a time
-        monkeypatch.setattr("mlm.data.vocabulary.STEP", step)
-        assert list(split_words(text, tokenizer).itertuples(name=None)) == expected
+    found = find_split_words(text, tokenizer)
+    assert list(found.columns) == ["count", "tokens", "saved"]
+    assert list(found.itertuples(name=None)) == expected
+    for chunk in (1, 2, 7):  # tokens that are read at a time
+        monkeypatch.setattr("mlm.data.vocabulary.CHUNK", chunk)
+        assert list(find_split_words(text, tokenizer).itertuples(name=None)) == expected
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_own_words_save_the_tokens_that_were_said_and_change_no_other_word(text, tokenizer, number):
-    broken = split_words(text, tokenizer)
-    larger = add_frequent_words(tokenizer, text, number, "a model")
-    assert larger.convert_ids_to_tokens(range(12, 12 + number)) == list(broken.index[:number])
+def test_added_words_save_the_stated_tokens_and_change_no_other_word(text, tokenizer, number):
+    words = find_split_words(text, tokenizer)
+    extended = add_frequent_words(tokenizer, text, number, "a model")
+    assert extended.convert_ids_to_tokens(range(12, 12 + number)) == list(words.index[:number])
     assert len(tokenizer) == 12  # unchanged
-    before, after = (MaskedLMDataset(text, each, 64) for each in (tokenizer, larger))
-    assert len(before.ids) - len(after.ids) == broken["saved"][:number].sum()
+    before, after = (MaskedLMDataset(text, each, 64) for each in (tokenizer, extended))
+    assert len(before.ids) - len(after.ids) == words["saved"][:number].sum()
     assert (before.word_counts == after.word_counts).all()
     kept = after.ids[after.ids < 12]
-    lost = np.isin(before.ids, kept) | (before.ids >= 8)
-    assert lost.all() and (after.ids >= 12).sum() == broken["times"][:number].sum()
+    assert (np.isin(before.ids, kept) | (before.ids >= 8)).all()
+    assert (after.ids >= 12).sum() == words["count"][:number].sum()
 
 
-def test_an_own_word_is_itself_in_any_case_and_never_part_of_another(text, tokenizer):
-    larger = add_frequent_words(tokenizer, text, 3, "a model")
-    found = larger.tokenize("ZARATHUSTRA, azaras zarathus")
+def test_an_added_word_is_found_in_any_case_and_never_inside_another_word(text, tokenizer):
+    extended = add_frequent_words(tokenizer, text, 3, "a model")
+    found = extended.tokenize("ZARATHUSTRA, azaras zarathus")
     assert found == ["zarathustra", ",", "[UNK]", "zara", "##thus"]
 
 
-def test_saved_and_loaded_it_is_the_same_tokenizer(text, tokenizer, tmp_path):
-    larger = add_frequent_words(tokenizer, text, 3, "a model")
-    larger.save_pretrained(tmp_path / "model")
-    again = AutoTokenizer.from_pretrained(tmp_path / "model")
-    assert (len(again), again(TEXT)["input_ids"]) == (15, larger(TEXT)["input_ids"])
+def test_an_extended_tokenizer_is_the_same_after_saving_and_loading(text, tokenizer, tmp_path):
+    extended = add_frequent_words(tokenizer, text, 3, "a model")
+    extended.save_pretrained(tmp_path / "model")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert (len(loaded), loaded(TEXT)["input_ids"]) == (15, extended(TEXT)["input_ids"])
 
 
-def test_the_same_words_are_asked_whatever_the_vocabulary(text, tokenizer):
-    """With masking="word": so losses a word can be compared."""
-    from mlm.data.batches import MaskedBatches
-
-    asked = []
+def test_whole_word_masking_chooses_the_same_words_with_any_vocabulary(text, tokenizer):
+    """So losses per word can be compared."""
+    masked = []
     for number in (0, 3):
         data = MaskedLMDataset(text, add_frequent_words(tokenizer, text, number, "a model"), 64)
         batches = MaskedBatches(data, [], 0.5, 0, masking="word")
-        every, found = np.arange(3), []
+        examples, words = np.arange(3), []
         for epoch in range(20):
-            counts = masked_counts(data.word_counts, 0, epoch, every, 0.5)
-            _, labels = batches.masked_examples(epoch, every, counts)
-            for i in every:
-                where = slice(data.starts[i], data.starts[i] + data.lengths[i])
-                word = data.word_starts[where].cumsum()
-                found.append({*word[labels[i, 1 : 1 + data.lengths[i]] != -100]})
-        asked.append(found)
-    assert asked[0] == asked[1] and any(asked[0])
+            counts = masked_counts(data.word_counts, 0, epoch, examples, 0.5)
+            _, labels = batches.masked_examples(epoch, examples, counts)
+            for i in examples:
+                tokens = slice(data.starts[i], data.starts[i] + data.lengths[i])
+                word = data.word_starts[tokens].cumsum()
+                words.append({*word[labels[i, 1 : 1 + data.lengths[i]] != -100]})
+        masked.append(words)
+    assert masked[0] == masked[1] and any(masked[0])
+
+
+# embeddings
 
 
 @pytest.mark.parametrize("spare", [0, 2, 8])
-def test_a_new_row_is_the_mean_of_its_pieces_and_the_rest_is_as_before(text, tokenizer, spare):
-    """Also where the model has rows to spare; decoder and embedding stay one, and the config knows."""
-    from transformers import BertConfig, BertForMaskedLM
-
+def test_a_new_row_is_the_mean_of_the_words_tokens_and_the_rest_is_unchanged(
+    text, tokenizer, spare
+):
+    """Even if the model has `spare` rows; embedding and decoder stay tied, and the config fits."""
     size = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    bert = BertForMaskedLM(BertConfig(vocab_size=12 + spare, **size)).eval()
-    torch.nn.init.normal_(bert.cls.predictions.bias)
-    larger = add_frequent_words(tokenizer, text, 3, "a model")
+    model = BertForMaskedLM(BertConfig(vocab_size=12 + spare, **size)).eval()
+    torch.nn.init.normal_(model.cls.predictions.bias)
+    extended = add_frequent_words(tokenizer, text, 3, "a model")
     ids = torch.tensor([[2, 8, 9, 3]])
-    before = bert(ids).logits[..., :12]
-    init_added_embeddings(bert, tokenizer, larger)
-    weight, bias = bert.bert.embeddings.word_embeddings.weight, bert.cls.predictions.bias
+    before = model(ids).logits[..., :12]
+    init_added_embeddings(model, tokenizer, extended)
+    weight, bias = model.bert.embeddings.word_embeddings.weight, model.cls.predictions.bias
     rows = max(15, 12 + spare)
-    assert weight.shape == (rows, 8) and bias.shape == (rows,) and bert.config.vocab_size == rows
-    assert bert.get_output_embeddings().weight is weight
-    for new, pieces in zip(range(12, 15), ([8, 9, 10, 11], [8, 11], [8, 9, 10])):
-        assert torch.equal(weight[new], weight[pieces].mean(0))
-        assert torch.equal(bias[new], bias[pieces].mean())
-    after = bert(ids).logits
+    assert weight.shape == (rows, 8) and bias.shape == (rows,) and model.config.vocab_size == rows
+    assert model.get_output_embeddings().weight is weight
+    for new, tokens in zip(range(12, 15), ([8, 9, 10, 11], [8, 11], [8, 9, 10])):
+        assert torch.equal(weight[new], weight[tokens].mean(0))
+        assert torch.equal(bias[new], bias[tokens].mean())
+    after = model(ids).logits
     assert torch.equal(after[..., :12], before)
     torch.testing.assert_close(after[..., 13], after[..., [8, 11]].mean(-1))
 
 
-@pytest.mark.fault
-def test_own_words_that_there_are_not(text, tokenizer, tmp_path):
-    (tmp_path / "b.txt").write_text("a a, a")
-    assert len(split_words(tmp_path / "b.txt", tokenizer)) == 0
-    assert add_frequent_words(tokenizer, text, 0, "scratch:tiny") is tokenizer
-    with refused("add_words=5", "breaks only 4 words", "no more"):
-        add_frequent_words(tokenizer, text, 5, "a model")
-    with refused("add_words=1", "scratch:tiny", "learns its vocabulary", "add_words=0"):
-        add_frequent_words(tokenizer, text, 1, "scratch:tiny")
-
-
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_embedding_decoder_and_bias_begin_as_the_mean_of_the_pieces(text, tokenizer, tied, bias):
-    larger = add_frequent_words(tokenizer, text, 2, "a model")
-    bert = make_model("modernbert", tokenizer, tie_word_embeddings=tied, decoder_bias=bias)
+def test_new_rows_of_embedding_decoder_and_bias_are_means(text, tokenizer, tied, bias):
+    extended = add_frequent_words(tokenizer, text, 2, "a model")
+    model = make_model("modernbert", tokenizer, tie_word_embeddings=tied, decoder_bias=bias)
     parts = {
         name: part
-        for name, part in copy.deepcopy(bert).named_parameters()
+        for name, part in copy.deepcopy(model).named_parameters()
         if len(part) == len(tokenizer)
     }
     assert len(parts) == 1 + (not tied) + bias
-    init_added_embeddings(bert, tokenizer, larger)
+    init_added_embeddings(model, tokenizer, extended)
     for name, before in parts.items():
-        after = bert.get_parameter(name)
-        assert len(after) == len(larger) and torch.equal(after[: len(tokenizer)], before)
-        for new in range(len(tokenizer), len(larger)):
-            pieces = tokenizer(larger.decode(new), add_special_tokens=False)["input_ids"]
-            assert len(pieces) > 1
-            torch.testing.assert_close(after[new], before[pieces].mean(0))
+        after = model.get_parameter(name)
+        assert len(after) == len(extended) and torch.equal(after[: len(tokenizer)], before)
+        for new in range(len(tokenizer), len(extended)):
+            tokens = tokenizer(extended.decode(new), add_special_tokens=False)["input_ids"]
+            assert len(tokens) > 1
+            torch.testing.assert_close(after[new], before[tokens].mean(0))
+
+
+# refused
+
+
+@pytest.mark.fault
+def test_more_words_than_the_tokenizer_splits_are_refused(text, tokenizer, tmp_path):
+    (tmp_path / "b.txt").write_text("a a, a")
+    assert len(find_split_words(tmp_path / "b.txt", tokenizer)) == 0
+    with refused("add_words must be at most 4, got 5", "splits only 4 words"):
+        add_frequent_words(tokenizer, text, 5, "a model")
+
+
+@pytest.mark.fault
+def test_words_for_a_vocabulary_that_is_learned_from_the_text_are_refused(text, tokenizer):
+    assert add_frequent_words(tokenizer, text, 0, "scratch:tiny") is tokenizer
+    with refused("add_words must be 0", "scratch:tiny", "got 1", "learned from the text"):
+        add_frequent_words(tokenizer, text, 1, "scratch:tiny")
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("kind", ["roberta", "albert"])
-def test_only_wordpiece_gets_own_words(corpus_folder, kind):
+def test_words_for_a_tokenizer_other_than_wordpiece_are_refused(corpus_folder, kind):
     text = corpus_folder / "train.txt"
-    with refused("add_words=3", "only WordPiece", "add_words=0"):
+    with refused("add_words must be 0", "got 3", "only WordPiece", "pass add_words=0"):
         add_frequent_words(make_tokenizer(kind, text), text, 3, "a model")

@@ -1,4 +1,4 @@
-"""The upload to the Hub, against one on this machine that accepts, refuses, stalls or breaks off."""
+"""The upload to the Hub, against a local server that accepts, refuses, stalls or stops."""
 
 import base64
 import contextlib
@@ -10,7 +10,7 @@ import threading
 import huggingface_hub
 import pytest
 
-import mlm.inference.export
+import mlm.inference.upload
 from helpers import refused
 from mlm.inference.upload import check_upload, upload_model
 
@@ -18,23 +18,25 @@ COMMIT = "0" * 39 + "1"
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """A Hub that takes one model's files; `faults` is {a part of a path: what happens there}.
+    """A Hub that stores the files of one model.
 
-    What happens: a status to answer with, or "stall". Weights are put, all other files committed.
+    `faults` is {part of a path: what happens to a request for it}: a status code, or "stall" for no
+    answer. Weights arrive by PUT, all other files in the commit.
     """
 
     daemon_threads = True
 
-    def __init__(self, faults=(), there=False):
+    def __init__(self, faults=(), exists=False):
         super().__init__(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server_port}"
-        self.faults, self.files, self.asked = dict(faults), {}, []
-        self.there, self.made = there, None  # whether the repository is there; how it was asked for
-        self.over = threading.Event()
+        self.faults, self.files, self.requests = dict(faults), {}, []
+        self.exists = exists  # whether the repository exists
+        self.created = None  # the options that it was created with
+        self.stopped = threading.Event()
 
     def answer(self, path, body):
         if path == "/api/repos/create":
-            self.made, self.there = json.loads(body), True
+            self.created, self.exists = json.loads(body), True
             return {"url": f"{self.address}/you/name", "name": "you/name", "id": "1"}
         if "/preupload/" in path:
             names = [file["path"] for file in json.loads(body)["files"]]
@@ -61,22 +63,21 @@ class Hub(http.server.ThreadingHTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         hub = self.server
-        hub.asked.append((self.command, self.path, self.headers.get("Authorization")))
-        fault = next((what for part, what in hub.faults.items() if part in self.path), 200)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        hub.requests.append((self.command, self.path, self.headers.get("Authorization")))
+        fault = next((fault for part, fault in hub.faults.items() if part in self.path), None)
         if fault == "stall":
-            hub.over.wait(60)
+            hub.stopped.wait(60)
             return
-        if self.path == "/api/models/you/name" and not hub.there:
+        if self.path == "/api/models/you/name" and not hub.exists:
             fault = 404
-        answer = (
-            {"error": "no", "url": f"{hub.address}/you/name"}
-            if fault != 200
-            else hub.answer(self.path.split("?")[0], body)
-        )
+        if fault:
+            answer = {"error": "no", "url": f"{hub.address}/you/name"}
+        else:
+            answer = hub.answer(self.path.split("?")[0], body)
         text = json.dumps(answer).encode()
-        self.send_response(fault)
+        self.send_response(fault or 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -89,48 +90,49 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def start(monkeypatch):
-    """A function that starts a Hub with faults, and makes it everybody's."""
+def start_hub(monkeypatch):
+    """A function that starts a Hub with faults; huggingface_hub uses it."""
     with contextlib.ExitStack() as stack:
 
-        def make(**how):
-            hub = Hub(**how)
-            threading.Thread(target=hub.serve_forever, daemon=True).start()
+        def start(**options):
+            hub = Hub(**options)
+            threading.Thread(target=hub.serve_forever, args=[0.02], daemon=True).start()
             stack.callback(hub.shutdown)
-            stack.callback(hub.over.set)
+            stack.callback(hub.stopped.set)
             monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
-            monkeypatch.setattr("time.sleep", lambda seconds: None)  # between two tries
+            monkeypatch.setattr("time.sleep", lambda seconds: None)  # between two attempts
             return hub
 
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
-        monkeypatch.setattr(mlm.inference.export, "PATIENCE", 0.3)
-        yield make
+        monkeypatch.setattr(mlm.inference.upload, "TIMEOUT", 0.3)
+        yield start
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model's folder, with a file that goes another way than the others."""
-    made = tmp_path / "model"
-    made.mkdir()
-    (made / "config.json").write_text("{}")
-    (made / "README.md").write_text("---\nlibrary_name: transformers\n---\n# mine\n")
-    (made / "model.safetensors").write_bytes(os.urandom(100_000))
-    return made
+    """The folder of a model; the weights are large enough to be uploaded separately."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "README.md").write_text("---\nlibrary_name: transformers\n---\n# mine\n")
+    (model / "model.safetensors").write_bytes(os.urandom(100_000))
+    return model
 
 
-def test_it_arrives_whole_and_private(start, folder):
-    hub = start()
+def test_all_files_arrive_in_a_private_repository(start_hub, folder):
+    hub = start_hub()
     assert upload_model(folder, "you/name") == f"{hub.address}/you/name"
-    assert hub.made["name"] == "name" and hub.made["organization"] == "you"
-    assert "private" in (hub.made.get("visibility"), *(k for k, v in hub.made.items() if v is True))
+    created = hub.created
+    assert created["name"] == "name" and created["organization"] == "you"
+    assert "private" in (created.get("visibility"), *(k for k, v in created.items() if v is True))
     assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
-    # what is put needs no token; a thread that an earlier test left may ask for another model
-    ours = [a for a in hub.asked if a[0] == "POST" or (a[0] != "PUT" and "you/name" in a[1])]
-    assert {token for _, _, token in ours} == {"Bearer hf_secret"}, hub.asked
+    # A PUT needs no token. A thread of an earlier test may still ask for another model.
+    ours = [r for r in hub.requests if r[0] == "POST" or (r[0] != "PUT" and "you/name" in r[1])]
+    assert {token for _, _, token in ours} == {"Bearer hf_secret"}, hub.requests
 
 
-def test_a_repository_that_is_there_is_used(start, folder):
-    hub = start(faults={"/repos/create": 409}, there=True)
+def test_an_existing_repository_is_used(start_hub, folder):
+    hub = start_hub(faults={"/repos/create": 409}, exists=True)
     upload_model(folder, "you/name")
     assert hub.files.keys() == {path.name for path in folder.iterdir()}
 
@@ -138,11 +140,11 @@ def test_a_repository_that_is_there_is_used(start, folder):
 @pytest.mark.fault
 @pytest.mark.parametrize("where", ["/repos/create", "/preupload/", "/objects/batch", "/commit/"])
 @pytest.mark.parametrize("fault", [401, 403, 500, "stall"])
-def test_a_hub_that_does_not_take_it(start, folder, where, fault, capfd):
-    start(faults={where: fault})
-    words = ["upload='you/name'", f"the model is whole in {folder}", "run this cell again"]
+def test_a_failed_upload_is_one_line_without_the_token(start_hub, folder, where, fault, capfd):
+    start_hub(faults={where: fault})
+    words = ["upload='you/name'", f"the model in {folder} is complete", "run this cell again"]
     if fault in (401, 403):
-        words.append("the token may not write there")
+        words.append("the token has no write access")
     if fault == "stall":
         words.append("timed out")
     with refused(*words) as line:
@@ -151,8 +153,8 @@ def test_a_hub_that_does_not_take_it(start, folder, where, fault, capfd):
 
 
 @pytest.mark.fault
-def test_a_hub_that_is_not_there(start, folder):
-    hub = start()
+def test_an_unreachable_hub_is_an_error_of_one_line(start_hub, folder):
+    hub = start_hub()
     hub.shutdown()
     hub.server_close()
     with refused("upload='you/name'", "refused"):
@@ -163,38 +165,37 @@ def test_a_hub_that_is_not_there(start, folder):
 @pytest.mark.parametrize(
     "name", ["a/b/c", "you/", "/name", "you/-name", "you/a b", "you/n\nm", "you/a..b"]
 )
-def test_a_name_that_the_hub_would_not_take(start, folder, name):
-    hub = start()
+def test_an_invalid_name_is_refused_without_a_request(start_hub, name):
+    hub = start_hub()
     with refused("upload="):
         check_upload(name)
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 @pytest.mark.fault
-def test_nothing_is_sent_without_a_token(start, folder, monkeypatch, tmp_path):
-    hub = start()
+def test_without_a_token_nothing_is_sent(start_hub, folder, monkeypatch, tmp_path):
+    hub = start_hub()
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     for call in (lambda: check_upload("you/name"), lambda: upload_model(folder, "you/name")):
-        with refused("there is no token", "hf auth login", "HF_TOKEN"):
+        with refused("has no token", "hf auth login", "HF_TOKEN"):
             call()
-    assert hub.asked == []
+    assert hub.requests == []
     check_upload(None)
 
 
 @pytest.mark.fault
-def test_only_what_was_trained_is_uploaded(start):
-    start()
+def test_without_a_trained_model_there_is_nothing_to_upload(start_hub):
+    start_hub()
     check_upload(None, trained=False)
-    with refused("upload='you/name': no run is there", "04_train.ipynb"):
+    with refused("upload='you/name': there is no run", "04_train.ipynb"):
         check_upload("you/name", trained=False)
 
 
-def test_the_hubs_client_is_as_patient_as_before(start, folder):
-    """Afterwards: what else uses it may want to wait."""
-    start(faults={"/repos/create": 403})
+def test_the_timeout_of_the_client_is_restored(start_hub, folder):
+    start_hub(faults={"/repos/create": 403})
     session = huggingface_hub.get_session()
     before = session.timeout
-    with refused("may not write"):
+    with refused("no write access"):
         upload_model(folder, "you/name")
     assert session.timeout == before and not huggingface_hub.constants.HF_HUB_DISABLE_XET

@@ -189,3 +189,142 @@ def test_what_no_model_can_be_called_is_refused_at_once(folder, tokenizer, monke
                 load(name, tokenizer)
             assert time.monotonic() - began < 1, name
             assert len(line()) < 600 and re.search(r"pass (the|a) ", line()), line()
+
+
+# folders and scratch models
+
+
+def test_a_folder_is_loaded_with_the_weights_that_were_saved(folder, bert, tokenizer):
+    loaded = load_model(str(folder), tokenizer, 64)
+    assert loaded.state_dict().keys() == bert.state_dict().keys()
+    for name, weight in bert.state_dict().items():
+        assert (loaded.state_dict()[name] == weight).all(), name
+    assert loaded.dtype == torch.float32
+    assert loaded.config._attn_implementation == "sdpa"
+
+
+def test_half_precision_weights_are_loaded_as_float32(folder, bert, tokenizer):
+    bert.to(torch.bfloat16).save_pretrained(folder)
+    loaded = load_model(str(folder), tokenizer, 64)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("size, hidden, layers", [("tiny", 128, 2), ("mini", 256, 4)])
+def test_scratch_is_a_bert_of_the_named_size(tokenizer, size, hidden, layers):
+    made = load_model(f"scratch:{size}", tokenizer)
+    config = made.config
+    assert (config.hidden_size, config.num_hidden_layers) == (hidden, layers)
+    assert config.num_attention_heads * 64 == hidden
+    assert config.intermediate_size == 4 * hidden
+    assert config.vocab_size == len(tokenizer)
+    assert config.pad_token_id == tokenizer.pad_token_id
+    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.1
+
+
+def test_scratch_weights_depend_on_the_seed_only(tokenizer):
+    def weights(seed):
+        torch.rand(3)
+        return load_model("scratch:tiny", tokenizer, seed=seed).state_dict()
+
+    first, again, other = weights(0), weights(0), weights(1)
+    assert all((first[name] == again[name]).all() for name in first)
+    word = "bert.embeddings.word_embeddings.weight"
+    assert (first[word] != other[word]).any()
+
+
+def test_a_new_head_depends_on_the_seed_only(folder, bert, tokenizer):
+    """A folder may contain only an encoder, as sentence-transformers models do."""
+    bert.bert.save_pretrained(folder)
+    set_config(folder, architectures=["BertModel"])
+    first, again, other = (
+        load_model(str(folder), tokenizer, 64, seed=seed).cls.predictions for seed in (0, 0, 1)
+    )
+    name = "transform.dense.weight"
+    assert (first.state_dict()[name] == again.state_dict()[name]).all()
+    assert (first.state_dict()[name] != other.state_dict()[name]).any()
+
+
+@pytest.mark.parametrize("where", ["scratch", "folder", "folder untied"])
+def test_decoder_and_embedding_are_one_tensor(where, folder, tokenizer):
+    if where == "folder untied":
+        set_config(folder, tie_word_embeddings=False)
+    model = "scratch:tiny" if where == "scratch" else str(folder)
+    made = load_model(model, tokenizer, 64)
+    assert made.cls.predictions.decoder.weight is made.bert.embeddings.word_embeddings.weight
+    assert made.cls.predictions.decoder.bias is made.cls.predictions.bias
+    made.cls.predictions.decoder.weight.data[7] = 1.5
+    assert (made.bert.embeddings.word_embeddings.weight[7] == 1.5).all()
+
+
+@pytest.mark.parametrize("model", ["scratch:tiny", "folder"])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_dropout_is_set_everywhere(model, dropout, folder, tokenizer):
+    model = str(folder) if model == "folder" else model
+    made = load_model(model, tokenizer, 64, dropout)
+    found = {part.p for part in made.modules() if isinstance(part, torch.nn.Dropout)}
+    assert found == {dropout}
+    assert made.config.attention_probs_dropout_prob == dropout
+
+
+@pytest.mark.fault
+def test_a_model_with_fewer_tokens_than_its_tokenizer_is_refused(folder, tokenizer):
+    set_config(folder, vocab_size=50)
+    with refused("has 50 token embeddings", f"{len(tokenizer)} tokens", "same model"):
+        load_model(str(folder), tokenizer, 64)
+
+
+@pytest.mark.fault
+def test_max_len_above_the_models_positions_is_refused(folder, tokenizer):
+    with refused("max_len=65", "64 positions", "at or below"):
+        load_model(str(folder), tokenizer, 65)
+    with refused("max_len=513", "512 positions"):
+        load_model("scratch:tiny", tokenizer, 513)
+
+
+@pytest.mark.fault
+def test_a_model_without_a_masked_language_model_is_refused(folder, tokenizer):
+    set_config(folder, model_type="gpt2")
+    with refused(f"model={str(folder)!r}", "'gpt2'", "pass one such as BERT"):
+        load_model(str(folder), tokenizer, 64)
+
+
+@pytest.mark.parametrize(
+    "fault", ["no folder", "no config", "damaged config", "no weights", "cut weights"]
+)
+@pytest.mark.fault
+def test_an_incomplete_or_damaged_folder_is_refused(folder, tokenizer, fault):
+    weights = folder / "model.safetensors"
+    if fault == "no folder":
+        folder = folder / "gone"
+    elif fault == "no config":
+        (folder / "config.json").unlink()
+    elif fault == "damaged config":
+        (folder / "config.json").write_text('{"model_type": ')
+    elif fault == "no weights":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:5000])
+    with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
+        load_model(str(folder), tokenizer, 64)
+
+
+@pytest.mark.fault
+def test_weights_of_another_shape_are_refused(folder, tokenizer):
+    set_config(folder, hidden_size=64)
+    with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
+        load_model(str(folder), tokenizer, 64)
+
+
+@pytest.mark.fault
+def test_pickled_weights_are_not_executed(folder, tokenizer, tmp_path):
+    """The weights are a pickle that runs code when it is loaded: it must not run."""
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"bert.embeddings.word_embeddings.weight": Bomb()}, folder / "pytorch_model.bin")
+    with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
+        load_model(str(folder), tokenizer, 64)
+    assert not (tmp_path / "executed").exists()

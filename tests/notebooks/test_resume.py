@@ -1,4 +1,7 @@
-"""Nothing is lost: cut and resumed, interrupted, several processes, damaged files, full disks."""
+"""04 in real processes: killed, interrupted, started twice, on several processes, with damaged files and full disks.
+
+tests/training/test_run.py has the same properties, in more cases, for a run inside one process.
+"""
 
 import json
 import os
@@ -8,200 +11,187 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import jupyter_client
 import pytest
 import torch
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from helpers import ROOT
-from soak import RUN, cut_often, english, result, same, start
+from processes import (
+    ROOT,
+    RUNNER,
+    TRAINING,
+    Process,
+    english_text,
+    environment,
+    finish,
+    identical,
+    kill_repeatedly,
+    pairs,
+    refusal,
+    result,
+    start,
+)
 
 pytestmark = pytest.mark.slow
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums are rounded by how threads share them
-PATCHES = ROOT / "tests/patches"  # faults, put into the library while it runs
-SMALL = dict(model="scratch:tiny", batch_size=8, max_steps=24, checkpoint_steps=2)
-LONG = {**SMALL, "epochs": 4, "max_steps": 120}  # there is time to stop it
+PATCHES = ROOT / "tests" / "patches"  # faults, put into the library while it runs
+SHORT = dict(model="scratch:tiny", batch_size=8, max_steps=16, checkpoint_steps=2)
+LONG = {**SHORT, "epochs": 2, "max_steps": 60}  # long enough to be stopped
+NO_CHECKPOINT = {**LONG, "checkpoint_steps": 1000}  # none before the end, unless the run is stopped
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return english(tmp_path_factory.mktemp("text"))
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small English text."""
+    return english_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, text):
-    """The folder of a run that was left alone."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     finish(start(folder, corpus=text, **LONG))
     return folder
 
 
-def finish(process, code=0):
-    """Wait for a run; its output."""
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == code, output[-3000:]
-    return output
+@pytest.fixture
+def copy(uninterrupted: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return shutil.copytree(uninterrupted, tmp_path / "copy")
 
 
-def pairs(values):
-    """Parameters as they are typed."""
-    return [str(part) for name in values for part in ("-p", name, values[name])]
+def lines_of(process: Process) -> Iterator[str]:
+    """The lines that a process prints, as they come."""
+    assert process.stdout
+    yield from process.stdout
 
 
-def refusal(output):
-    """The one line of a NotebookError in an output."""
-    (line,) = set(re.findall(r"NotebookError: .*", output))
-    return line
+# stopped and resumed
 
 
-def test_killed_four_times_and_resumed_is_bit_identical(tmp_path, text, whole):
-    made, done_at = cut_often(tmp_path, 4, whole, corpus=text, **LONG)
-    assert made == 4 and done_at[0] == 0 < done_at[1] < done_at[4]
-    assert same(result(whole), result(tmp_path))
+def test_killed_four_times_and_resumed_is_bit_identical(tmp_path, text, uninterrupted):
+    kills, steps_done = kill_repeatedly(tmp_path, 4, uninterrupted, corpus=text, **LONG)
+    assert kills == 4 and steps_done[0] == 0 < steps_done[4]
+    assert identical(uninterrupted, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path, text, whole, number):
-    process = start(tmp_path, corpus=text, **{**LONG, "checkpoint_steps": 1000})
-    for line in process.stdout:
+def test_a_signal_saves_the_run_and_says_how_to_resume(tmp_path, text, uninterrupted, number):
+    process = start(tmp_path, corpus=text, **NO_CHECKPOINT)
+    for line in lines_of(process):
         if line.startswith("step      4"):
             process.send_signal(number)
             break
-    line = refusal(finish(process, 1))
-    assert re.search(
-        r"stopped at step \d+ of 120, saved: to resume, run this cell and all below", line
-    )
-    assert ": 0 of 120" not in finish(
-        start(tmp_path, corpus=text, **{**LONG, "checkpoint_steps": 1000})
-    )
-    assert same(result(whole), result(tmp_path))
+    message = refusal(finish(process, code=1))
+    assert re.search(r"stopped at step \d+ of 60, saved: to resume, run this cell and all", message)
+    assert ": 0 of 60" not in finish(start(tmp_path, corpus=text, **NO_CHECKPOINT))
+    assert identical(uninterrupted, tmp_path)
 
 
-def test_interrupting_the_kernel_leaves_the_notebook_usable(tmp_path, text, whole):
-    """Cell by cell in a kernel, as a person would: stop in the middle of training, run the cell again."""
+def test_after_an_interrupted_kernel_the_training_cell_can_be_run_again(
+    tmp_path, text, uninterrupted
+):
+    """Cell by cell in a real kernel, as a person does."""
     notebook = parameterize_notebook(
-        jupyter_notebook("04_train"), {**LONG, "corpus": str(text), "checkpoint_steps": 1000}
+        load_notebook_node(str(TRAINING)), {**NO_CHECKPOINT, "corpus": str(text)}
     )
-    manager, client = jupyter_client.manager.start_new_kernel(cwd=str(tmp_path), env=ONE_THREAD)
+    manager, client = jupyter_client.manager.start_new_kernel(cwd=str(tmp_path), env=environment())
+
+    def execute(source, hook=lambda message: None):
+        return client.execute_interactive(source, output_hook=hook, timeout=120)["content"]
+
+    def interrupt_at_step_4(message):
+        if "step      4" in str(message["content"]):
+            manager.interrupt_kernel()
+
     try:
-        for cell in notebook.cells:
-            if cell.cell_type != "code":
-                continue
-            if cell.id != "train":
-                reply = client.execute_interactive(
-                    cell.source, output_hook=lambda m: None, timeout=120
-                )
-            else:
-
-                def stop(message):
-                    if "step      4" in str(message["content"]):
-                        manager.interrupt_kernel()
-
-                reply = client.execute_interactive(cell.source, output_hook=stop, timeout=120)
-                assert "run this cell and all below" in reply["content"]["evalue"]
-                reply = client.execute_interactive(
-                    cell.source, output_hook=lambda m: None, timeout=120
-                )
-            assert reply["content"]["status"] == "ok", reply["content"]
+        for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+            if cell.id == "train":
+                stopped = execute(cell.source, interrupt_at_step_4)
+                assert "run this cell and all below" in stopped["evalue"]
+            reply = execute(cell.source)
+            assert reply["status"] == "ok", reply
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    assert same(result(whole), result(tmp_path))
+    assert identical(uninterrupted, tmp_path)
 
 
-def jupyter_notebook(name):
-    """A committed notebook as papermill wants it."""
-    from papermill.iorw import load_notebook_node
-
-    return load_notebook_node(str(ROOT / f"notebooks/{name}.ipynb"))
+# one run per folder, one process per run
 
 
 @pytest.mark.fault
-def test_finished_other_and_new_runs(tmp_path, text, whole):
-    """A finished run is shown, not trained over; another under its name is refused; "never" is new."""
-    shutil.copytree(whole, tmp_path / "a")
-    folder, run = tmp_path / "a", tmp_path / "a/bert-mlm/run"
-    saved = (run / "saved.bin").read_bytes()
-    assert "nothing to train" in finish(start(folder, corpus=text, **LONG))
-    assert (run / "saved.bin").read_bytes() == saved
-    line = refusal(finish(start(folder, corpus=text, **LONG, lr=1e-4), 1))
-    assert "lr was" in line and "is 0.0001" in line and "resume='never'" in line
-    finish(start(folder, corpus=text, **LONG, lr=1e-4, resume="never"))
-    assert (run / "saved.bin").read_bytes() == saved and (
-        run.with_name("run-2") / "run.json"
-    ).exists()
+def test_a_finished_run_is_shown_and_not_trained_again(copy, text):
+    saved = copy / "bert-mlm" / "run" / "saved.bin"
+    before = saved.read_bytes()
+    assert "nothing to train" in finish(start(copy, corpus=text, **LONG))
+    assert saved.read_bytes() == before
 
 
 @pytest.mark.fault
-def test_two_jobs_of_one_run(tmp_path, text, whole):
-    """At once, twice: one trains, to the very result; the other is told who does, in one line."""
-    for number, later in enumerate((0, 0.7)):
-        folder = tmp_path / str(number)
-        jobs = [start(folder, corpus=text, **LONG)]
-        time.sleep(later)
-        jobs.append(start(folder, corpus=text, **LONG))
-        outputs = [job.communicate(timeout=300)[0] for job in jobs]
-        assert sorted(job.returncode for job in jobs) == [0, 1], outputs
-        line = refusal("".join(outputs))
-        assert "run is being trained in (by process" in line and "another run_name" in line
-        assert same(result(whole), result(folder))
+def test_other_parameters_are_refused_unless_the_run_gets_a_new_folder(copy, text):
+    saved = copy / "bert-mlm" / "run" / "saved.bin"
+    before = saved.read_bytes()
+    other = {**SHORT, "lr": 1e-4, "max_steps": 60, "epochs": 2}
+    message = refusal(finish(start(copy, corpus=text, **other), code=1))
+    assert "lr was" in message and "is 0.0001" in message and "resume='never'" in message
+    finish(start(copy, corpus=text, **{**SHORT, "lr": 1e-4, "resume": "never"}))
+    assert saved.read_bytes() == before
+    assert (copy / "bert-mlm" / "run-2" / "run.json").exists()
 
 
-def damage(path):
-    """Cut a file off in its middle."""
+@pytest.mark.fault
+@pytest.mark.parametrize("delay", [0, 0.7])
+def test_of_two_jobs_one_trains_and_the_other_is_refused(tmp_path, text, uninterrupted, delay):
+    jobs = [start(tmp_path, corpus=text, **LONG)]
+    time.sleep(delay)
+    jobs.append(start(tmp_path, corpus=text, **LONG))
+    outputs = [job.communicate(timeout=300)[0] for job in jobs]
+    assert sorted(job.returncode for job in jobs) == [0, 1], outputs
+    message = refusal("".join(outputs))
+    assert "run is being trained in (by process" in message and "another run_name" in message
+    assert identical(uninterrupted, tmp_path)
+
+
+# damage
+
+
+def damage(path: Path) -> None:
+    """Cut a file in half."""
     os.truncate(path, path.stat().st_size // 2)
 
 
 @pytest.mark.fault
-def test_damaged_files_fall_back_to_the_last_good_checkpoint(tmp_path, text, whole):
-    shutil.copytree(whole, tmp_path / "a")
-    run = tmp_path / "a/bert-mlm/run"
+def test_damaged_files_are_rebuilt_from_the_last_good_checkpoint(copy, text, uninterrupted):
+    run = copy / "bert-mlm" / "run"
     for name in ("checkpoints/last.ckpt", "saved.bin", "run.json"):
         damage(run / name)
-    output = finish(start(tmp_path / "a", corpus=text, **LONG))
-    assert "last.ckpt is damaged" in output and "118 of 120 steps are done" in output
-    assert same(result(whole), result(tmp_path / "a"))
-    assert json.loads((run / "run.json").read_text())["training"]["steps"] == 120
+    output = finish(start(copy, corpus=text, **LONG))
+    assert "last.ckpt is damaged" in output and "58 of 60 steps are done" in output
+    assert identical(uninterrupted, copy)
+    assert json.loads((run / "run.json").read_text())["training"]["steps"] == 60
 
 
 @pytest.mark.fault
-def test_two_damaged_checkpoints_are_not_trained_over(tmp_path, text, whole):
-    shutil.copytree(whole, tmp_path / "a")
-    kept = tmp_path / "a/bert-mlm/run/checkpoints"
+def test_a_run_with_two_damaged_checkpoints_is_refused_and_left_as_it_is(copy, text):
+    checkpoints = copy / "bert-mlm" / "run" / "checkpoints"
     for name in ("last.ckpt", "previous.ckpt"):
-        damage(kept / name)
-    before = {path.name: path.stat().st_size for path in kept.iterdir()}
-    line = refusal(finish(start(tmp_path / "a", corpus=text, **LONG), 1))
-    assert "last.ckpt and previous.ckpt cannot be read" in line and "resume='never'" in line
-    assert {path.name: path.stat().st_size for path in kept.iterdir()} == before
+        damage(checkpoints / name)
+    before = {path.name: path.stat().st_size for path in checkpoints.iterdir()}
+    message = refusal(finish(start(copy, corpus=text, **LONG), code=1))
+    assert "last.ckpt and previous.ckpt cannot be read" in message and "resume='never'" in message
+    assert {path.name: path.stat().st_size for path in checkpoints.iterdir()} == before
 
 
 @pytest.mark.fault
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path, text):
-    output = finish(
-        start(
-            tmp_path,
-            corpus=text,
-            **SMALL,
-            lr=1.0,
-            schedule="constant",
-            weight_decay=0.0,
-            precision=32,
-        ),
-        0,
-    )
-    assert "nan" not in output  # Adam bounds each step: even lr=1 is finite, so it must be provoked
-    values = {**SMALL, "corpus": text, "run_name": "nan"}
-    done = subprocess.run(
-        [*RUN, "--patch", PATCHES / "nan_loss.py", *pairs(values)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert "step 10" in refusal(done.stdout) and "try a lower lr" in refusal(done.stdout)
-    kept = torch.load(tmp_path / "bert-mlm/nan/checkpoints/last.ckpt")
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(tmp_path, text):
+    run = start(tmp_path, patch=PATCHES / "nan_loss.py", corpus=text, **SHORT)
+    message = refusal(finish(run, code=1))
+    assert "step 10" in message and "try a lower lr" in message
+    kept = torch.load(tmp_path / "bert-mlm" / "run" / "checkpoints" / "last.ckpt")
     assert kept["global_step"] == 8
     assert all(weight.isfinite().all() for weight in kept["state_dict"].values())
 
@@ -214,67 +204,68 @@ def test_a_full_disk_loses_nothing(tmp_path, text):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(disk)]).returncode:
         pytest.skip("this machine mounts no tmpfs")
     try:
-        line = refusal(finish(start(disk, corpus=text, **SMALL), 1))
-        assert "could not be written" in line and "make room" in line
-        kept = torch.load(disk / "bert-mlm/run/checkpoints/last.ckpt")
+        message = refusal(finish(start(disk, corpus=text, **SHORT), code=1))
+        assert "could not be written" in message and "free" in message
+        kept = torch.load(disk / "bert-mlm" / "run" / "checkpoints" / "last.ckpt")
         assert kept["global_step"] >= 2
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.fault
-def test_a_workdir_that_cannot_be_written(tmp_path, text):
+def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, text):
     (tmp_path / "file").touch()
-    line = refusal(finish(start(tmp_path, corpus=text, **SMALL, workdir="file"), 1))
-    assert "workdir" in line
+    message = refusal(finish(start(tmp_path, corpus=text, **SHORT, workdir="file"), code=1))
+    assert "workdir" in message
 
 
-def losses(folder):
-    """The losses that a run logged, training and held-out."""
+# several processes
+
+
+def losses(folder: Path) -> list[float]:
+    """The training and validation losses that a run logged."""
     return [row[name] for row in result(folder)[1] for name in row if name.endswith("_loss")]
 
 
-def test_two_processes_follow_the_curve_of_one(tmp_path, text):
-    """Half the batch each, by fork (at once or in two parts) and by torchrun: the same losses to rounding."""
-    same_for_all = dict(corpus=text, **{**SMALL, "dropout": 0.0, "precision": 32})
-    finish(start(tmp_path / "one", **same_for_all))
-    finish(start(tmp_path / "fork", **{**same_for_all, "batch_size": 4, "cpu_processes": 2}))
+def test_two_processes_follow_the_loss_of_one(tmp_path, text):
+    """Half the batch in each, forked (with and without gradient accumulation) or started by torchrun."""
+    same = dict(SHORT, corpus=text, dropout=0.0, precision=32, max_steps=12)
+    half = dict(same, batch_size=4, cpu_processes=2)
+    finish(start(tmp_path / "one", **same))
+    finish(start(tmp_path / "fork", **half))
+    finish(start(tmp_path / "accumulate", **{**half, "batch_size": 2, "accumulate": 2}))
     (tmp_path / "torchrun").mkdir()
-    values = {**same_for_all, "batch_size": 4, "cpu_processes": 2}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", *RUN,
-         *pairs(values)],
+        [*launcher, "--no-python", sys.executable, str(RUNNER), str(TRAINING), *pairs(half)],
         cwd=tmp_path / "torchrun", capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        env={**environment(), "GLOO_SOCKET_IFNAME": "lo"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    parts = dict(batch_size=2, accumulate=2, cpu_processes=2)
-    finish(start(tmp_path / "parts", **same_for_all | parts))
-    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "one"), abs=2e-5)
     assert losses(tmp_path / "fork") == pytest.approx(losses(tmp_path / "one"), abs=2e-5)
+    assert losses(tmp_path / "accumulate") == pytest.approx(losses(tmp_path / "one"), abs=2e-5)
     assert losses(tmp_path / "torchrun") == pytest.approx(losses(tmp_path / "fork"), abs=1e-6)
-    for folder in ("fork", "torchrun"):
-        record = json.loads((tmp_path / folder / "bert-mlm/run/run.json").read_text())
-        assert record["hardware"]["processes"] == 2
-        assert 0 < record["training"]["padding"] < 0.4  # of both of them together
+    for name in ("fork", "torchrun"):
+        results = json.loads((tmp_path / name / "bert-mlm/run/run.json").read_text())
+        assert results["hardware"]["processes"] == 2
+        assert 0 < results["training"]["padding"] < 0.4  # of both processes together
 
 
-def test_two_processes_on_four_cores_do_not_hang(tmp_path, text):
-    """There Lightning gives each fork two threads, of which the kernel's pool has kept but one."""
-    values = {**SMALL, "corpus": text, "batch_size": 4, "max_steps": 4, "cpu_processes": 2}
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    done = subprocess.run(
-        [*RUN, "--patch", PATCHES / "four_cores.py", *pairs(values)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
+def test_two_processes_on_four_cores_do_not_hang(tmp_path, text, monkeypatch):
+    """Lightning gives each fork two threads there, but the fork has only one thread of the kernel's pool."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    values = {**SHORT, "batch_size": 4, "max_steps": 4, "cpu_processes": 2}
+    process = start(
+        tmp_path, patch=PATCHES / "four_cores.py", fork=False, threads=None, corpus=text, **values
+    )
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output[-3000:]
 
 
 @pytest.mark.fault
-def test_a_failing_process_ends_all_with_its_error(tmp_path, text):
-    values = {**SMALL, "corpus": text, "batch_size": 4, "cpu_processes": 2}
-    done = subprocess.run(
-        [*RUN, "--patch", PATCHES / "bad_example.py", *pairs(values)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 1 and "ValueError: bad example 7" in done.stdout
+def test_the_error_of_one_process_ends_all_of_them(tmp_path, text):
+    values = {**SHORT, "batch_size": 4, "cpu_processes": 2}
+    output = finish(
+        start(tmp_path, patch=PATCHES / "bad_example.py", corpus=text, **values), code=1
+    )
+    assert "ValueError: bad example 7" in output

@@ -3,14 +3,15 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_markdown_cell, new_output
 
+import library
 import merge_notebook
+import modules
 import notebooks
 from helpers import ROOT
 from small_notebooks import code_cell, write_notebook
@@ -25,13 +26,6 @@ def git(folder: Path, *arguments: str, code: int = 0) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def library(folder: Path, command: str) -> None:
-    """Run the folder's own tools/library.py; it must succeed."""
-    command_line = [sys.executable, "tools/library.py", command]
-    done = subprocess.run(command_line, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def edit_cell(path: Path, id: str, old: str, new: str) -> None:
@@ -50,15 +44,20 @@ def sources(path: Path) -> dict[str, str]:
     return {cell.id: cell.source for cell in notebook.cells}
 
 
+NOTEBOOKS = "notebooks/02_corpus.ipynb", "notebooks/04_train.ipynb"
+
+
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A repository with this suite's library, tools and two of its notebooks, and the merge driver."""
-    for name in ("tools", "notebooks/mlm"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
-    for name in ("notebooks/02_corpus.ipynb", "notebooks/04_train.ipynb", ".gitattributes"):
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with this suite's library, two of its notebooks, and the merge driver."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "notebooks" / "mlm", tmp_path / "notebooks" / "mlm", ignore=ignore)
+    (tmp_path / "tools").mkdir()
+    for name in (*NOTEBOOKS, "tools/merge_notebook.py", ".gitattributes"):
         shutil.copy(ROOT / name, tmp_path / name)
-    library(tmp_path, "fix")
+    monkeypatch.setattr(modules, "LIBRARY", tmp_path / "notebooks" / "mlm")
+    monkeypatch.setattr(library, "all_notebooks", lambda: [tmp_path / name for name in NOTEBOOKS])
+    assert library.main(["fix"]) == 0
     git(tmp_path, "init", "-q", "-b", "main")
     git(tmp_path, "config", "merge.notebook.driver", DRIVER)
     git(tmp_path, "add", ".")
@@ -67,35 +66,52 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def commit_edit(repository: Path, branch: str, module: str, old: str, new: str) -> None:
+def commit_edit(repository: Path, branch: str, module: str, docstring: str) -> None:
     """On a branch, edit a module of the library, embed it in the notebooks, and commit."""
     git(repository, "checkout", "-q", branch)
     path = repository / "notebooks" / "mlm" / module
     text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
-    library(repository, "fix")
+    path.write_text(f'"""{docstring} {text.removeprefix(QUOTES)}', encoding="utf-8")
+    assert library.main(["fix"]) == 0
     git(repository, "commit", "-q", "-a", "-m", f"edit {module}")
 
 
+QUOTES = '"""'
+NEIGHBOURS = "env/hub.py", "env/notebook.py"  # lines next to each other in the library cell
+
+
 def test_two_branches_that_edit_different_modules_merge(repository):
-    commit_edit(repository, "main", "env/files.py", '"""', '"""Ours. ')
-    commit_edit(repository, "theirs", "data/corpus.py", '"""', '"""Theirs. ')
+    for branch, module in zip(("main", "theirs"), NEIGHBOURS):
+        commit_edit(repository, branch, module, f"Edited in {branch}.")
     git(repository, "checkout", "-q", "main")
     git(repository, "merge", "-q", "--no-edit", "theirs")
-    library(repository, "fix")
-    library(repository, "check")
-    source = sources(repository / "notebooks/02_corpus.ipynb")["library"]
-    assert '"""Ours. ' in source.replace('\\"', '"') and '"""Theirs. ' in source.replace('\\"', '"')
+    assert library.main(["fix"]) == library.main(["check"]) == 0
+    source = sources(repository / "notebooks/04_train.ipynb")["library"]
+    texts = library.embedded_texts(source)
+    assert texts[NEIGHBOURS[0]].startswith('"""Edited in main.')
+    assert texts[NEIGHBOURS[1]].startswith('"""Edited in theirs.')
 
 
 def test_without_the_driver_they_conflict(repository):
-    """So the test above shows what the driver does."""
+    """So the test above shows what the driver is for."""
     git(repository, "config", "--unset", "merge.notebook.driver")
-    commit_edit(repository, "main", "env/files.py", '"""', '"""Ours. ')
-    commit_edit(repository, "theirs", "env/notebook.py", '"""', '"""Theirs. ')
+    for branch, module in zip(("main", "theirs"), NEIGHBOURS):
+        commit_edit(repository, branch, module, f"Edited in {branch}.")
     git(repository, "checkout", "-q", "main")
-    assert "CONFLICT" in git(repository, "merge", "-q", "--no-edit", "theirs", code=1)
+    said = git(repository, "merge", "-q", "--no-edit", "theirs", code=1)
+    assert "CONFLICT (content): Merge conflict in notebooks/04_train.ipynb" in said
+
+
+def test_two_branches_that_edit_the_same_line_of_a_cell_conflict(repository):
+    for branch in ("main", "theirs"):
+        git(repository, "checkout", "-q", branch)
+        edit_cell(repository / NOTEBOOKS[0], "title", "# ", f"# Edited in {branch}: ")
+        git(repository, "commit", "-q", "-a", "-m", "edit the title")
+    git(repository, "checkout", "-q", "main")
+    said = git(repository, "merge", "-q", "--no-edit", "theirs", code=1)
+    assert "CONFLICT (content): Merge conflict in notebooks/02_corpus.ipynb" in said
+    title = sources(repository / NOTEBOOKS[0])["title"]
+    assert title.startswith("<<<<<<< ours\n# Edited in main: ") and ">>>>>>> theirs" in title
 
 
 # the driver itself

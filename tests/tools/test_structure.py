@@ -64,7 +64,7 @@ def test_a_correct_notebook_passes(capsys):
             "stores an error",
         ),
         (code_cell("1", "x", "nbval-check-ouput"), "has unknown tags ['nbval-check-ouput']"),
-        (code_cell("1", "x", "nbval-check-output"), "stores no output to compare with"),
+        (code_cell("1", "x", "nbval-check-output"), "has the tag nbval-check-output but stores no"),
         (
             new_code_cell("1", id="x", metadata={"collapsed": True}),
             "has metadata ['collapsed']",

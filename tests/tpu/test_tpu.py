@@ -179,7 +179,7 @@ def test_kaggles_versions(tmp_path, text_file):
 
 
 ASKED = [  # devices there, what is asked for, environment, what the error says
-    (1, 8, {}, ["this machine has 1 TPU cores", "pass 0, 1 or [0]", "Colab's TPU (v5e-1) has 1"]),
+    (1, 8, {}, ["this machine has 1 TPU core;", "pass 0, 1 or [0]", "Colab's TPU (v5e-1) has 1"]),
     (8, 3, {}, ["tpu_cores=3", "pass 0, 1, 8 (all) or [k] with k from 0 to 7"]),
     (8, "[8]", {}, ["tpu_cores=[8]", "k from 0 to 7"]),
     (0, 1, {}, ["this machine has 0 TPU cores", "(no TPU)"]),

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from test_run import STEPS, Broken, Suite, result, same
 
-from helpers import parts_of
+from helpers import unpack_examples
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.seeded_dropout import SeededDropout
 
@@ -47,8 +47,8 @@ def test_the_batches_of_a_step_are_the_shares_of_a_large_one(dataset, world, sta
     for number, large in enumerate(whole):
         mine = slice(number * (4 // world), (number + 1) * (4 // world))
         small = [batch for share in shares for batch in share[mine]]
-        parts = [part for batch in small for part in parts_of(batch)]
-        assert sorted(parts) == sorted(parts_of(large))
+        parts = [part for batch in small for part in unpack_examples(batch)]
+        assert sorted(parts) == sorted(unpack_examples(large))
         masked = torch.stack([batch["num_masked"] for batch in small])
         assert (masked * (4 // world) == large["num_masked"]).all()
         assert {(b["num_tokens"], b["num_examples"]) for b in small} == {

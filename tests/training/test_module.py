@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from helpers import masked_loss, parts_of, refused
+from helpers import masked_loss, refused, unpack_examples
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.packing import VALIDATION_EPOCH
@@ -265,8 +265,8 @@ def test_shares_of_processes_make_the_whole(make_data, world):
     whole = list(make_data(8 * world).train_batches(start))
     assert len({tuple(part["input_ids"].shape) for share in shares for part in share}) == 1
     for batch, *parts in zip(whole, *shares, strict=True):
-        together = [example for part in parts for example in parts_of(part)]
-        assert sorted(together) == sorted(parts_of(batch))
+        together = [example for part in parts for example in unpack_examples(part)]
+        assert sorted(together) == sorted(unpack_examples(batch))
         assert {float(part["num_masked"]) for part in parts} == {float(batch["num_masked"])}
     for rank, share in enumerate(shares):
         data.trainer = trainer_at(start, rank, world)
@@ -278,7 +278,7 @@ def test_held_out_questions_depend_on_text_tokenizer_and_seed_alone(make_data):
 
     def questions(world=1, **how):
         shares = [list(make_data(**how).validation_batches(rank, world)) for rank in range(world)]
-        return sorted(part for share in shares for batch in share for part in parts_of(batch))
+        return sorted(part for share in shares for batch in share for part in unpack_examples(batch))
 
     expected = questions()
     assert len(expected) == 40

@@ -1,47 +1,192 @@
-"""What a run says of itself."""
+"""The results of a run: whatever happens to the files, only intact ones are used, and damage is repaired."""
+
+import os
+import random
+import shutil
+import subprocess
+import time
 
 import pytest
+import torch
 
-from mlm.training.verdict import verdict
+from helpers import refused
+from mlm.env.files import read_checked_json
+from mlm.training.lock import unlock_run
+from mlm.training.results import check_files, save_model
+from mlm.training.run import open_run
+from small_runs import STEPS, Patch, files_in, replace_file, same, stop_at
+
+UNUSED_BY_05 = {"checkpoints/previous.ckpt", "checkpoints/sha256.json"}
 
 
-@pytest.mark.parametrize(
-    "losses, scratch, steps, epochs, learned, words",
-    [
-        ((8.3, 3.2), True, 1990, 10, True, "reads the context: 2.40 nats better"),
-        ((8.3, 5.5), True, 60, 0.3, False, "pass about 10 epochs, or fine-tune"),
-        (
-            (8.3, 5.86),
-            True,
-            57,
-            10,
-            False,
-            "too short for a model from scratch: fine-tune a pretrained one",
-        ),
-        ((10.7, 5.5), False, 100, 1, False, "pass more epochs, or more text"),
-        (
-            (6.8, 66.0),
-            True,
-            1990,
-            10,
-            False,
-            "WORSE than before training (6.80 before, 66.00 after)",
-        ),
-        (
-            (6.9, 5.7, 7.3),
-            True,
-            1200,
-            100,
-            False,
-            "by heart: the held-out loss was 5.70 at step 600",
-        ),
-        ((6.9, 3.0, 3.2), True, 1200, 100, True, "pass about 50 epochs, more text, or"),
-        ((6.9, 3.0, 3.05), True, 1200, 100, True, "reads the context"),
-    ],
-)
-def test_the_verdict_says_what_to_do(losses, scratch, steps, epochs, learned, words):
-    every = steps // (len(losses) - 1)
-    measured = [(every * number, loss) for number, loss in enumerate(losses)]
-    found = verdict(measured, 5.6, scratch, epochs)
-    assert words in found["text"] and found["learned"] == learned
-    assert found["nats_below_baseline"] == pytest.approx(5.6 - losses[-1])
+def damages(files):
+    """(name, kind, damaged bytes) for each file: a byte flipped, cut, emptied, deleted (None), exchanged."""
+    rng = random.Random(0)
+    for name, data in files.items():
+        if not data:
+            continue
+        for position in (0, len(data) - 1, *(rng.randrange(len(data)) for _ in range(3))):
+            flipped = bytes([data[position] ^ (1 << rng.randrange(8))])
+            yield name, "flipped", data[:position] + flipped + data[position + 1 :]
+        for size in (0, 1, len(data) // 2, len(data) - 1):
+            yield name, "cut", data[:size]
+        yield name, "deleted", None
+        for other in files:
+            if files[other] != data:
+                yield name, "exchanged", files[other]
+
+
+def is_harmless(name, content, original):
+    """Whether 05 does not notice a damage: it does not need the file, or its content is the same."""
+    lost_checkpoint = name == "checkpoints/last.ckpt" and content is None
+    lost_newline = name == "run.json" and content == original[:-1]
+    return name in UNUSED_BY_05 or lost_checkpoint or lost_newline
+
+
+@pytest.mark.fault
+def test_every_damage_of_a_finished_run_is_found(finished):
+    original, refusals = files_in(finished), 0
+    assert len(original) >= 9 and {"run.json", "checkpoints/sha256.json"} <= original.keys()
+    for name, _, content in damages(original):
+        replace_file(finished / name, content)
+        if is_harmless(name, content, original[name]):
+            check_files(finished)
+        else:
+            with refused(f"{finished / name} is not as it was written: run 04_train.ipynb again"):
+                check_files(finished)
+            refusals += 1
+        (finished / name).write_bytes(original[name])
+    assert refusals > 100
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("kind", ["flipped", "cut", "deleted", "exchanged"])
+def test_04_repairs_a_damaged_file_of_a_finished_run(runs, finished, kind):
+    """One random damage per file. The model and the tokenizer are the same bytes as before."""
+    original = files_in(finished)
+    for name in original:
+        contents = [data for n, k, data in damages(original) if (n, k) == (name, kind)]
+        replace_file(finished / name, random.Random(name).choice(contents))
+        runs(finished.parent)
+        now = files_in(finished)
+        for other in ("saved.bin", "model/model.safetensors", "model/tokenizer.json"):
+            assert now[other] == original[other], (name, other)
+        for other, content in original.items():
+            if now.get(other) != content:
+                (finished / other).write_bytes(content)
+
+
+def test_a_finished_run_is_not_written_to(runs, finished, capsys):
+    def state():
+        # the folder itself changes: the lock file is created and deleted
+        return {
+            path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in finished.rglob("*")
+        }
+
+    before = state()
+    runs(finished.parent)
+    assert "nothing to train" in capsys.readouterr().out
+    assert state() == before
+
+
+def test_files_have_the_usual_permissions(trained):
+    umask = os.umask(0)
+    os.umask(umask)
+    modes = {path.stat().st_mode & 0o777 for path in trained.rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~umask}
+
+
+@pytest.mark.fault
+def test_an_unfinished_run_has_no_results(runs, tmp_path):
+    folder = stop_at(runs, tmp_path, 5)
+    run = open_run(tmp_path, "run", "auto", runs.settings())
+    for cell in (lambda: runs.results(run), lambda: save_model(runs.module, runs.tokenizer, run)):
+        with refused("run is at step 5 of 8: run the training cell"):
+            cell()
+    unlock_run(folder)
+    assert not (folder / "saved.bin").exists() and not (folder / "run.json").exists()
+
+
+def test_the_training_time_includes_all_parts_of_an_interrupted_run(runs, tmp_path):
+    """Also the time after the last log line."""
+    with Patch(runs, lambda step: time.sleep(0.1)):
+        stop_at(runs, tmp_path, 3)
+        folder = runs(tmp_path)
+    assert read_checked_json(folder / "run.json")["training"]["seconds"] >= 0.1 * STEPS
+
+
+@pytest.mark.fault
+def test_a_tokenizer_that_cannot_be_written_is_a_one_line_error(runs, tmp_path, monkeypatch):
+    """The tokenizers library raises a bare Exception."""
+
+    def full(*_, **__):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(runs.tokenizer), "save_pretrained", full)
+    with refused("could not be written (No space left", str(tmp_path), "make room"):
+        runs(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a disk of a size like "64m" and returns its folder; needs root."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if os.geteuid() != 0 or subprocess.run(command).returncode:
+            pytest.skip("this user or machine cannot mount a tmpfs")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", "-l", str(disk)])
+
+
+@pytest.mark.fault
+def test_results_on_a_full_disk_are_a_one_line_error(runs, trained, small_disk):
+    """The run is trained to its end; then saved.bin, model/ or run.json does not fit."""
+    disk, errors = small_disk("64m"), []
+    shutil.copytree(trained, disk / "run")
+    size = sum(path.stat().st_size for path in trained.glob("model/*"))
+    for free in range(0, 3 * size, size // 5):
+        for name in ("saved.bin", "run.json"):
+            (disk / "run" / name).unlink(missing_ok=True)
+        with open(disk / "ballast", "wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free - free)
+        try:
+            assert same(runs(disk), trained)
+        except ValueError as error:
+            errors.append(str(error))
+            assert str(disk) in errors[-1] and "\n" not in errors[-1], errors[-1]
+        (disk / "ballast").unlink()
+    assert same(runs(disk), trained) and 3 < len(errors) < 15
+
+
+@pytest.mark.fault
+def test_a_run_on_a_disk_of_any_size_fails_in_one_line_and_resumes_with_more_space(
+    runs, trained, small_disk, tmp_path
+):
+    errors = []
+    needed = sum(len(data) for data in files_in(trained).values()) // 1024
+    for size in range(100, needed + 900, needed // 8):
+        disk = small_disk(f"{size}k")
+        try:
+            runs(disk / "work")
+        except ValueError as error:
+            errors.append(str(error))
+            assert "\n" not in errors[-1] and "could not be" in errors[-1], errors[-1]
+            assert str(disk) in errors[-1]
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert same(runs(disk / "work"), trained), size
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert 3 < len(errors) < 20
+
+
+def test_saved_bin_is_read_back_and_compared(runs, finished):
+    run = runs.train_run(finished.parent)
+    assert save_model(runs.module, runs.tokenizer, run)
+    with torch.no_grad():
+        next(runs.module.parameters()).add_(1)
+    assert not save_model(runs.module, runs.tokenizer, run)
+    unlock_run(run.folder)

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from mlm.data.download import fetch_corpus, is_download, short_label
 from mlm.data.formats import choose_open, format_of, numbered_lines, read_documents, text_lines
@@ -110,16 +109,20 @@ def write_lines(path: Path, numbered: Iterable[tuple[int, str]]) -> int:
 
 def split_text(
     files: Sequence[Path], folder: Path, num_lines: int, column: str = "text"
-) -> dict[str, Any]:
+) -> dict[str, int | str]:
     """Write every tenth block of 50 consecutive lines to valid.txt, and all others to train.txt.
 
     With fewer than 500 lines, a block is a tenth of them. Returns the numbers of lines and the rule.
     """
     block_size = min(50, num_lines // 10)
+
+    def part_of(i: int) -> str:
+        return "valid" if i // block_size % 10 == 9 else "train"
+
     counts = {}
-    for part, held_out in (("train", False), ("valid", True)):
+    for part in ("train", "valid"):
         numbered = enumerate(numbered_lines(files, column))
-        lines = (line for i, line in numbered if (i // block_size % 10 == 9) == held_out)
+        lines = (line for i, line in numbered if part_of(i) == part)
         counts[part] = write_lines(folder / f"{part}.txt", lines)
     return {**counts, "rule": f"every tenth block of {block_size} lines is the validation set"}
 
@@ -136,13 +139,13 @@ def count_duplicates(folder: Path) -> int:
 
 def split_by_files(
     files: Sequence[Path], valid_files: Sequence[Path], folder: Path, column: str = "text"
-) -> dict[str, Any]:
+) -> dict[str, int | str]:
     """Write `files` to train.txt and `valid_files` to valid.txt; the numbers of lines and the rule."""
     train = write_lines(folder / "train.txt", numbered_lines(files, column))
     valid = write_lines(folder / "valid.txt", numbered_lines(valid_files, column))
     rule = (
-        "valid_corpus is the validation set; number of its lines that also occur in the training "
-        f"text: {count_duplicates(folder):,}"
+        f"valid_corpus is the validation set; {count_duplicates(folder):,} of its {valid:,} lines are "
+        "also in the training text"
     )
     return {"train": train, "valid": valid, "rule": rule}
 

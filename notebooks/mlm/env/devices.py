@@ -41,6 +41,11 @@ StrategyRegistry.register("tpu_cores", TpuCores, override=True)
 # which devices
 
 
+def counted(number: int, name: str) -> str:
+    """A number with its noun: "1 GPU", "2 GPUs"."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
 def tpu_devices(tpu_cores: int | str | list, machine: AnyMachine) -> int | list[int]:
     """The `devices` of a Trainer on a TPU: a number of cores, or [k]. Raises NotebookError."""
     number, num_cores = int(re.findall(r"-?\d+", str(tpu_cores))[0]), machine.tpu_cores
@@ -54,7 +59,7 @@ def tpu_devices(tpu_cores: int | str | list, machine: AnyMachine) -> int | list[
         many = f"0, 1, {num_cores} (all) or [k] with k from 0 to {num_cores - 1}"
         valid = {0: "0 (no TPU)", 1: "0, 1 or [0]"}.get(num_cores, many)
         raise NotebookError(
-            f"tpu_cores={tpu_cores}: this machine has {num_cores} TPU cores; pass {valid}; "
+            f"tpu_cores={tpu_cores}: this machine has {counted(num_cores, 'TPU core')}; pass {valid}; "
             "Colab's TPU (v5e-1) has 1, Kaggle's (v5e-8) has 8"
         )
     devices = [number] if by_index else num_cores if number == -1 else number
@@ -79,7 +84,7 @@ def choose_devices(
     num_cores = machine.tpu_cores if wants_tpu or wants_nothing else 0
     if gpus and (gpus > num_gpus or not num_gpus):
         raise NotebookError(
-            f"gpus={gpus}: torch {torch.__version__} finds {num_gpus} GPUs here; pass gpus={num_gpus}"
+            f"gpus={gpus}: torch {torch.__version__} finds {counted(num_gpus, 'GPU')} here; pass gpus={num_gpus}"
             + (" or fewer" if num_gpus else " (the CPU), or in Colab choose a GPU runtime")
         )
     if wants_tpu or num_cores:

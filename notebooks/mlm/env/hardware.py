@@ -14,7 +14,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,12 @@ class Card(NamedTuple):
     name: str
     memory: float  # bytes
     capability: tuple[int, int]  # CUDA compute capability, https://developer.nvidia.com/cuda-gpus
+
+
+def as_card(row: Sequence) -> Card:
+    """A Card from (name, memory, capability), whose tuples JSON has turned into lists."""
+    name, memory, capability = row
+    return Card(name, memory, tuple(capability))
 
 
 A100 = Card("A100", 40e9, (8, 0))
@@ -155,8 +161,7 @@ class Machine:
     @functools.cached_property
     def card(self) -> Card:
         """The first GPU."""
-        name, memory, capability = run_in_subprocess(list_gpus)[0]
-        return Card(name, memory, tuple(capability))
+        return as_card(run_in_subprocess(list_gpus)[0])
 
     @property
     def torch_xla(self) -> bool:
@@ -193,7 +198,7 @@ class SimulatedMachine:
     card: Card = A100
 
     def __post_init__(self) -> None:
-        self.card = Card(*self.card)
+        self.card = as_card(self.card)
 
 
 # its devices
@@ -217,9 +222,11 @@ def list_devices() -> list[tuple[str, str, str, str]]:
     bf16 = {True: "in hardware", False: "emulated, slow"}
     memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
     rows = [("CPU", f"{os.cpu_count()} cores, {platform.machine()}", memory, bf16[machine.bf16])]
-    for number, card in enumerate(run_in_subprocess(list_gpus) if machine.gpus else ()):
-        name, size, (major, _) = card
-        rows.append((f"GPU {number}", name, f"{size / 1e9:.0f} GB", bf16[major >= 8]))
+    for number, card in enumerate(
+        map(as_card, run_in_subprocess(list_gpus) if machine.gpus else ())
+    ):
+        supported = bf16[card.capability >= (8, 0)]
+        rows.append((f"GPU {number}", card.name, f"{card.memory / 1e9:.0f} GB", supported))
     for number in range(machine.tpu_cores):
         tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
         memory = f"{TPU_GB[tpu_type]} GB" if tpu_type in TPU_GB else "unknown until it is used"

@@ -52,7 +52,7 @@ def list_packages() -> list[tuple[str, str, str, str]]:
     required = {re.split(r"[^\w-]", line)[0]: line for line in REQUIREMENTS}
     required = {name: line.removeprefix(name) for name, line in required.items()}
     required["python"] = "{}.{} to {}.{}".format(*PYTHON_VERSIONS[0], *PYTHON_VERSIONS[1])
-    required["torch_xla"] = "that of torch"
+    required["torch_xla"] = "same as torch"
     installed = {name: installed_version(name) or "" for name in PURPOSES}
     installed["python"] = platform.python_version()
     return [

@@ -88,10 +88,10 @@ def fast_recipe(model: str, batch_size: int, optimizer: str | None) -> Recipe:
         "optimizer": chosen,
         "lr": (lr * growth, lr_reason),
         "schedule": ("trapezoid", "warm-up, constant, decay (arXiv:2106.04560)"),
-        "weight_decay": (0.1, "measured better than 0.01 and 0.3"),
-        "dropout": (0.0, "measured better than 0.1 for 10 to 15 epochs"),
+        "weight_decay": (0.1, "better than 0.01 and 0.3 on scratch:tiny"),
+        "dropout": (0.0, "better on a small text for 10 to 15 epochs"),
         "mlm_probability": (0.3, "twice the targets of 15% (arXiv:2202.08005)"),
-        "clip": (1.0, "measured slightly better than no clipping"),
+        "clip": (1.0, "measured: slightly lower loss than without"),
     }
 
 

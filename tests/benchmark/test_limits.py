@@ -1,0 +1,64 @@
+"""The parts of a step and the overhead of Lightning are measured on the training that 06 compares."""
+
+from dataclasses import replace
+
+import torch
+
+from mlm.benchmark.limits import (
+    STEP_PARTS,
+    activation_bytes,
+    attention_seconds,
+    bare_loop,
+    lightning_loop,
+    step_breakdown,
+)
+from mlm.benchmark.speed import Variant
+
+OURS = Variant(
+    "this suite",
+    batch_size=16,
+    order="random",
+    pack=True,
+    masked_only=True,
+    fast_kernels=True,
+    keep_memory=True,
+)
+TRAINER_ARGS = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+
+
+def test_lightning_trains_the_same_weights_as_the_bare_loop(bench):
+    """Without dropout: 04 seeds it at each step, the bare loop does not."""
+    variant = replace(OURS, fused_adamw=True, lr=1e-3)
+    dropouts = [m for m in bench.model.modules() if isinstance(m, torch.nn.Dropout)]
+    rates = [layer.p for layer in dropouts]
+    weights = []
+    try:
+        for layer in dropouts:
+            layer.p = 0.0
+        batches = list(bench.batches(variant))
+        for loop, arguments in (bare_loop, ()), (lightning_loop, (TRAINER_ARGS,)):
+            assert loop(bench, variant, batches, *arguments) > 0
+            weights.append(bench.model.get_input_embeddings().weight.detach().clone())
+    finally:
+        for layer, p in zip(dropouts, rates):
+            layer.p = p
+    assert (weights[0] - weights[1]).abs().max() < 1e-6
+
+
+def test_the_breakdown_has_all_parts_of_a_step_and_removes_its_hooks(bench):
+    breakdown = step_breakdown(bench, OURS, max_steps=2)
+    assert tuple(breakdown) == STEP_PARTS
+    assert all(milliseconds > 0 for milliseconds in breakdown.values())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in bench.model.modules())
+
+
+def test_a_dense_head_keeps_more_memory_than_one_on_masked_tokens(bench):
+    batch = next(bench.batches(OURS, max_steps=1))
+    dense = replace(OURS, masked_only=False)
+    assert activation_bytes(bench, dense, batch) > activation_bytes(bench, OURS, batch) > 0
+
+
+def test_attention_takes_longer_in_long_rows_with_as_many_tokens(bench):
+    short, long = (attention_seconds(bench, torch.float32, width, 512) for width in (32, 512))
+    assert short.keys() == long.keys() == {"matmul", "sdpa"} and min(short.values()) > 0
+    assert long["matmul"] > short["matmul"]  # 16 times as many scores

@@ -1,0 +1,284 @@
+"""Batches: no example or mask is lost, and masks depend on nothing but seed, epoch and example."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from helpers import unpack_examples
+from mlm.data.batches import MaskedBatches, TrainingOrder
+from mlm.data.dataset import MaskedLMDataset
+from mlm.data.masking import mask_tokens, masked_counts, max_masked_tokens
+from mlm.data.packing import VALIDATION_EPOCH, PackingPlan
+
+P = 0.15
+
+
+def make_batches(dataset, keys, p=P, seed=0, **options):
+    """The batches of these keys, as a list."""
+    return list(MaskedBatches(dataset, keys, p, seed, **options))
+
+
+def packed_batches(
+    dataset, batch_size, rank=0, world_size=1, p=P, seed=0, epochs=(0,), masking="token"
+):
+    """The batches that process `rank` gets in these epochs."""
+    plan = PackingPlan(dataset, batch_size, p, seed, epochs, world_size, masking=masking)
+    keys = [key for epoch in epochs for key in plan.keys(epoch)]
+    return make_batches(dataset, keys, p, seed, shape=plan.shape, rank=rank, masking=masking)
+
+
+def batches_of_processes(dataset, batch_size, world_size, **options):
+    """For each process, the list of its batches."""
+    return [
+        packed_batches(dataset, batch_size, rank, world_size, **options)
+        for rank in range(world_size)
+    ]
+
+
+def unpacked_keys(dataset, batch_size, epoch=0):
+    """The keys of an epoch without rows: every example gets a row of its own."""
+    return [key[:2] for key in PackingPlan(dataset, batch_size, P, 0, (epoch,)).keys(epoch)]
+
+
+@functools.cache
+def numbers_of(dataset):
+    """{the tokens of an example: its number}."""
+    found = {tuple(dataset[i].tolist()): i for i in range(len(dataset))}
+    assert len(found) == len(dataset)
+    return found
+
+
+def numbered_examples(dataset, batches):
+    """{number of an example: its (input_ids, labels)} in these batches; no example occurs twice."""
+    examples = [example for batch in batches for example in unpack_examples(batch)]
+    found = {}
+    for input_ids, labels in examples:
+        original = [t if label == -100 else label for t, label in zip(input_ids, labels)]
+        found[numbers_of(dataset)[tuple(original)]] = input_ids, labels
+    assert len(found) == len(examples)
+    return found
+
+
+def assert_same_batch(one, other):
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+# what a batch contains
+
+
+@pytest.mark.parametrize(
+    "batch_size, world_size",
+    [(1, 1), (7, 1), (32, 2), (359, 3), (360, 1), (360, 8), (1000, 2), (7, 8)],
+)
+def test_every_example_occurs_once_with_its_own_masks(dataset, batch_size, world_size):
+    """Whatever the batch size and the number of processes: as if every example had its own row."""
+    expected = numbered_examples(dataset, make_batches(dataset, unpacked_keys(dataset, 8)))
+    processes = batches_of_processes(dataset, batch_size, world_size)
+    assert len(expected) == len(dataset) == 360
+    together = [batch for batches in processes for batch in batches]
+    assert numbered_examples(dataset, together) == expected
+    for step in zip(*processes, strict=True):
+        num_masked = sum(int((batch["labels"] != -100).sum()) for batch in step)
+        lengths = [len(ids) - 2 for batch in step for ids, _ in unpack_examples(batch)]
+        for batch in step:  # each process has the totals
+            assert batch["num_masked"] == num_masked and batch["num_masked"].dtype == torch.float32
+            assert batch["num_examples"] == len(lengths) <= batch_size * world_size
+            assert batch["num_tokens"] == sum(lengths)
+
+
+@pytest.mark.parametrize("p", [0.15, 0.5, 0.999])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_all_batches_have_one_shape_and_room_for_every_mask(dataset, p, world_size):
+    shapes = set()
+    for batches in batches_of_processes(dataset, 7, world_size, p=p, epochs=(0, 1)):
+        for batch in batches:
+            tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
+            shapes.add(tuple((name, *value.shape) for name, value in sorted(tensors.items())))
+            for name in ("input_ids", "labels", "sequence_ids", "position_ids", "positions"):
+                assert batch[name].dtype == torch.int64
+            labels, positions = batch["labels"].flatten(), batch["positions"]
+            (masked,) = torch.where(labels != -100)
+            assert (positions[: len(masked)] == masked).all()
+            assert (labels[positions[len(masked) :]] == -100).all()
+    assert len(shapes) == 1
+
+
+def test_without_packing_a_batch_is_as_wide_as_its_longest_example(dataset):
+    keys = unpacked_keys(dataset, 4)
+    for (_, indices), batch in zip(keys, make_batches(dataset, keys)):
+        assert batch["input_ids"].shape == (len(indices), dataset.lengths[indices].max() + 2)
+        assert (batch["labels"].flatten()[batch["positions"]] != -100).all()
+
+
+@pytest.mark.parametrize("max_len", [32, 128])
+def test_sequence_ids_are_left_out_if_every_example_fills_a_row(corpus_folder, tokenizer, max_len):
+    """True for blocks, except in the batch with the last block."""
+    data = MaskedLMDataset(corpus_folder / "train.txt", tokenizer, max_len, "block")
+    unpacked = make_batches(data, unpacked_keys(data, 8))
+    assert sum("sequence_ids" in batch for batch in unpacked) == 1
+    assert sum("position_ids" in batch for batch in unpacked) == 1
+    packed = packed_batches(data, 8)
+    expected = 1 if max_len == 128 else len(packed)  # four short blocks share a row
+    assert sum("sequence_ids" in batch for batch in packed) == expected
+    assert sum(len(unpack_examples(batch)) for batch in packed) == len(data)
+
+
+def test_other_functions_can_replace_masking(dataset):
+    """Notebook 03 passes its own functions: batches contain their masks and have room for them."""
+
+    def mask_all(*arguments, **options):
+        masked_ids, labels = mask_tokens(*arguments, **options)
+        return np.where(labels != -100, dataset.tokenizer.mask_token_id, masked_ids), labels
+
+    def count_all(lengths, seed, epoch, indices, mlm_probability):
+        return lengths
+
+    plan = PackingPlan(dataset, 8, P, 0, (0,), count_fn=count_all)
+    options = dict(shape=plan.shape, mask_fn=mask_all, count_fn=count_all)
+    for batch in make_batches(dataset, plan.keys(0), **options):
+        is_masked = batch["labels"] != -100
+        assert int(is_masked.sum()) == batch["num_masked"] == batch["num_tokens"]
+        assert (batch["input_ids"][is_masked] == dataset.tokenizer.mask_token_id).all()
+
+
+@pytest.mark.parametrize("examples", ["line", "block"])
+def test_unknown_words_are_never_masked(tmp_path, tokenizer, examples):
+    """In training and validation; all other words are still masked with the same probability."""
+    generator = np.random.default_rng(0)
+    words = np.array(["power", "truth", "good", "\u8a9e", "x" * 101])
+    lines = [" ".join(generator.choice(words, generator.integers(1, 30))) for _ in range(400)]
+    (tmp_path / "a.txt").write_text("\n".join(lines), "utf-8")
+    data = MaskedLMDataset(tmp_path / "a.txt", tokenizer, 32, examples)
+    for epoch in (0, VALIDATION_EPOCH):
+        batches = packed_batches(data, 8, epochs=(epoch,))
+        labels = torch.cat([batch["labels"].flatten() for batch in batches])
+        assert tokenizer.unk_token_id not in labels
+        num_masked, maskable = int((labels != -100).sum()), int(data.maskable.sum())
+        assert num_masked == sum(batch["num_masked"] for batch in batches)
+        assert abs(num_masked / maskable - P) < 5 * np.sqrt(P * (1 - P) / maskable)
+
+
+# what masks and order depend on
+
+
+def test_seed_and_epoch_change_masks_and_order(dataset):
+    def run(seed, epoch):
+        keys = PackingPlan(dataset, 8, P, seed, (epoch,)).keys(epoch)
+        examples = numbered_examples(dataset, make_batches(dataset, keys, seed=seed))
+        order = [tuple(indices) for _, indices, _ in keys]
+        return order, [[label != -100 for label in examples[i][1]] for i in range(360)]
+
+    (order, masks), again = run(0, 0), run(0, 0)
+    assert (order, masks) == again
+    for other_order, other_masks in (run(0, 1), run(1, 0)):
+        same_batches = set(map(frozenset, order)) & set(map(frozenset, other_order))
+        assert len(same_batches) < 5
+        both = sum(a and b for x, y in zip(masks, other_masks) for a, b in zip(x, y))
+        assert 0 < both / int(dataset.lengths.sum()) < 3 * P * P  # by chance: P * P
+
+
+def test_a_batch_does_not_depend_on_earlier_batches(dataset):
+    plan = PackingPlan(dataset, 8, P, 0, (0,))
+    batches = MaskedBatches(dataset, plan.keys(0), P, 0, plan.shape)
+    in_order, loaded = list(batches), list(DataLoader(batches, batch_size=None))
+    backwards = [batches.batch(*key) for key in plan.keys(0)[::-1]][::-1]
+    for one, *others in zip(in_order, loaded, backwards, strict=True):
+        for other in others:
+            assert_same_batch(one, other)
+
+
+@pytest.mark.parametrize("start", [0, 1, 17, 44, 45, 46, 100, 134, 135])
+def test_a_resumed_order_is_the_rest_of_the_whole_order(dataset, start):
+    plan = PackingPlan(dataset, 8, P, 0, range(3))
+    whole = list(TrainingOrder(plan, 0, 135))
+    assert [epoch for epoch, *_ in whole] == [0] * 45 + [1] * 45 + [2] * 45
+    rest = list(TrainingOrder(plan, start, 135))
+    for key, expected in zip(rest, whole[start:], strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(key, expected))
+
+
+def test_validation_masks_do_not_depend_on_the_batches(corpus_folder, tokenizer):
+    data = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
+    expected = None
+    for batch_size, world_size in ((8, 1), (1, 1), (64, 1), (3, 4)):
+        processes = batches_of_processes(data, batch_size, world_size, epochs=(VALIDATION_EPOCH,))
+        found = numbered_examples(data, [batch for batches in processes for batch in batches])
+        expected = expected or found
+        assert found == expected
+    assert len(expected) == len(data) == 40
+    assert numbered_examples(data, packed_batches(data, 8)) != expected  # training masks differ
+
+
+# whole-word masking
+
+
+@pytest.mark.parametrize("examples", ["line", "block"])
+def test_a_word_is_masked_as_a_whole_and_each_with_the_same_probability(long_words, examples):
+    """However long the word, however short the line; the mean number of masked tokens is exact."""
+    data, p, epochs = MaskedLMDataset(*long_words, 16, examples), 0.3, 12
+    every = np.arange(len(data))
+    example = np.repeat(every, data.lengths)  # of each token
+    position = np.arange(len(example)) - np.repeat(
+        np.cumsum(data.lengths) - data.lengths, data.lengths
+    )
+    token = np.repeat(data.starts, data.lengths) + position  # its position in the text
+    (word_starts,) = np.nonzero(data.word_starts[token] | (position == 0))
+    sizes = np.diff(word_starts, append=len(token))  # tokens of each word
+    is_unk = data.ids[token[word_starts]] == data.tokenizer.unk_token_id
+    words_per_example = np.bincount(example[word_starts], minlength=len(data))
+    in_short_example = words_per_example[example[word_starts]] < 4
+
+    masked = np.zeros(len(word_starts), int)  # how often each word is masked
+    for epoch in range(epochs):
+        (batch,) = make_batches(data, [(epoch, every)], p, masking="word")
+        is_masked = (batch["labels"] != -100).numpy()
+        assert is_masked.sum() == is_masked[example, position + 1].sum()  # no special token
+        masked_tokens = np.add.reduceat(is_masked[example, position + 1].astype(int), word_starts)
+        assert ((masked_tokens == 0) | (masked_tokens == sizes)).all()
+        masked += masked_tokens > 0
+    assert not masked[is_unk].any()
+
+    num_cases = 0
+    for size in np.unique(sizes):
+        for short in (False, True):
+            case = masked[~is_unk & (sizes == size) & (in_short_example == short)]
+            if len(case):
+                draws = len(case) * epochs
+                error = abs(case.sum() / draws - p)
+                assert error < 5 * np.sqrt(p * (1 - p) / draws), (size, short)
+                num_cases += 1
+    assert num_cases > 5
+    variance = (sizes[~is_unk] ** 2).sum() * epochs * p * (1 - p)
+    error = abs((masked * sizes).sum() - p * epochs * data.maskable.sum())
+    assert error < 5 * np.sqrt(variance)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_whole_word_masks_do_not_depend_on_rows_and_processes(long_words, world_size):
+    """There is room for every mask, and each process knows the total."""
+    data = MaskedLMDataset(*long_words, 16)
+    (unpacked,) = make_batches(data, [(0, np.arange(len(data)))], masking="word")
+    processes = batches_of_processes(data, 20, world_size, masking="word")
+    found = [part for batches in processes for batch in batches for part in unpack_examples(batch)]
+    assert sorted(found) == sorted(unpack_examples(unpacked))
+    for step in zip(*processes, strict=True):
+        labels = [batch["labels"].flatten() for batch in step]
+        for batch, own_labels in zip(step, labels):
+            at_positions = own_labels[batch["positions"]]
+            assert (at_positions != -100).sum() == (own_labels != -100).sum()
+            assert batch["num_masked"] == sum((each != -100).sum() for each in labels)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
+def test_masked_words_never_have_more_tokens_than_the_upper_bound(long_words, p):
+    data = MaskedLMDataset(*long_words, 16, "block")
+    batches, every = MaskedBatches(data, [], p, 0, masking="word"), np.arange(len(data))
+    for epoch in range(10):
+        counts = masked_counts(data.word_counts, 0, epoch, every, p)
+        _, labels = batches.masked_examples(epoch, every, counts)
+        limits = max_masked_tokens(data, "word", every, counts)
+        assert ((labels != -100).sum(axis=1) <= limits).all()

@@ -1,0 +1,129 @@
+"""Tokenizers: learned from a text, or loaded with a model; unusable ones are refused."""
+
+import threading
+
+import pytest
+from transformers import BertTokenizer, PreTrainedTokenizerFast
+
+from helpers import json_output, refused, start_python
+from hosts import serve
+from mlm.data import tokenizer as tokenizer_module
+from mlm.data.tokenizer import learn_wordpiece, load_tokenizer, split_long_lines
+
+# a learned vocabulary
+
+
+@pytest.mark.slow
+def test_a_learned_vocabulary_is_the_same_in_every_process(corpus_folder):
+    program = """
+import json
+from mlm.data.tokenizer import learn_wordpiece
+print(json.dumps(learn_wordpiece(sys.argv[1]).get_vocab()))
+"""
+    path = corpus_folder / "train.txt"
+    process = start_python(program, path, PYTHONHASHSEED="1", RAYON_NUM_THREADS="1")
+    assert json_output(process) == learn_wordpiece(path).get_vocab()
+
+
+def test_a_learned_vocabulary_covers_its_text(tokenizer, corpus_folder):
+    text = (corpus_folder / "train.txt").read_text("utf-8")
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    normalized = tokenizer.backend_tokenizer.normalizer.normalize_str(text)
+    assert tokenizer.decode(ids).replace(" ", "") == normalized.replace(" ", "").replace("\n", "")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert tokenizer.convert_ids_to_tokens(range(5)) == special
+    assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
+
+
+def test_every_letter_is_in_the_vocabulary_even_if_there_are_more_than_vocab_size(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 400))), "utf-8")
+    learned = learn_wordpiece(tmp_path / "a.txt", vocab_size=100)
+    assert learned.unk_token_id not in learned("\u4e00 \u4e10 \u4f8f")["input_ids"]
+
+
+def test_a_learned_tokenizer_has_the_maximum_length_of_bert(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer.model_max_length == 512
+    assert load_tokenizer(str(tmp_path), None).model_max_length == 512
+
+
+def test_a_long_line_without_a_space_loses_no_letter(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "MAX_PIECE_CHARS", 7)
+    text = "x" * 7 + "\n" + "y" * 30 + " z\n\n" + "ab cd ef gh ij\n"
+    (tmp_path / "a.txt").write_text(text, "utf-8")
+    pieces = list(split_long_lines(tmp_path / "a.txt"))
+    assert "".join(piece + "\n" * ends_line for piece, ends_line in pieces) == text
+    assert max(len(piece) for piece, _ in pieces) <= 7
+
+
+# load
+
+
+def test_scratch_learns_a_vocabulary_and_a_folder_is_loaded(corpus_folder, tokenizer, tmp_path):
+    path = corpus_folder / "train.txt"
+    learned = load_tokenizer("scratch:tiny", path)
+    assert isinstance(learned, BertTokenizer)
+    assert learned.get_vocab() == learn_wordpiece(path).get_vocab()
+    tokenizer.save_pretrained(tmp_path)
+    line = "Philosophers' morality, ÜBER alles"
+    loaded = load_tokenizer(str(tmp_path), None)
+    assert loaded(line)["input_ids"] == tokenizer(line)["input_ids"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("role", ["mask", "pad", "cls", "sep"])
+def test_a_tokenizer_without_a_token_that_masking_needs_is_refused(tmp_path, tokenizer, role):
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("mask", "pad", "cls", "sep")}
+    del special[f"{role}_token"]
+    incomplete = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special)
+    incomplete.save_pretrained(tmp_path)
+    with refused(f"model={str(tmp_path)!r}", f"has no {role} token", "bert-base-uncased"):
+        load_tokenizer(str(tmp_path), None)
+
+
+@pytest.mark.fault
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, tokenizer):
+    (tmp_path / "empty").mkdir()
+    tokenizer.save_pretrained(tmp_path / "damaged")
+    for path in (tmp_path / "damaged").glob("*.json"):
+        path.write_text(path.read_text()[:100])
+    for path in (tmp_path / "empty", tmp_path / "damaged", tmp_path / "gone"):
+        with refused(
+            f"model={str(path)!r}", "pass the name of a masked language model", '"scratch:tiny"'
+        ):
+            load_tokenizer(str(path), None)
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_hub_without_the_model_or_without_an_answer_is_refused_in_time(tmp_path):
+    """In a process of its own: the Hub's client reads its address when it is imported."""
+    is_over = threading.Event()
+
+    def answer(path):
+        if "/slow" in path:
+            is_over.wait(60)
+        return 401, {"X-Error-Code": "RepoNotFound"}, b""
+
+    program = """
+import huggingface_hub.constants
+from helpers import refused
+from mlm.data.tokenizer import load_tokenizer
+
+def check(model, reason):
+    with refused(f"model='{model}'", "no tokenizer found", reason, "scratch:tiny"):
+        load_tokenizer(model, None)
+
+host = huggingface_hub.constants.ENDPOINT
+check("somebody/unknown", "not a valid model identifier")
+huggingface_hub.constants.ENDPOINT = f"{host}/slow"  # accepts the connection and never answers
+check("somebody/slow", "couldn't connect")
+huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # refuses the connection
+check("somebody/absent", "couldn't connect")
+print(1)
+"""
+    with serve(answer) as endpoint:
+        process = start_python(program, HF_HOME=str(tmp_path), HF_ENDPOINT=endpoint)
+        assert json_output(process) == 1
+        is_over.set()

@@ -1,0 +1,77 @@
+"""A small model that makes clear predictions, and a finished run of it."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from mlm.data.tokenizer import learn_wordpiece
+from mlm.env.files import sha256_sums, write_checked_json
+from mlm.training.results import output_files
+
+
+@pytest.fixture(scope="package")
+def text():
+    """A sentence with all the words that the tokenizer knows."""
+    return "the will to power is not a name but a question of good and evil in every human being"
+
+
+@pytest.fixture(scope="package")
+def word_tokenizer(text, tmp_path_factory):
+    """A WordPiece tokenizer of a few words."""
+    torch.set_num_threads(1)
+    file = tmp_path_factory.mktemp("text") / "train.txt"
+    file.write_text("\n".join([text] * 3))
+    return learn_wordpiece(file, vocab_size=120)
+
+
+@pytest.fixture(scope="package")
+def model(word_tokenizer):
+    """A narrow BertForMaskedLM with 24 positions whose predictions differ clearly between tokens."""
+    config = BertConfig(
+        vocab_size=len(word_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=24,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(0)
+    return BertForMaskedLM(config).eval()
+
+
+@pytest.fixture(scope="package")
+def results():
+    """The parts of run.json that are read."""
+    return {
+        "parameters": {"model": "scratch:tiny", "seed": 7},
+        "training": {"steps": 1200, "tokens_seen": 34567},
+        "before": {"loss": 8.3, "perplexity": 4000.0, "accuracy": 0.0},
+        "after": {"loss": 4.6, "perplexity": 99.0, "accuracy": 0.25},
+        "baseline": {"loss": 5.6},
+    }
+
+
+@pytest.fixture(scope="package")
+def finished_run(model, word_tokenizer, results, tmp_path_factory):
+    """The folder of a finished run, with the files that 04 writes. Not to be changed."""
+    folder = tmp_path_factory.mktemp("work") / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    weights = {f"bert.{name}": weight for name, weight in model.state_dict().items()}
+    torch.save(weights, folder / "saved.bin")
+    torch.save({"state_dict": weights, "global_step": 9}, folder / "checkpoints" / "last.ckpt")
+    model.save_pretrained(folder / "model")
+    word_tokenizer.save_pretrained(folder / "model")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "metrics.csv").write_text("step,loss\n")
+    files = sha256_sums(folder, output_files(folder))
+    write_checked_json(folder / "run.json", {**results, "files": files})
+    return folder
+
+
+@pytest.fixture
+def run_folder(finished_run, tmp_path):
+    """A copy of that run, to be damaged."""
+    return shutil.copytree(finished_run, tmp_path / "run")

@@ -1,0 +1,184 @@
+"""Small training runs for tests: notebook 04 from its training cell on, with a tiny model."""
+
+import copy
+import os
+import signal
+
+import pytorch_lightning as pl
+import torch
+
+from helpers import refused
+from mlm.data.dataset import MaskedLMDataset
+from mlm.models.encoders import supports_packing
+from mlm.training.checkpoint import CALLBACK_STATE
+from mlm.training.checkpoint_callback import CheckpointingLogger
+from mlm.training.datamodule import MaskedLMData
+from mlm.training.failures import FailureMonitor
+from mlm.training.module import MaskedLM, reset_module
+from mlm.training.results import check_files, run_results, save_model, write_results
+from mlm.training.run import open_run
+from mlm.training.seeded_dropout import SeededDropout
+from mlm.training.settings import run_settings
+
+STEPS = 8
+BASELINE = 5.0
+RECIPE = dict(
+    optimizer="adamw", lr=1e-2, schedule="linear", weight_decay=0.01, dropout=0.1, mlm_probability=0.15,
+    clip=0.0,
+)  # fmt: skip
+PARAMETERS = dict(
+    model="a folder", max_len=32, examples="line", batch_size=8, accumulate=1, seed=0, num_nodes=1,
+    masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0,
+    compile=False,
+)  # fmt: skip
+DEVICE = dict(kind="cpu", processes=1, dtype=torch.float32)
+
+
+class SmallRuns:
+    """Runs of STEPS steps with one tiny model, one after the other, like a kernel that stays open."""
+
+    def __init__(self, corpus_folder, tokenizer, bert):
+        self.tokenizer = tokenizer
+        self.train, valid = (
+            MaskedLMDataset(corpus_folder / f"{name}.txt", tokenizer, 32)
+            for name in ("train", "valid")
+        )
+        pack = supports_packing(bert.config)
+        self.data = MaskedLMData(self.train, valid, 8, 0.15, 0, STEPS, pack=pack)
+        options = {name: RECIPE[name] for name in ("optimizer", "lr", "schedule", "weight_decay")}
+        self.module = MaskedLM(bert, options | {"total_steps": STEPS})
+        self.start = copy.deepcopy(self.module.state_dict())
+        self.about_corpus = dict(source="a test", sha256="0" * 64, lines=len(self.train))
+
+    def settings(self, **parameters):
+        """The settings of a run with some other parameters."""
+        return run_settings(
+            PARAMETERS | parameters, RECIPE, self.about_corpus, self.tokenizer, DEVICE, STEPS
+        )
+
+    def train_run(self, workdir, resume="auto", **parameters):
+        """The training cell of 04; returns the Run."""
+        run = open_run(workdir, "run", resume, self.settings(**parameters))
+        reset_module(self.module, self.start)
+        logger = CheckpointingLogger(
+            run, self.data, BASELINE, checkpoint_steps=2, checkpoint_minutes=10
+        )
+        trainer = pl.Trainer(
+            accelerator="cpu", max_steps=STEPS, max_epochs=1, logger=run.loggers(BASELINE),
+            accumulate_grad_batches=self.data.accumulate,
+            callbacks=[logger, SeededDropout(0), FailureMonitor(run.folder)],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        if not run.finished:
+            with run.training():
+                trainer.fit(self.module, self.data, ckpt_path=run.checkpoint, weights_only=True)
+        run.load(self.module)
+        return run
+
+    def results(self, run):
+        """The content of run.json."""
+        return run_results(
+            run, PARAMETERS, self.about_corpus, self.train, self.module.bert, BASELINE
+        )
+
+    def __call__(self, workdir, **parameters):
+        """The training cell and all cells below; returns the run's folder."""
+        run = self.train_run(workdir, **parameters)
+        results = self.results(run)
+        assert save_model(self.module, self.tokenizer, run)
+        write_results(results, run)
+        check_files(run.folder)
+        return run.folder
+
+
+def logger_state(folder):
+    """The logger's state in a run's last checkpoint."""
+    return torch.load(folder / "checkpoints/last.ckpt")["callbacks"][CALLBACK_STATE]
+
+
+def validation_losses(folder):
+    """{step: validation loss} of a run, without the evaluation before training."""
+    rows = [row for row in logger_state(folder)["history"] if "valid_loss" in row]
+    return {row["step"]: row["valid_loss"] for row in rows if row["step"]}
+
+
+def result(folder):
+    """(weights, losses) of a finished run."""
+    losses = [
+        (row["step"], name, row[name])
+        for row in logger_state(folder)["history"]
+        for name in row
+        if name.endswith(("loss", "accuracy"))
+    ]
+    return torch.load(folder / "saved.bin"), losses
+
+
+def same(one, other):
+    """Whether two finished runs have the same weights and losses, bit by bit."""
+    (weights, losses), (other_weights, other_losses) = result(one), result(other)
+    same_weights = all(torch.equal(weights[name], other_weights[name]) for name in weights)
+    return losses == other_losses and same_weights
+
+
+class Broken(Exception):
+    """An error that a test puts into training."""
+
+
+class Patch:
+    """Context manager: `before(step)` is called in each training step of a SmallRuns."""
+
+    def __init__(self, runs, before):
+        self.module, self.before, self.original = runs.module, before, runs.module.training_step
+
+    def __enter__(self):
+        def training_step(*arguments):
+            self.before(self.module.trainer.global_step)
+            return self.original(*arguments)
+
+        self.module.training_step = training_step
+
+    def __exit__(self, *_):
+        self.module.training_step = self.original
+
+
+def fail_at(runs, step):
+    """Context manager: the training step `step` raises Broken."""
+
+    def before(now):
+        if now == step:
+            raise Broken
+
+    return Patch(runs, before)
+
+
+def stop_at(runs, workdir, step, **parameters):
+    """Start a run and stop it by SIGINT after `step` steps; returns its folder."""
+
+    def before(now):
+        if now == step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with (
+        Patch(runs, before),
+        refused(f"stopped at step {step} of {STEPS}, saved: to resume, run this cell"),
+    ):
+        runs(workdir, **parameters)
+    return workdir / "run"
+
+
+def files_in(folder):
+    """{name: bytes} of a run's folder, without TensorBoard's files."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in paths
+        if "tensorboard" not in str(path)
+    }
+
+
+def replace_file(path, content):
+    """Write a file, or delete it if the content is None."""
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)

@@ -1,0 +1,137 @@
+"""Which settings make two runs the same run: all, except a short list."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import mlm.parameters
+from helpers import refused
+from mlm.optim.recipe import RECIPE_SETTINGS
+from mlm.parameters import parameters_of
+from mlm.training.history import RENAMED_METRICS
+from mlm.training.settings import MAY_DIFFER, run_settings, setting_differences
+from small_runs import PARAMETERS, logger_state, same, stop_at
+
+DEFAULTS = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+DEVICE = dict(kind="cpu", processes=1, dtype=torch.bfloat16)
+CHOSEN = dict(
+    optimizer="muon", lr=0.002, schedule="trapezoid", weight_decay=0.1, dropout=0.0,
+    mlm_probability=0.3, clip=1.0,
+)  # fmt: skip
+OLD_SETTINGS = {  # of a checkpoint of the first version, made with the default parameters of 04
+    "model": "scratch:tiny", "add_words": 0, "max_len": 128, "examples": "line", "batch_size": 32,
+    "accumulate": 1, "masking": "token", "replace": "80/10/10", "seed": 0, "keep": "last",
+    "evaluations": 4, "patience": 0, "compile": False, "optimizer": "muon", "lr": 0.002,
+    "schedule": "trapezoid", "weight_decay": 0.1, "dropout": 0.0, "mlm_probability": 0.3,
+    "mlm_probability_end": None, "clip": 1.0, "processes": 1, "total_steps": 60, "device": "cpu",
+    "dtype": "torch.bfloat16", "vocab_size": 300,
+}  # fmt: skip
+
+
+def settings_of(tokenizer, device=DEVICE, chosen=CHOSEN, total_steps=60, **parameters):
+    """Settings with the defaults of 04, except some parameters."""
+    resolved = {"model": "scratch:tiny", "compile": False}
+    return run_settings(
+        DEFAULTS | resolved | parameters,
+        chosen,
+        {"sha256": "0" * 64},
+        tokenizer,
+        device,
+        total_steps,
+    )
+
+
+def old_settings(tokenizer, **changes):
+    """Settings in a checkpoint of the first version."""
+    known = {name: settings_of(tokenizer)[name] for name in ("tokenizer_sha256", "corpus_sha256")}
+    return OLD_SETTINGS | known | {"vocab_size": len(tokenizer)} | changes
+
+
+def test_every_parameter_is_compared_unless_it_may_differ(tokenizer):
+    assert set(MAY_DIFFER) <= DEFAULTS.keys()
+    assert settings_of(tokenizer).keys() >= DEFAULTS.keys() - set(MAY_DIFFER)
+    assert set(RECIPE_SETTINGS) <= settings_of(tokenizer).keys()
+
+
+@pytest.mark.parametrize("name", sorted(MAY_DIFFER))
+def test_these_parameters_may_differ(tokenizer, name):
+    settings = settings_of(tokenizer)
+    value = 1 if name == "num_nodes" else "another"  # compared as `processes`
+    assert setting_differences(settings, settings_of(tokenizer, **{name: value})) == []
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("seed", {"seed": 1}),
+        ("max_len", {"max_len": 64}),
+        ("keep", {"keep": "best"}),
+        ("lr", {"chosen": CHOSEN | {"lr": 0.1}}),
+        ("total_steps", {"total_steps": 61}),
+        ("dtype", {"device": DEVICE | {"dtype": torch.float32}}),
+        ("device", {"device": DEVICE | {"kind": "gpu"}}),
+        ("processes", {"num_nodes": 2}),
+        ("processes", {"device": DEVICE | {"processes": 2}}),
+    ],
+)
+def test_other_values_make_another_run(tokenizer, name, change):
+    (difference,) = setting_differences(settings_of(tokenizer), settings_of(tokenizer, **change))
+    assert difference.startswith(f"{name} was")
+
+
+def test_the_recipe_is_compared_by_its_values(tokenizer):
+    """The same value, chosen by the recipe or passed as a parameter, makes the same run."""
+    assert setting_differences(settings_of(tokenizer), settings_of(tokenizer, lr=0.002)) == []
+
+
+def test_a_new_parameter_is_compared_without_further_code(runs, tmp_path):
+    stop_at(runs, tmp_path, 2, toy=1)
+    with refused("holds another run (toy was 1, is 2)", "pass the same values to resume"):
+        runs(tmp_path, toy=2)
+    runs.train_run(tmp_path, toy=1)
+
+
+# checkpoints of earlier versions
+
+
+@pytest.fixture
+def toy_parameter(monkeypatch):
+    """Parameter "toy" of notebook 04 with the default 1, as a later version may add it."""
+    toy = dataclasses.replace(parameters_of("04_train")["seed"], name="toy", default=1)
+    monkeypatch.setitem(mlm.parameters.TABLE, "Toys", [toy])
+
+
+def test_settings_of_the_first_version_equal_todays(tokenizer):
+    assert setting_differences(old_settings(tokenizer), settings_of(tokenizer)) == []
+
+
+def test_a_setting_that_a_checkpoint_lacks_is_compared_with_the_default(tokenizer, toy_parameter):
+    old = old_settings(tokenizer)
+    assert setting_differences(old, settings_of(tokenizer, toy=1)) == []
+    assert setting_differences(old, settings_of(tokenizer, toy=2)) == ["toy was 1, is 2"]
+
+
+def test_a_setting_that_no_longer_exists_must_have_been_none(tokenizer):
+    old = old_settings(tokenizer, mlm_probability_end=0.1)
+    differences = setting_differences(old, settings_of(tokenizer))
+    assert differences == ["mlm_probability_end was 0.1, is None"]
+
+
+def test_a_checkpoint_of_the_first_version_resumes_to_the_same_bits(runs, trained, tmp_path):
+    """With its metric names, and its settings, which are then brought up to date."""
+    folder = stop_at(runs, tmp_path, 3)
+    path = folder / "checkpoints/last.ckpt"
+    content = torch.load(path)
+    state = content["callbacks"]["Keeper"]
+    state["settings"]["mlm_probability_end"] = None
+    old_names = {new: old for old, new in RENAMED_METRICS.items()}
+    state["history"] = [
+        {old_names.get(name, name): value for name, value in row.items()}
+        for row in state["history"]
+    ]
+    assert "held_out_loss" in state["history"][0] and "training_loss" in state["history"][1]
+    torch.save(content, path)
+    (folder / "checkpoints/sha256.json").unlink()
+    assert same(runs(tmp_path), trained)
+    assert "mlm_probability_end" not in logger_state(folder)["settings"]
