@@ -5,6 +5,7 @@ and then forks a process for each notebook (tests/run_notebook.py --serve): it s
 killed, signalled and resumed like any other. The library itself is imported in the new process.
 """
 
+import atexit
 import json
 import os
 import random
@@ -44,15 +45,21 @@ def pairs(parameters: dict[str, Any]) -> list[str]:
 
 
 @cache
-def server() -> tuple[subprocess.Popen, socket.socket]:
-    """The process that forks the others, and the socket to it."""
+def server() -> socket.socket:
+    """The socket of the process that forks the others. It ends with this one."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = subprocess.Popen(
         [sys.executable, str(RUNNER), "--serve", str(theirs.fileno())],
         env=environment(), pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL,
     )  # fmt: skip
     theirs.close()
-    return process, ours
+
+    def stop() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(stop)
+    return ours
 
 
 class ForkedProcess:
@@ -62,7 +69,7 @@ class ForkedProcess:
         """Start run_notebook.py with these arguments in `folder`."""
         (output, output_end), (self.status, status_end) = os.pipe(), os.pipe()
         request = dict(arguments=arguments, folder=str(folder), environment=environment())
-        _, connection = server()
+        connection = server()
         socket.send_fds(connection, [json.dumps(request).encode()], [output_end, status_end])
         os.close(output_end)
         os.close(status_end)
@@ -78,9 +85,11 @@ class ForkedProcess:
         """(rest of the output, None) at the end of the process, which is killed after `timeout` seconds."""
         timer = threading.Timer(timeout, self.send_signal, [signal.SIGKILL])
         timer.start()
-        rest = self.stdout.read()
-        self.returncode = int(os.read(self.status, 64))
-        timer.cancel()
+        try:
+            rest = self.stdout.read()
+            self.returncode = int(os.read(self.status, 64))
+        finally:
+            timer.cancel()
         self.stdout.close()
         os.close(self.status)
         return rest, None

@@ -21,7 +21,6 @@ from mlm.parameters import (
     parameters_cell,
     parameters_of,
 )
-from mlm.training.settings import MAY_DIFFER
 
 NAMES = [path.stem for path in NOTEBOOKS]
 
@@ -439,8 +438,3 @@ def test_values_are_checked_without_a_history():
     assert check_parameters(namespace, "02_corpus")["corpus"] == "nietzsche"
     namespace["corpus"] = ""
     assert "corpus must be" in error_message(check_parameters, namespace, "02_corpus")
-
-
-def test_settings_that_two_equal_runs_may_differ_in_are_parameters():
-    """All others are compared, so a new parameter is compared unless somebody decides otherwise."""
-    assert set(MAY_DIFFER) < parameters_of("04_train").keys()

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jupyter_client
@@ -24,7 +23,6 @@ from processes import (
     ROOT,
     RUNNER,
     TRAINING,
-    Process,
     english_text,
     environment,
     finish,
@@ -63,12 +61,6 @@ def copy(uninterrupted: Path, tmp_path: Path) -> Path:
     return shutil.copytree(uninterrupted, tmp_path / "copy")
 
 
-def lines_of(process: Process) -> Iterator[str]:
-    """The lines that a process prints, as they come."""
-    assert process.stdout
-    yield from process.stdout
-
-
 # stopped and resumed
 
 
@@ -81,7 +73,7 @@ def test_killed_four_times_and_resumed_is_bit_identical(tmp_path, text, uninterr
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_run_and_says_how_to_resume(tmp_path, text, uninterrupted, number):
     process = start(tmp_path, corpus=text, **NO_CHECKPOINT)
-    for line in lines_of(process):
+    for line in process.stdout or ():
         if line.startswith("step      4"):
             process.send_signal(number)
             break

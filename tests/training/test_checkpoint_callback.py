@@ -90,7 +90,9 @@ def test_all_saved_files_have_the_weights_of_the_best_evaluation(unsteady, tmp_p
     assert results["after"]["loss"] == losses[best] and results["training"]["steps"] == STEPS
 
 
-def test_keep_last_keeps_the_last_weights_and_keep_best_trains_the_same(unsteady, best_run, tmp_path):
+def test_keep_last_keeps_the_last_weights_and_keep_best_trains_the_same(
+    unsteady, best_run, tmp_path
+):
     folder = unsteady(tmp_path)
     saved, last = torch.load(folder / "saved.bin"), torch.load(best_run / "checkpoints/last.ckpt")
     assert all(torch.equal(saved[name], weight) for name, weight in last["state_dict"].items())
@@ -105,7 +107,9 @@ def test_a_run_resumes_only_with_the_same_keep_evaluations_and_patience(unsteady
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 7])
-def test_an_error_at_any_step_and_a_resume_keep_the_same_weights(unsteady, best_run, tmp_path, step):
+def test_an_error_at_any_step_and_a_resume_keep_the_same_weights(
+    unsteady, best_run, tmp_path, step
+):
     with fail_at(unsteady, step), pytest.raises(Broken):
         unsteady(tmp_path, **BEST)
     assert same(unsteady(tmp_path, **BEST), best_run)

@@ -2,12 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 
 import pytest
 
-from helpers import start_python
 from mlm.env.notebook import NotebookError
 from mlm.training.failures import (
     clear_failure_and_stop,
@@ -18,17 +18,19 @@ from mlm.training.failures import (
     stop_requested,
 )
 
-WAIT_FOR_EVER = """
-import threading
-from pathlib import Path
-from mlm.training.failures import stop_on_signal
-with stop_on_signal(Path(sys.argv[1])):
-    print("ready", flush=True)
-    lock = threading.Lock()
-    lock.acquire()
-    while True:
-        lock.acquire(timeout=100)
-"""
+
+def wait_for_ever(folder, ready):
+    """In a forked process: wait for a lock that is never released; `ready` is written to before."""
+    try:
+        sys.modules.pop("ipykernel", None)  # in a notebook, a second interrupt only ends the cell
+        with stop_on_signal(folder):
+            os.write(ready, b"1")
+            lock = threading.Lock()
+            lock.acquire()
+            while True:
+                lock.acquire(timeout=100)
+    finally:
+        os._exit(99)
 
 
 @pytest.mark.fault
@@ -37,16 +39,19 @@ with stop_on_signal(Path(sys.argv[1])):
 def test_a_first_signal_requests_a_stop_and_a_second_ends_a_waiting_process(
     tmp_path, first, second
 ):
-    process = start_python(WAIT_FOR_EVER, tmp_path)
-    process.stdout.readline()
-    process.send_signal(first)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        wait_for_ever(tmp_path, writer)
+    os.read(reader, 1)
+    os.kill(pid, first)
     end = time.monotonic() + 20
     while not stop_requested(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert process.poll() is None
-    process.send_signal(second)
-    assert process.wait(10) == -second
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)  # still alive
+    os.kill(pid, second)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -second
 
 
 def test_an_error_is_reported_in_one_line_or_with_its_traceback(tmp_path, capsys):

@@ -278,7 +278,9 @@ def test_held_out_questions_depend_on_text_tokenizer_and_seed_alone(make_data):
 
     def questions(world=1, **how):
         shares = [list(make_data(**how).validation_batches(rank, world)) for rank in range(world)]
-        return sorted(part for share in shares for batch in share for part in unpack_examples(batch))
+        return sorted(
+            part for share in shares for batch in share for part in unpack_examples(batch)
+        )
 
     expected = questions()
     assert len(expected) == 40

@@ -79,9 +79,7 @@ def test_04_repairs_a_damaged_file_of_a_finished_run(runs, finished, kind):
 def test_a_finished_run_is_not_written_to(runs, finished, capsys):
     def state():
         # the folder itself changes: the lock file is created and deleted
-        return {
-            path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in finished.rglob("*")
-        }
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in finished.rglob("*")}
 
     before = state()
     runs(finished.parent)

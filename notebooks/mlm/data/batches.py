@@ -71,16 +71,16 @@ def lay_out_rows(
 class MaskedBatches(IterableDataset):
     """The masked batches of these keys: (epoch, indices) or (epoch, indices, rows).
 
-    indices are the numbers of the examples; rows (as many, ascending) are their rows: one example per
-    row if omitted. A batch is a dict:
+    indices (n,): the examples; rows (n,): the row of each, ascending; without rows, each example has a
+    row of its own. A batch is a dict:
 
     input_ids, labels  (B, T) int64; labels are -100 where nothing is predicted
     positions          (K,) int64: the masked positions in the flattened (B*T,) batch, filled up with 0,
                        where nothing is predicted
     sequence_ids       (B, T) int64: which example of its row a token belongs to (1, 2, ...; 0 is padding).
-                       Tokens attend only to their own example. Left out, like position_ids, if every
-                       example fills a row
-    position_ids       (B, T) int64: the position in the example
+                       Tokens attend only to their own example
+    position_ids       (B, T) int64: the position in the example. Both are left out if every example
+                       fills a row
     num_masked         float: the number of masked tokens in the batches of all processes together
     num_tokens, num_examples  int: the numbers of tokens and examples in all of them
 

@@ -14,9 +14,9 @@ MAX_UNK_FRACTION = 0.5  # a text with more [UNK] tokens is refused
 READ_STEP = 10**7  # tokens read from disk at once
 
 
-# Ways to cut a text into examples. Each is a function of the lines' ends (lines,), counted in
-# tokens, and of the most tokens that fit into an example. It returns the first token of each
-# example and the number of its tokens, (examples,). A blank line has no tokens.
+# Ways to make examples of a text. Each function takes the end of each line (lines,), counted in
+# tokens, and the maximum length of an example. It returns the first token of each example and its
+# length, both (examples,). A blank line has no tokens.
 
 
 def line_examples(line_ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:

@@ -36,12 +36,12 @@ def max_masked_tokens(
 def masked_counts(
     lengths: np.ndarray, seed: int, epoch: int, indices: np.ndarray, mlm_probability: float
 ) -> np.ndarray:
-    """How many tokens of each example are masked: mlm_probability * lengths, randomly rounded.
+    """How many tokens of each example are masked: mlm_probability * lengths, rounded at random.
 
-    lengths (B,): how many tokens of each example may be masked; indices (B,): the examples' numbers.
-    For whole-word masking both are counts of words. Rounding up or down at random keeps the mean
-    exact: every token is masked with mlm_probability. No example gets more than the product rounded
-    up, so the size of a batch's `positions` is known before training.
+    lengths (B,): how many tokens of each example may be masked; indices (B,): which examples. Rounding
+    up or down at random keeps the mean exact: every token is masked with mlm_probability. No example
+    gets more than the product rounded up, so the length of a batch's `positions` is known before
+    training. For whole-word masking, lengths and the result count words.
     """
     random = uniform(seed, epoch, indices, Purpose.NUM_MASKED)
     return np.floor(mlm_probability * lengths + random).astype(np.int64)
@@ -63,7 +63,7 @@ def mask_tokens(
 
     input_ids (B, T): rows [CLS] tokens [SEP] padding. special_ids are never masked: [CLS], [SEP],
     [PAD] and also [UNK], which may be any word. counts, indices (B,): how many tokens of each
-    example are masked, and the examples' numbers. With word_ids (B, T), the number of each token's
+    example are masked, and the examples' indices. With word_ids (B, T), the index of each token's
     word, counts are words, and a chosen word is masked as a whole (whole-word masking, Devlin 2019).
     replace: percentages of masked tokens that become [MASK], a random token, or stay unchanged.
     Returns the masked input_ids and the labels, both (B, T); labels are -100 where nothing is predicted.

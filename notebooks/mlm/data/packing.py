@@ -1,10 +1,10 @@
 """Sequence packing: which examples share a batch and a row, so that all batches have the same shape.
 
-Compilers and GPUs want one shape for all batches, and padding wastes time. So several short examples
-share a row (Krell et al. 2021, arXiv:2107.02027). All of it is fixed before the first step:
+A compiler needs one shape for all batches, and padding wastes time. So several short examples share
+a row (Krell et al. 2021, arXiv:2107.02027). The batches are fixed before the first step:
 
 1. Shuffle the examples of an epoch and deal them out to its batches in turn, like cards.
-2. Balance the batches: the fullest one and the emptiest one swap two examples, so do the second
+2. Balance the batches: the fullest and the emptiest batch swap two examples, so do the second
    fullest and the second emptiest, and so on, until no batch has more tokens than the average.
 3. Distribute the examples of each batch over its rows in the same way, the longest ones first.
 4. If a row is too full, try other orders. Then mix the batch with other batches and start again.
@@ -29,12 +29,12 @@ VALIDATION_EPOCH = 2**40  # the "epoch" of the validation masks; training never 
 MAX_ROW_TOKENS = 128  # width of packed rows, unless an example is longer
 WIDTH_STEP = 8  # T is a multiple of it, as kernels like it
 POSITION_STEP = 16  # K is a multiple of it
-EMPTY = -1  # the example number of an empty slot; its size is the last one in `sizes`
+EMPTY = -1  # the example index of an empty slot; its size is 0, the last one in `sizes`
 SWAP_CANDIDATES = 32  # examples of a bin that a swap is chosen from
 MAX_PAIRINGS = 8  # ways to pair the bins, tried one after the other while no swap helps
 MAX_ROW_ORDERS = 4  # random orders in which the examples of an overfull batch are distributed
 MAX_MIXES = 20  # how often overfull batches are mixed with others
-MAX_OVERFULL = 0.3  # fraction of overfull batches above which mixing would not help
+MAX_OVERFULL = 0.3  # if a larger fraction of the batches is overfull, their rows become wider
 TRIAL_BATCHES = 64  # batches on which a number of rows is tried
 
 BatchKey = tuple[int, np.ndarray, np.ndarray]  # epoch, indices of examples, the row of each
@@ -75,9 +75,9 @@ def pair_bins(
 def balance_bins(bins: np.ndarray, sizes: np.ndarray, max_tokens: int) -> None:
     """Swap examples between the bins of each group, in place, until no bin exceeds max_tokens.
 
-    bins (groups, bins, slots): numbers of examples, EMPTY where a slot is empty; sizes (examples + 1,):
+    bins (groups, bins, slots): indices of examples, EMPTY where a slot is empty; sizes (examples + 1,):
     tokens of each example, then 0 for an empty slot. Each pair of bins makes the swap that leaves
-    their loads most alike. Stops when no swap helps: then some bins may still exceed max_tokens.
+    the smallest difference. Stops when no swap helps: then some bins may still exceed max_tokens.
     """
     num_pairs, shift = bins.shape[1] // 2, 0
     while shift < min(num_pairs, MAX_PAIRINGS):
@@ -104,7 +104,7 @@ def fill_bins(
 ) -> np.ndarray:
     """Deal the examples of each group out to its bins and balance them.
 
-    groups (groups, examples): numbers of examples in the order in which they are dealt, every second
+    groups (groups, examples): indices of examples in the order in which they are dealt, every second
     round backwards. Returns (groups, num_bins, num_slots), EMPTY where a slot is empty.
     """
     dealt = np.full((len(groups), num_slots * num_bins), EMPTY)
@@ -125,7 +125,7 @@ def fullest_rows(packed: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def overfull_batches(packed: np.ndarray, sizes: np.ndarray, width: int) -> np.ndarray:
-    """Numbers of the batches with a row of more than `width` tokens; none if there are too many."""
+    """Indices of the batches with a row of more than `width` tokens; none if there are too many."""
     is_overfull = fullest_rows(packed, sizes) > width
     if is_overfull.mean() >= MAX_OVERFULL:
         return np.array([], int)
@@ -135,7 +135,7 @@ def overfull_batches(packed: np.ndarray, sizes: np.ndarray, width: int) -> np.nd
 def pack_rows(batches: np.ndarray, num_rows: int, width: int, sizes: np.ndarray) -> np.ndarray:
     """Distribute the examples of each batch over num_rows rows of `width` tokens, if they fit.
 
-    batches (batches, G): numbers of examples. Returns (batches, num_rows, slots), EMPTY where a slot
+    batches (batches, G): indices of examples. Returns (batches, num_rows, slots), EMPTY where a slot
     is empty. Rows can be longer than `width` if no order of the examples fits.
     """
     num_slots = 2 * divide_up(batches.shape[1], num_rows)  # half are empty: a swap can move one
@@ -171,7 +171,7 @@ def pack_batches(
 ) -> np.ndarray:
     """Distribute examples over random, equally full batches, and over the rows of each.
 
-    Returns numbers of examples as `pack_rows` does: (num_batches, num_rows, slots).
+    Returns indices of examples as `pack_rows` does: (num_batches, num_rows, slots).
     """
     num_slots = divide_up(len(indices), num_batches)
     max_tokens = divide_up(sizes[indices].sum(), num_batches)  # the average
@@ -227,6 +227,7 @@ class PackingPlan:
         self.sizes = np.append(sizes, 0)  # the last one is the size of EMPTY
         self.max_width = max(MAX_ROW_TOKENS, longest) if pack else longest
 
+        # (rows, width) of a batch; with several processes, rows are a multiple of their number
         self.batch_layout = self.best_layout(1, self.sample_batches)
         if world_size > 1:
             sample = self.without_rows(self.sample_batches(*self.batch_layout))

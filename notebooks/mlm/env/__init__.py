@@ -5,5 +5,5 @@ files      atomic writes, SHA-256 sums, JSON files that detect damage
 host       Colab, Kaggle or a TPU VM; preparing a TPU host
 hardware   which CPUs, GPUs and TPU cores this machine has
 devices    the matching arguments of Lightning's Trainer
-hub        what a model name stands for: a folder, or a model on the Hugging Face Hub
+hub        what a model name refers to: a folder, or a model on the Hugging Face Hub
 """

@@ -171,7 +171,7 @@ def trainer_arguments(
 
     None means all there are: TPU cores, else GPUs, else the CPU. `device` has kind ("cpu", "gpu" or
     "tpu"), card (of a GPU, else None), processes (on this machine), dtype (of matrix products) and why
-    (that dtype). Raises NotebookError if the machine does not have what is asked for.
+    (that dtype). Raises NotebookError if the machine lacks the hardware that is set.
     """
     machine = machine or Machine()
     kind, devices = choose_devices(gpus, tpu_cores, cpu_processes, machine)

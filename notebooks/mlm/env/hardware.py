@@ -129,7 +129,7 @@ def count_tpu_cores() -> int:
 
     try:
         return tpu.num_available_devices()
-    except Exception as error:  # torch_xla asks the metadata server, which only TPU machines have
+    except Exception as error:  # torch_xla needs the metadata server, which only TPU machines have
         if not tpu.num_available_chips():
             return 0
         raise NotebookError(

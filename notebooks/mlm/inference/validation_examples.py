@@ -29,7 +29,7 @@ FREQUENCY_BANDS = 10, 100, 1000  # upper limits of the rows of `accuracy_by_freq
 MIN_LINE_TOKENS, MAX_LINE_TOKENS = 8, 24
 MIN_CONTEXT_TOKENS = 2  # on each side of the masked word
 MIN_WORD_LETTERS = 4
-MIN_WORD_COUNT = 20  # in the training text: rarer words can hardly be learned
+CHUNK_TOKENS = 10**7  # that are read at a time
 MAX_LINES = 2000  # that are considered, evenly spread over a larger validation set
 PROSE_PUNCTUATION = frozenset(" ,.;:'’-–—!?")
 ENGLISH_STOP_WORDS = """
@@ -69,11 +69,6 @@ def load_split(
     return MaskedLMDataset(folder / f"{split}.txt", tokenizer, results["parameters"]["max_len"])
 
 
-def count_tokens(data: MaskedLMDataset) -> np.ndarray:
-    """How often each token of the vocabulary occurs in a text, (V,)."""
-    return np.bincount(data.ids, minlength=data.vocab_size)
-
-
 # examples
 
 
@@ -82,14 +77,22 @@ def reads_as_prose(line: str) -> bool:
     return line[:1].isupper() and all(c.isalpha() or c in PROSE_PUNCTUATION for c in line)
 
 
-def is_content_word(word: str, count: int) -> bool:
-    """Whether a token that occurs `count` times in the training text is a word that carries meaning."""
-    return (
-        word.isalpha()
-        and len(word) >= MIN_WORD_LETTERS
-        and word.lower() not in STOP_WORDS
-        and count >= MIN_WORD_COUNT
-    )
+def is_content_word(word: str) -> bool:
+    """Whether a token is a word that carries meaning: letters only, not short, not a stop word."""
+    return word.isalpha() and len(word) >= MIN_WORD_LETTERS and word.lower() not in STOP_WORDS
+
+
+def find_pairs(data: MaskedLMDataset, pairs: np.ndarray) -> np.ndarray:
+    """Which of these pairs of token ids (n, 2) occur in a text as neighbours, (n,) bool."""
+    codes = pairs[:, 0].astype(np.int64) * data.vocab_size + pairs[:, 1]
+    wanted, index = np.unique(codes, return_inverse=True)
+    occurs = np.zeros(len(wanted), bool)
+    for start in range(0, len(data.ids), CHUNK_TOKENS):  # the ids are on disk
+        ids = data.ids[start : start + CHUNK_TOKENS + 1].astype(np.int64)
+        text_codes = ids[:-1] * data.vocab_size + ids[1:]
+        place = np.searchsorted(wanted, text_codes).clip(max=len(wanted) - 1)
+        occurs[place[wanted[place] == text_codes]] = True
+    return occurs[index]
 
 
 def masked_sentence(
@@ -132,15 +135,26 @@ def masked_words(data: MaskedLMDataset, seed: int) -> list[tuple[int, int]]:
 
 
 def choose_words(
-    data: MaskedLMDataset, lines: dict[int, str], words: list[tuple[int, int]], counts: np.ndarray
+    train: MaskedLMDataset,
+    valid: MaskedLMDataset,
+    lines: dict[int, str],
+    words: list[tuple[int, int]],
 ) -> list[tuple[int, int]]:
-    """The first content word of each line that reads as prose; if there are none, all `words`."""
-    chosen: dict[int, int] = {}  # {line: position}
+    """One word of each line, by the rule of `validation_examples`; if there are none, all `words`."""
+    candidates, triples = [], []  # triples: a word between its neighbours
     for number, position in words:
-        token = int(data.ids[data.starts[number] + position])
-        word = data.tokenizer.decode([token]).strip()
-        if reads_as_prose(lines[number]) and is_content_word(word, counts[token]):
-            chosen.setdefault(number, position)
+        token = valid.starts[number] + position
+        word = valid.tokenizer.decode([int(valid.ids[token])]).strip()
+        if reads_as_prose(lines[number]) and is_content_word(word):
+            candidates.append((number, position))
+            triples.append(valid.ids[token - 1 : token + 2])
+    if not candidates:
+        return words
+    before, after = (find_pairs(train, np.array(triples)[:, i : i + 2]) for i in (0, 1))
+    chosen: dict[int, int] = {}  # {line: position}
+    for index in np.flatnonzero(before & after):
+        number, position = candidates[index]
+        chosen.setdefault(number, position)
     return list(chosen.items()) or words
 
 
@@ -158,20 +172,21 @@ def validation_examples(
     The examples are chosen by a rule that does not look at predictions: lines of 8 to 24 tokens that
     begin with a capital letter and consist of letters and punctuation; in each line the first content
     word that the evaluation masks. A content word is a whole word of at least 4 letters, no stop word,
-    occurs at least 20 times in the training text, and has two tokens on each side. From these lines,
-    `num_examples` are taken at regular distances. If no line qualifies, any masked word will do. The
-    other words of a line are not masked. Returns an empty list if the corpus is not in `workdir`.
+    and at least 2 tokens away from both ends of the line. The training text must contain it, too: after
+    the same left neighbour, and before the same right neighbour (not necessarily both at once).
+    From these lines, `num_examples` are taken at regular distances. If no line qualifies, any masked
+    word will do. The other words of a line are not masked. Returns an empty list if the corpus is not in
+    `workdir`.
     """
     folder = find_corpus(results, workdir)
     if folder is None:
         return []
-    data = load_split(folder, "valid", tokenizer, results)
-    counts = count_tokens(load_split(folder, "train", tokenizer, results))
+    train, data = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
     words = masked_words(data, results["parameters"]["seed"])
     wanted = {number for number, _ in words}
     numbered = enumerate(text_lines(folder / "valid.txt"))
     lines = {number: line.strip() for number, line in numbered if number in wanted}
-    chosen = choose_words(data, lines, words, counts)
+    chosen = choose_words(train, data, lines, words)
     if not chosen:
         return []
     spread = np.unique(np.linspace(0, len(chosen) - 1, num_examples).astype(int))
@@ -220,7 +235,7 @@ def accuracy_by_frequency(
     if folder is None:
         return None
     train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
-    counts = count_tokens(train)
+    counts = np.bincount(train.ids, minlength=train.vocab_size)
     data = MaskedLMData(
         train=train,
         valid=valid,

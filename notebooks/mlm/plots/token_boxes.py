@@ -72,8 +72,9 @@ def draw_tokens(
     width = max(12, num_tokens)  # the legend needs as much
     _, ax = plt.subplots(figsize=(0.75 * width, 0.5 * num_rows + 0.6), layout="constrained")
     for (row, column), state in np.ndenumerate(states):
-        edge = {"ec": "0.8", "ls": ":"} if state == PADDING else {"ec": "white"}
-        ax.add_patch(Rectangle((column, row), 0.96, 0.9, fc=COLORS[state], **edge))
+        edge_color, line_style = ("0.8", ":") if state == PADDING else ("white", "-")
+        box = Rectangle((column, row), 0.96, 0.9, fc=COLORS[state], ec=edge_color, ls=line_style)
+        ax.add_patch(box)
         if state in TARGETS:
             ax.text(column + 0.04, row + 0.06, SIGNS[state], fontsize=6.5, weight="bold", va="top")
         lines = [(input_ids[row, column], "normal", 0.45)]  # (token id, style, height in the box)

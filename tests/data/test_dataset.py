@@ -1,0 +1,177 @@
+"""Examples: lines or blocks, equal to what the tokenizer itself makes of the text."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from helpers import refused
+from mlm.data.dataset import (
+    EXAMPLES,
+    MaskedLMDataset,
+    block_examples,
+    line_examples,
+    stream_examples,
+)
+from mlm.data.tokenizer import load_tokenizer
+
+
+@pytest.fixture
+def reference(tokenizer, tmp_path):
+    """A copy of the tokenizer: calls with truncation leave their settings in it."""
+    tokenizer.save_pretrained(tmp_path / "reference")
+    return AutoTokenizer.from_pretrained(tmp_path / "reference")
+
+
+# lines
+
+
+@pytest.mark.parametrize("max_len", [8, 16, 128])
+def test_a_line_has_the_tokens_of_the_tokenizer(odd_text, tokenizer, reference, max_len):
+    dataset = MaskedLMDataset(odd_text, tokenizer, max_len)
+    lines = odd_text.read_text("utf-8").split("\n")
+    options = dict(split_special_tokens=True, truncation=True, max_length=max_len)
+    expected = [reference(line, **options)["input_ids"] for line in lines]
+    expected = [ids for ids in expected if len(ids) > 2]  # more than [CLS] [SEP]
+    assert len(dataset) == len(expected)
+    assert [example.tolist() for example in dataset] == expected
+    assert dataset.lengths.tolist() == [len(ids) - 2 for ids in expected]
+    options = dict(split_special_tokens=True, add_special_tokens=False)
+    num_tokens = sum(len(reference(line, **options)["input_ids"]) for line in lines)
+    assert dataset.num_truncated == num_tokens - sum(dataset.lengths) > 0
+
+
+def test_nothing_is_truncated_if_every_line_fits(corpus_folder, tokenizer):
+    assert MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 512).num_truncated == 0
+
+
+def test_an_example_is_a_1d_int64_tensor(dataset):
+    example = dataset[3]
+    assert (example.dtype, example.ndim) == (torch.int64, 1)
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+
+
+# blocks
+
+
+@pytest.mark.parametrize("max_len", [8, 33, 128])
+def test_blocks_contain_all_tokens_in_order(odd_text, tokenizer, reference, max_len):
+    dataset = MaskedLMDataset(odd_text, tokenizer, max_len, "block")
+    lines = odd_text.read_text("utf-8").split("\n")
+    options = dict(split_special_tokens=True, add_special_tokens=False)
+    expected = [i for line in lines for i in reference(line, **options)["input_ids"]]
+    blocks = [example.tolist() for example in dataset]
+    assert [i for block in blocks for i in block[1:-1]] == expected
+    special = reference.cls_token_id, reference.sep_token_id
+    assert {(block[0], block[-1]) for block in blocks} == {special}
+    assert {len(block) for block in blocks[:-1]} == {max_len}
+    assert 3 <= len(blocks[-1]) <= max_len
+    assert dataset.lengths.tolist() == [len(block) - 2 for block in blocks]
+    assert dataset.num_truncated == 0
+
+
+def test_a_document_can_fill_its_blocks_exactly(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("a\n" * 12)
+    dataset = MaskedLMDataset(tmp_path / "a.txt", tokenizer, 8, "block")
+    assert [len(example) for example in dataset] == [8, 8]
+
+
+# the table of options
+
+
+LINE_ENDS = np.array([5, 7, 7, 8, 8, 8, 18])  # lines of 5, 2, 0, 1, 0, 0 and 10 tokens
+
+
+@pytest.mark.parametrize(
+    "make_examples, expected",
+    [
+        (line_examples, [(0, 4), (5, 2), (7, 1), (8, 4)]),
+        (block_examples, [(0, 4), (4, 3), (7, 1), (8, 4), (12, 4), (16, 2)]),
+        (stream_examples, [(0, 4), (4, 4), (8, 4), (12, 4), (16, 2)]),
+    ],
+)
+def test_start_and_length_of_examples_of_at_most_four_tokens(make_examples, expected):
+    """Blank lines separate the documents of 7, 1 and 10 tokens."""
+    starts, lengths = make_examples(LINE_ENDS, 4)
+    assert list(zip(starts.tolist(), lengths.tolist())) == expected
+
+
+def test_unknown_kinds_of_examples_are_an_error(corpus_folder, tokenizer):
+    assert [*EXAMPLES] == ["line", "block", "stream"]
+    with pytest.raises(KeyError, match="sentence"):
+        MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32, "sentence")
+
+
+# counts
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_word_and_token_counts_leave_out_unknown_words(long_words, examples):
+    data = MaskedLMDataset(*long_words, 16, examples)
+    for i in range(0, len(data), 10):
+        tokens = slice(data.starts[i], data.starts[i] + data.lengths[i])
+        is_unk = data.ids[tokens] == data.tokenizer.unk_token_id
+        starts_word = data.word_starts[tokens].copy()
+        starts_word[0] = True
+        assert data.maskable[i] == (~is_unk).sum()
+        assert data.word_counts[i] == (starts_word & ~is_unk).sum()
+    assert data.unk_fraction == (data.ids[:] == data.tokenizer.unk_token_id).mean() > 0.02
+    assert data.word_starts.dtype == bool and len(data.word_starts) == len(data.ids)
+    assert data.num_truncated == len(data.ids) - data.lengths.sum()
+
+
+# refused texts and unusual tokenizers
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("examples", ["line", "block"])
+def test_padding_and_truncation_in_tokenizer_json_change_nothing(
+    tmp_path, odd_text, tokenizer, examples
+):
+    expected = MaskedLMDataset(odd_text, tokenizer, 64, examples)
+    tokenizer.save_pretrained(tmp_path / "padded")
+    path = tmp_path / "padded" / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["padding"] = {
+        "strategy": {"Fixed": 128},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    content["truncation"] = {
+        "direction": "Right",
+        "max_length": 20,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    path.write_text(json.dumps(content), "utf-8")
+    padded = load_tokenizer(str(tmp_path / "padded"), None)
+    loaded = json.loads(padded.backend_tokenizer.to_str())
+    assert loaded["padding"]["strategy"] == {"Fixed": 128}
+    assert loaded["truncation"]["max_length"] == 20
+    dataset = MaskedLMDataset(odd_text, padded, 64, examples)
+    assert [example.tolist() for example in dataset] == [example.tolist() for example in expected]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "line", ["\u0e01" * 150, "0123456789abcdef" * 20, "a" * 101 + " the " + "b" * 101]
+)
+def test_a_text_that_is_mostly_unknown_is_refused(tmp_path, line):
+    (tmp_path / "a.txt").write_text(f"{line}\n" * 20, "utf-8")
+    learned = load_tokenizer("scratch:tiny", tmp_path / "a.txt")
+    with refused("a.txt", "% of its tokens are [UNK]", "spaces", "scratch:tiny"):
+        MaskedLMDataset(tmp_path / "a.txt", learned)
+
+
+@pytest.mark.fault
+def test_a_text_without_tokens_is_refused(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("\u200b\n" * 20, "utf-8")
+    for _ in range(2):
+        with refused("a.txt", "finds no token", "really text?"):
+            MaskedLMDataset(tmp_path / "a.txt", tokenizer)
