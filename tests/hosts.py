@@ -1,18 +1,22 @@
-"""Local servers for the tests: one that plays a corpus host, one that plays the Hugging Face Hub."""
+"""Local servers for the tests: one for a text to download, one that stands in for the Hugging Face Hub."""
 
 import contextlib
 import hashlib
 import http.server
 import json
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
 @contextlib.contextmanager
-def serve(answer):
-    """Serve on 127.0.0.1 what `answer(path)` returns, (status, headers, body); yields the address."""
+def serve(answer: Callable[[str], Answer]) -> Iterator[str]:
+    """Serve `answer(path)` on 127.0.0.1; yields the address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
+        def do_GET(self) -> None:
             status, headers, body = answer(self.path)
             self.send_response(status)
             for name, value in {"Content-Length": len(body), **headers}.items():
@@ -23,7 +27,7 @@ def serve(answer):
 
         do_HEAD = do_GET
 
-        def log_message(self, *args):
+        def log_message(self, *args: object) -> None:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -34,12 +38,12 @@ def serve(answer):
         server.shutdown()
 
 
-def hub(name, folder):
+def hub(name: str, folder: Path) -> Callable[[str], Answer]:
     """The answers of a Hub that holds the files of `folder` as the model `name`."""
     commit = "0" * 39 + "1"
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def answer(path):
+    def answer(path: str) -> Answer:
         path = path.split("?")[0]
         if path.startswith(f"/api/models/{name}/tree/"):
             tree = [

@@ -15,7 +15,9 @@ that arrives at the socket. tests/processes.py uses it.
 
 import argparse
 import ast
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -23,7 +25,6 @@ import runpy
 import select
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -77,6 +78,7 @@ def serve(connection: socket.socket) -> list[str]:
     """
     for name in HEAVY:
         importlib.import_module(name)
+    gc.freeze()  # a collection in a forked process would copy all of this memory
     running: dict[int, int] = {}  # process id: descriptor for its exit status
     while True:
         for pid in list(running):
@@ -116,11 +118,16 @@ def main() -> int:
     parser.add_argument("--serve", type=int)
     parser.add_argument("-p", nargs=2, action="append", default=[])
     options = parser.parse_args()
-    if options.serve is not None:
+    forked = options.serve is not None
+    if forked:
         options = parser.parse_args(serve(socket.socket(fileno=options.serve)))
     values = {name: value(text) for name, text in options.p}
-    path = str(Path(options.notebook))
-    return 0 if run(path, values, options.patch, options.again) else 1
+    status = 0 if run(options.notebook, values, options.patch, options.again) else 1
+    if forked:  # without taking the interpreter apart, which takes seconds
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":

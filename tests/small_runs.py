@@ -4,10 +4,12 @@ import copy
 import os
 import signal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
 from helpers import refused
+from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.models.encoders import supports_packing
 from mlm.training.checkpoint import CALLBACK_STATE
@@ -21,6 +23,7 @@ from mlm.training.seeded_dropout import SeededDropout
 from mlm.training.settings import run_settings
 
 STEPS = 8
+FEW_EXAMPLES = [0, 5, 9, 77, 200, 359]
 BASELINE = 5.0
 RECIPE = dict(
     optimizer="adamw", lr=1e-2, schedule="linear", weight_decay=0.01, dropout=0.1, mlm_probability=0.15,
@@ -31,6 +34,7 @@ PARAMETERS = dict(
     masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0,
     compile=False,
 )  # fmt: skip
+OPTIMIZER = dict(optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="linear", total_steps=20)
 DEVICE = dict(kind="cpu", processes=1, dtype=torch.float32)
 
 
@@ -89,6 +93,25 @@ class SmallRuns:
         write_results(results, run)
         check_files(run.folder)
         return run.folder
+
+
+def batch_of(dataset, indices, mlm_probability=0.15, rows=3, rank=0, world_size=1, shape=None):
+    """The batch of these examples, packed into `rows` rows per process; rows=None: one example per row."""
+    indices, row_of = np.array(indices), None
+    if rows:
+        row_of = np.sort(np.arange(len(indices)) % (rows * world_size))
+        width = max(dataset.lengths[indices[row_of == row]].sum() + 40 for row in row_of)
+        shape = shape or (rows, int(width), 16 * len(indices))
+    batches = MaskedBatches(dataset, [], mlm_probability, 0, shape, rank)
+    return batches.batch(0, indices, row_of)
+
+
+def same_batches(some, others):
+    """Whether these are the same batches, bit by bit."""
+    return all(
+        one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+        for one, other in zip(some, others, strict=True)
+    )
 
 
 def logger_state(folder):

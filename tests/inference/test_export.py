@@ -36,6 +36,7 @@ def save_model(corpus_folder, tmp_path):
     return save
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", sorted({*CONFIGS, *OTHERS} - SAME_AS_ROBERTA))
 @torch.no_grad()
 def test_onnx_logits_equal_those_of_the_model_for_batches_of_any_size(save_model, model_type):

@@ -175,7 +175,7 @@ def report_of_stored_outputs(tmp_path_factory) -> str:
 
 def check_report(report: str, name: str) -> None:
     """Every cell of this notebook must have passed."""
-    results = re.findall(rf"^\S*{name}\.ipynb::Cell \d+ (\w+)", report, re.MULTILINE)
+    results = re.findall(rf"^{name}/{name}::ipynb::Cell \d+ (\w+)", report, re.MULTILINE)
     assert "PASSED" in results and {*results} <= {"PASSED", "SKIPPED"}, report[-8000:]
 
 

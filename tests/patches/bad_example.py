@@ -1,4 +1,4 @@
-"""An example raises in one of the forked processes."""
+"""Reading an example raises an error in a forked process."""
 
 import torch
 
@@ -7,7 +7,7 @@ from mlm.data.dataset import MaskedLMDataset
 real = MaskedLMDataset.__getitem__
 
 
-def getitem(self, index):
+def getitem(self: MaskedLMDataset, index: int) -> torch.Tensor:
     if torch.multiprocessing.parent_process() and index == 7:
         raise ValueError("bad example 7")
     return real(self, index)

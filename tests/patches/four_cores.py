@@ -1,4 +1,4 @@
-"""A machine of four cores: Lightning gives each of two processes two threads."""
+"""A machine with four cores, on which Lightning gives each of two processes two threads."""
 
 import os
 

@@ -1,17 +1,20 @@
-"""The tenth training loss is not a number."""
+"""The tenth training loss is NaN."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-real, calls = F.cross_entropy, []
+real = F.cross_entropy
+training_losses = []
 
 
-def cross_entropy(*args, **kwargs):
+def cross_entropy(*args: Any, **kwargs: Any) -> torch.Tensor:
     loss = real(*args, **kwargs)
     if not torch.is_grad_enabled():
         return loss
-    calls.append(loss)
-    return loss * (float("nan") if len(calls) == 10 else 1)
+    training_losses.append(loss.detach())
+    return loss * (float("nan") if len(training_losses) == 10 else 1)
 
 
 F.cross_entropy = cross_entropy

@@ -1,6 +1,7 @@
-"""Small runs for the tests of training: one that is finished is trained once for all tests."""
+"""Fixtures for the tests of training. An uninterrupted small run is trained once for all tests."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,11 @@ from IPython.display import Image
 import mlm.training.model_card
 import mlm.training.results
 from encoders import make_model
+from mlm.data.dataset import MaskedLMDataset
+from mlm.training.datamodule import MaskedLMData
 from mlm.training.lock import HELD_LOCKS, unlock_run
-from small_runs import SmallRuns
+from mlm.training.module import MaskedLM
+from small_runs import OPTIMIZER, SmallRuns
 
 PNG = Image(b"\x89PNG\r\n\x1a\n", format="png")
 
@@ -52,3 +56,22 @@ def trained(corpus_folder, tokenizer, tmp_path_factory):
 def finished(trained, tmp_path):
     """A copy of the folder of the uninterrupted run, which a test may change."""
     return shutil.copytree(trained.parent, tmp_path / "finished") / "run"
+
+
+@pytest.fixture
+def module(bert):
+    """A MaskedLM without dropout, as in training with one process."""
+    module = MaskedLM(bert, OPTIMIZER)
+    module.trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0)
+    return module
+
+
+@pytest.fixture
+def make_data(dataset, corpus_folder, tokenizer):
+    """A function that returns a MaskedLMData of 50 steps; an epoch has 45."""
+    valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
+
+    def make(batch_size=8, mlm_probability=0.15, total_steps=50, **options):
+        return MaskedLMData(dataset, valid, batch_size, mlm_probability, 0, total_steps, **options)
+
+    return make

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_results import damages
 
 from helpers import refused
 from mlm.training.checkpoint import latest_good_checkpoint, selected_weights
 from mlm.training.lock import unlock_run
 from small_runs import files_in, replace_file, same, stop_at
-from test_results import damages
 
 
 @pytest.mark.fault

@@ -16,6 +16,7 @@ from mlm.inference.load import load_pred
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.history import out_of_patience
 from mlm.training.lock import unlock_run
+from processes import english_text, finish, start
 from small_runs import (
     STEPS,
     Broken,
@@ -25,7 +26,6 @@ from small_runs import (
     same,
     validation_losses,
 )
-from processes import english_text, finish, start
 
 BEST = dict(keep="best", evaluations=8, patience=0)
 

@@ -15,6 +15,7 @@ from mlm.training.failures import (
     report_failure,
     reported_failure,
     request_stop,
+    stop_on_signal,
     stop_requested,
 )
 
@@ -43,7 +44,9 @@ def test_a_first_signal_requests_a_stop_and_a_second_ends_a_waiting_process(
     pid = os.fork()
     if pid == 0:
         wait_for_ever(tmp_path, writer)
-    os.read(reader, 1)
+    os.close(writer)
+    assert os.read(reader, 1) == b"1"
+    os.close(reader)
     os.kill(pid, first)
     end = time.monotonic() + 20
     while not stop_requested(tmp_path):

@@ -1,5 +1,6 @@
 """A run's folder: an interrupted run is resumed to the same bits, and only with the same settings."""
 
+import copy
 import os
 import shutil
 import signal
@@ -13,7 +14,18 @@ from mlm.data.tokenizer import load_tokenizer
 from mlm.models.loading import load_model
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import request_stop
-from small_runs import BASELINE, STEPS, Broken, Patch, SmallRuns, fail_at, same, stop_at
+from small_runs import (
+    BASELINE,
+    STEPS,
+    Broken,
+    Patch,
+    SmallRuns,
+    fail_at,
+    logger_state,
+    result,
+    same,
+    stop_at,
+)
 
 # errors and stops
 
@@ -87,6 +99,33 @@ def test_other_masks_are_another_run_and_resume_to_the_same_bits(runs, tmp_path,
     assert same(runs(tmp_path / "cut", **options), uninterrupted)
 
 
+# gradient accumulation
+
+
+@pytest.mark.parametrize("batch_size, accumulate", [(8, 4), (2, 16)])
+def test_gradient_accumulation_trains_and_counts_like_one_large_batch(
+    corpus_folder, tokenizer, bert, quick_results, tmp_path, batch_size, accumulate
+):
+    """Losses and weights equal except for rounding, counts exactly. Twelve steps are an epoch."""
+
+    def train(folder, batch_size, accumulate):
+        runs = SmallRuns(corpus_folder, tokenizer, copy.deepcopy(bert))
+        runs.data = MaskedLMData(
+            runs.train, runs.data.valid, batch_size, 0.15, 0, STEPS, accumulate=accumulate
+        )
+        return runs(tmp_path / folder)
+
+    large, small = train("large", 32, 1), train("small", batch_size, accumulate)
+    (weights, losses), (expected_weights, expected) = result(small), result(large)
+    assert [row[:2] for row in losses] == [row[:2] for row in expected] and len(losses) > STEPS
+    assert [row[2] for row in losses] == pytest.approx([row[2] for row in expected], abs=1e-3)
+    for name, weight in expected_weights.items():
+        if not name.endswith("key.bias"):  # its gradient is only rounding, which Adam scales up
+            assert (weights[name] - weight).abs().max() < 2e-3, name
+    for count in ("tokens", "examples"):
+        assert logger_state(small)[count] == logger_state(large)[count]
+
+
 # opening a folder
 
 
@@ -150,10 +189,13 @@ def test_deleting_the_folder_during_training_is_a_one_line_error(runs, tmp_path,
 
 
 def test_tensorboard_shows_a_resumed_run_as_one_curve_beside_the_baseline(runs, tmp_path):
-    with Patch(runs, lambda step: request_stop(tmp_path / "run") if step == 2 else None):
-        with refused("stopped at step 3"):
-            runs.train_run(tmp_path, evaluations=4)
-    runs.train_run(tmp_path, evaluations=4)
+    def stop(step):
+        if step == 2:
+            request_stop(tmp_path / "run")
+
+    with Patch(runs, stop), refused("stopped at step 3"):
+        runs.train_run(tmp_path)
+    runs.train_run(tmp_path)
     events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     events.Reload()
     curves = {name: events.Scalars(name, "valid_loss") for name in events.Runs()}

@@ -11,7 +11,7 @@ from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters import parameters_of
 from mlm.training.history import RENAMED_METRICS
 from mlm.training.settings import MAY_DIFFER, run_settings, setting_differences
-from small_runs import PARAMETERS, logger_state, same, stop_at
+from small_runs import logger_state, same, stop_at
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
 DEVICE = dict(kind="cpu", processes=1, dtype=torch.bfloat16)

@@ -111,6 +111,7 @@ def silence_warnings() -> None:
         "TF_CPP_MIN_LOG_LEVEL", "3"
     )  # tensorboard imports TensorFlow, if installed
     warnings.filterwarnings("ignore", "IProgress not found")  # without ipywidgets a bar is text
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a script that the font lacks
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
     # The gradient scaler of float16 skips its first steps: they overflow by design.
     warnings.filterwarnings("ignore", "Detected call of `lr_sched")

@@ -165,14 +165,14 @@ class BertPred(nn.Module):
         return self.bert(**batch).logits
 
 
-def load_pred(path: Path, config: Path, make: type[nn.Module] = BertPred) -> Any:
-    """A module of class `make` with the weights in `path`, in eval mode.
+def load_pred(path: Path, config: Path, module_class: type[nn.Module] = BertPred) -> Any:
+    """A module of class `module_class` with the weights in `path`, in eval mode.
 
     `config` is the folder with config.json. Raises NotebookError if the weights do not fit it.
     """
     weights = read_weights(path)
     try:
-        module = make(AutoConfig.from_pretrained(config))
+        module = module_class(AutoConfig.from_pretrained(config))
         module.load_state_dict(weights)
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -90,8 +90,8 @@ def find_pairs(data: MaskedLMDataset, pairs: np.ndarray) -> np.ndarray:
     for start in range(0, len(data.ids), CHUNK_TOKENS):  # the ids are on disk
         ids = data.ids[start : start + CHUNK_TOKENS + 1].astype(np.int64)
         text_codes = ids[:-1] * data.vocab_size + ids[1:]
-        place = np.searchsorted(wanted, text_codes).clip(max=len(wanted) - 1)
-        occurs[place[wanted[place] == text_codes]] = True
+        nearest = np.searchsorted(wanted, text_codes).clip(max=len(wanted) - 1)
+        occurs[nearest[wanted[nearest] == text_codes]] = True
     return occurs[index]
 
 

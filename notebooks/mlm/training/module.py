@@ -49,8 +49,8 @@ class MaskedLM(pl.LightningModule):
             hidden = hidden_states(
                 self.bert,
                 batch["input_ids"],
-                packed_attention_mask(batch.get("sequence_ids")),
-                batch.get("position_ids"),
+                attention_mask=packed_attention_mask(batch.get("sequence_ids")),
+                position_ids=batch.get("position_ids"),
             )  # (B, T, H)
             hidden = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, H)
             return head_logits(self.bert, hidden).float()
