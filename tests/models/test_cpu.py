@@ -1,4 +1,4 @@
-"""What makes a CPU fast changes no weight, no loss and no law of chance."""
+"""The CPU optimizations change no weight, no loss and no probability."""
 
 import copy
 
@@ -14,6 +14,8 @@ from mlm.models.cpu import (
     FastDropout,
     fast_dropout,
     onednn_float32,
+    tune_for_cpu,
+    use_default_kernels,
     use_fast_kernels,
 )
 from mlm.models.loading import load_model
@@ -22,101 +24,124 @@ from mlm.training.module import MaskedLM
 
 
 @pytest.fixture
-def batch_of(dataset):
-    """A function that gives a batch of 40 examples or so, in shared rows or with a row each."""
+def make_batch(dataset):
+    """A function that makes a batch of about 40 examples, packed or one per row."""
 
-    def make(rows="shared"):
+    def make(packed=True):
         plan = PackingPlan(dataset, 40, 0.15, 0, (0,))
-        epoch, indices, shared = plan.keys(0)[0]
-        how = {} if rows == "own" else dict(shape=plan.shape)
-        made = MaskedBatches(dataset, [], 0.15, 0, **how)
-        return made.batch(epoch, indices, shared if rows == "shared" else None)
+        epoch, indices, rows = plan.keys(0)[0]
+        batches = MaskedBatches(dataset, [], 0.15, 0, shape=plan.shape if packed else None)
+        return batches.batch(epoch, indices, rows if packed else None)
 
     return make
+
+
+def loss_and_gradients(model, batch):
+    """(loss, {name: gradient}) of a batch, without dropout."""
+    module = MaskedLM(model.eval(), {})
+    model.zero_grad()
+    loss = masked_loss(module, batch)[0]
+    loss.backward()
+    return loss.item(), {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+def assert_same_gradients(gradients, expected):
+    """Equal up to rounding."""
+    for name, gradient in expected.items():
+        difference = (gradients[name] - gradient).abs().max()
+        assert difference <= 1e-4 + 1e-5 * gradient.abs().max(), name
+
+
+def dropout_layers(model):
+    return [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
 
 
 # attention
 
 
-@pytest.mark.parametrize("how", ["shared", "own", "no mask"])
-def test_attention_as_matrix_products_is_exact(bert, batch_of, how):
-    batch = batch_of("shared" if how == "shared" else "own")
-    if how == "no mask":
+@pytest.mark.parametrize("rows", ["packed", "one example each", "no mask"])
+def test_attention_as_matrix_products_is_exact(bert, make_batch, rows):
+    batch = make_batch(packed=rows == "packed")
+    if rows == "no mask":
         del batch["sequence_ids"]
-    found = []
-    for model in (bert, use_fast_kernels(copy.deepcopy(bert))):
-        loss, logits, _ = masked_loss(MaskedLM(model, {}), batch)
-        loss.backward()
-        found.append(
-            (loss.detach(), logits.detach(), {n: p.grad for n, p in model.named_parameters()})
+    fast_bert = use_fast_kernels(copy.deepcopy(bert))
+    loss, gradients = loss_and_gradients(bert, batch)
+    fast_loss, fast_gradients = loss_and_gradients(fast_bert, batch)
+    assert fast_loss == pytest.approx(loss, rel=1e-6)
+    assert_same_gradients(fast_gradients, gradients)
+    with torch.no_grad():
+        logits, fast_logits = (
+            MaskedLM(model, {}).masked_logits(batch) for model in (bert, fast_bert)
         )
-    (loss, logits, grads), (fast_loss, fast_logits, fast_grads) = found
-    torch.testing.assert_close(fast_loss, loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(fast_logits, logits, rtol=1e-5, atol=2e-5)
-    for name, grad in grads.items():
-        worst = (fast_grads[name] - grad).abs().max()
-        assert worst <= 1e-4 + 1e-5 * grad.abs().max(), name
 
 
-def gradients_of(bert, batch):
-    """(loss, {name: gradient}) of a batch, dropout off."""
-    module = MaskedLM(bert.eval(), {})
-    bert.zero_grad()
-    loss = masked_loss(module, batch)[0]
-    loss.backward()
-    return loss.item(), {name: p.grad.clone() for name, p in bert.named_parameters()}
+@pytest.mark.parametrize("attention", PACKED_ATTENTION)
+def test_packing_changes_neither_loss_nor_gradients(bert, make_batch, attention):
+    bert.set_attn_implementation(attention)
+    packed, unpacked = make_batch(packed=True), make_batch(packed=False)
+    assert packed["input_ids"].shape[0] < unpacked["input_ids"].shape[0]
+    loss, gradients = loss_and_gradients(bert, packed)
+    expected_loss, expected = loss_and_gradients(bert, unpacked)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert_same_gradients(gradients, expected)
 
 
-def packed_and_alone(bert, batch_of):
-    """((loss, gradients) of examples that share rows, those of the same with a row each)."""
-    shared, own = (batch_of(rows=rows) for rows in ("shared", "own"))
-    assert shared["input_ids"].shape[0] < own["input_ids"].shape[0]
-    return gradients_of(bert, shared), gradients_of(bert, own)
-
-
-@pytest.mark.parametrize("way", PACKED_ATTENTION)
-def test_a_packed_example_is_read_as_alone(bert, batch_of, way):
-    bert.set_attn_implementation(way)
-    (loss, grads), (alone, theirs) = packed_and_alone(bert, batch_of)
-    assert loss == pytest.approx(alone, rel=1e-6)
-    for name, grad in grads.items():
-        assert (grad - theirs[name]).abs().max() <= 1e-4 + 1e-5 * grad.abs().max(), name
-
-
-def test_the_plain_way_of_transformers_lets_packed_examples_see_each_other(bert, batch_of):
-    """So it is no choice here, and the law above can fail."""
+def test_the_eager_attention_of_transformers_mixes_packed_examples(bert, make_batch):
+    """So it is not in PACKED_ATTENTION, and the test above can fail."""
     bert.set_attn_implementation("eager")
-    (loss, _), (alone, _) = packed_and_alone(bert, batch_of)
-    assert loss != pytest.approx(alone, rel=1e-3)
+    loss, _ = loss_and_gradients(bert, make_batch(packed=True))
+    expected_loss, _ = loss_and_gradients(bert, make_batch(packed=False))
+    assert loss != pytest.approx(expected_loss, rel=1e-3)
 
 
-def test_a_fast_model_is_the_same_model(bert):
-    before = {name: value.clone() for name, value in bert.state_dict().items()}
-    quick = use_fast_kernels(bert)
-    assert quick is bert and quick.config._attn_implementation == "matmul"
-    assert quick.state_dict().keys() == before.keys()
-    assert all((quick.state_dict()[name] == value).all() for name, value in before.items())
-    kinds = {type(part).__name__ for part in bert.modules() if isinstance(part, torch.nn.Dropout)}
-    assert kinds == {"FastDropout"}
-    assert quick.cls.predictions.decoder.weight is quick.bert.embeddings.word_embeddings.weight
+# a model with these kernels
 
 
-def test_what_a_fast_model_saves_is_loaded_as_any_other(bert, tokenizer, tmp_path, batch_of):
-    batch = batch_of()
+def test_weights_and_names_stay_the_same(bert):
+    before = {name: weight.clone() for name, weight in bert.state_dict().items()}
+    fast_bert = use_fast_kernels(bert)
+    assert fast_bert is bert and bert.config._attn_implementation == "matmul"
+    assert {type(layer) for layer in dropout_layers(bert)} == {FastDropout}
+    assert bert.state_dict().keys() == before.keys()
+    assert all(torch.equal(bert.state_dict()[name], weight) for name, weight in before.items())
+    assert bert.cls.predictions.decoder.weight is bert.bert.embeddings.word_embeddings.weight
+
+
+def test_the_default_kernels_can_be_restored(bert):
+    use_default_kernels(use_fast_kernels(bert))
+    assert bert.config._attn_implementation == "sdpa"
+    assert {type(layer) for layer in dropout_layers(bert)} == {torch.nn.Dropout}
+
+
+def test_a_saved_fast_model_is_loaded_with_the_default_attention(
+    bert, tokenizer, tmp_path, make_batch
+):
+    batch = make_batch()
     expected = masked_loss(MaskedLM(bert.eval(), {}), batch)[0].item()
     use_fast_kernels(bert).save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path), tokenizer, 64)
     assert loaded.config._attn_implementation == "sdpa"
-    found = masked_loss(MaskedLM(loaded.eval(), {}), batch)[0].item()
-    assert found == pytest.approx(expected)
+    loss = masked_loss(MaskedLM(loaded.eval(), {}), batch)[0].item()
+    assert loss == pytest.approx(expected)
 
 
-def test_dropout_is_off_in_evaluation(bert, batch_of):
-    quick = use_fast_kernels(bert)
-    for part in quick.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.5
-    module, batch = MaskedLM(quick, {}), batch_of()
+def test_tuning_prints_what_was_done(bert, capsys):
+    precision = torch.get_float32_matmul_precision()
+    try:
+        assert tune_for_cpu(bert).config._attn_implementation == "matmul"
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("CPU kernels: freed memory is re") and len(line) <= 100
+    assert "float32 products by" in line and "plain attention, 16-bit dropout" in line
+
+
+def test_dropout_is_off_during_evaluation(bert, make_batch):
+    model = use_fast_kernels(bert)
+    for layer in dropout_layers(model):
+        layer.p = 0.5
+    module, batch = MaskedLM(model, {}), make_batch()
     assert evaluate(module, [batch]) == evaluate(module, [batch])
     module.train()
     assert masked_loss(module, batch)[0] != masked_loss(module, batch)[0]
@@ -127,29 +152,28 @@ def test_dropout_is_off_in_evaluation(bert, batch_of):
 
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_drops_its_share(p, dtype):
+def test_dropout_has_the_right_rate_and_scale_and_independent_elements(p, dtype):
     torch.manual_seed(0)
-    x = torch.full((999, 1001), 2.0, dtype=dtype)  # no multiple of 4 elements
+    x = torch.full((999, 1001), 2.0, dtype=dtype)  # the number of elements is no multiple of 4
     y = fast_dropout(x, p)
     assert (y.shape, y.dtype) == (x.shape, dtype)
-    kept = y != 0
-    n = x.numel()
-    spread = np.sqrt(p * (1 - p) / n)
-    assert abs(1 - kept.double().mean() - p) < 5 * spread + 2**-17  # p is kept to 1 in 65,536
-    assert y[kept].unique().numel() == 1
-    assert y[kept][0].item() == pytest.approx(
-        2 / (1 - p), rel=1e-2 if dtype == torch.bfloat16 else 1e-4
-    )
-    for lane in range(4):  # 16 bits each of a 64-bit number
-        share = kept.flatten()[lane::4].double().mean()
-        assert abs(1 - share - p) < 5 * 2 * spread + 2**-17
+    is_kept, n = y != 0, x.numel()
+    standard_error = np.sqrt(p * (1 - p) / n)
+    accuracy = 2**-17  # p is rounded to multiples of 1/65,536
+    assert abs(1 - is_kept.double().mean() - p) < 5 * standard_error + accuracy
+    assert y[is_kept].unique().numel() == 1
+    scale_error = 1e-2 if dtype == torch.bfloat16 else 1e-4
+    assert y[is_kept][0].item() == pytest.approx(2 / (1 - p), rel=scale_error)
+    for lane in range(4):  # four elements share a 64-bit random number
+        rate = 1 - is_kept.flatten()[lane::4].double().mean()
+        assert abs(rate - p) < 5 * 2 * standard_error + accuracy
     for lag in (1, 2, 3, 4, 1001):
-        pair = kept.flatten().double()
-        both = torch.corrcoef(torch.stack([pair[lag:], pair[:-lag]]))[0, 1]
-        assert abs(both) < 5 / np.sqrt(n)
+        flat = is_kept.flatten().double()
+        correlation = torch.corrcoef(torch.stack([flat[lag:], flat[:-lag]]))[0, 1]
+        assert abs(correlation) < 5 / np.sqrt(n)
 
 
-def test_dropout_has_the_gradient_of_what_it_kept():
+def test_the_gradient_of_dropout_is_its_scale_where_an_element_is_kept():
     x = torch.randn(50, 7, requires_grad=True)
     y = fast_dropout(x, 0.5)
     y.sum().backward()
@@ -157,11 +181,11 @@ def test_dropout_has_the_gradient_of_what_it_kept():
     assert (y.detach() == x.detach() * x.grad).all()
 
 
-def test_dropout_of_nearly_everything_is_finite():
+def test_a_dropout_rate_close_to_1_gives_finite_numbers():
     assert fast_dropout(torch.ones(1000), 1 - 1e-9).isfinite().all()
 
 
-def test_dropout_of_nothing():
+def test_dropout_that_is_off_returns_its_input():
     x = torch.randn(5)
     assert fast_dropout(x, 0.0) is x
     assert fast_dropout(x, 0.5, training=False) is x
@@ -169,31 +193,33 @@ def test_dropout_of_nothing():
     assert fast_dropout(torch.empty(0, 3), 0.5).shape == (0, 3)
 
 
-def test_dropout_comes_from_the_seed():
+def test_dropout_depends_on_the_seed():
     x = torch.ones(1000)
-    drawn = []
+    outputs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        drawn.append(fast_dropout(x, 0.5))
-    assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any()
+        outputs.append(fast_dropout(x, 0.5))
+    assert (outputs[0] == outputs[1]).all() and (outputs[0] != outputs[2]).any()
 
 
-# float32
+# float32 products
 
 
-@pytest.mark.parametrize("rounds", [False, True], ids=["", "rounds"])
-def test_float32_products_stay_float32(monkeypatch, rounds):
-    """Where oneDNN rounds inside (here it seems to: the numbers are so large), it is not used."""
-    before, randn = torch.get_float32_matmul_precision(), torch.randn
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_float32_products_keep_their_precision(monkeypatch, is_rounded):
+    """oneDNN is not used where it rounds; a test pretends that by numbers with a large error."""
+    precision, randn = torch.get_float32_matmul_precision(), torch.randn
     try:
         with monkeypatch.context() as patch:
-            if rounds:
-                patch.setattr(torch, "randn", lambda *size, **how: 1000 * randn(*size, **how))
-            used = onednn_float32()
-        assert not (used and rounds)
-        assert torch.get_float32_matmul_precision() == ("medium" if used else "highest")
+            if is_rounded:
+                patch.setattr(
+                    torch, "randn", lambda *size, **options: 1000 * randn(*size, **options)
+                )
+            is_used = onednn_float32()
+        assert not (is_used and is_rounded)
+        assert torch.get_float32_matmul_precision() == ("medium" if is_used else "highest")
         rows, columns = torch.randn(2, 128, 512, generator=torch.Generator().manual_seed(1))
         exact = rows.double() @ columns.double().T
         assert (rows @ columns.T - exact).abs().max() < 1e-3
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(precision)

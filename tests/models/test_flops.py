@@ -1,4 +1,4 @@
-"""What a token costs is what torch counts, and what the formula says; what a device can do is known or measured."""
+"""FLOPs per token agree with the formula; the peak of a device comes from the vendor or is measured."""
 
 import inspect
 import sys
@@ -7,64 +7,64 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import mlm.models.flops as peak
 from mlm.benchmark.limits import layer_shapes
+from mlm.models import flops
 from mlm.models.cpu import use_fast_kernels
 from mlm.models.loading import load_model
 
 
-@pytest.mark.parametrize("fast", [False, True], ids=["sdpa", "matmul"])
+@pytest.mark.parametrize("fast_kernels", [False, True])
 @pytest.mark.parametrize("size", ["tiny", "mini"])
-def test_a_tokens_operations_are_those_of_the_formula(tokenizer, size, fast):
-    bert = load_model(f"scratch:{size}", tokenizer)
-    if fast:
-        use_fast_kernels(bert)
-    length, share, config = 50, 0.3, bert.config
-    products = layer_shapes(config, length, share * length).values()
+def test_flops_per_token_agree_with_the_formula(tokenizer, size, fast_kernels):
+    model = load_model(f"scratch:{size}", tokenizer)
+    if fast_kernels:
+        use_fast_kernels(model)
+    length, rate, config = 50, 0.3, model.config
+    products = layer_shapes(config, length, rate * length).values()
     weights = 6 * sum(count * rows * inner * columns for rows, inner, columns, count in products)
     attention = 12 * config.num_hidden_layers * config.hidden_size * length
-    found = peak.flops_per_token(bert, length, share)
+    found = flops.flops_per_token(model, length, rate)
     assert found == pytest.approx(weights / length + attention, rel=1e-9)
 
 
-def test_what_this_cpu_can_do_is_measured():
-    for dtype in ("torch.float32", "torch.bfloat16"):
-        flops, source = peak.device_peak("cpu", dtype)
-        assert source == "measured" and 1e8 < flops < 1e15
+@pytest.mark.parametrize("dtype", ["torch.float32", "torch.bfloat16"])
+def test_the_peak_of_this_cpu_is_measured(dtype):
+    peak, source = flops.device_peak("cpu", dtype)
+    assert source == "measured" and 1e8 < peak < 1e15
 
 
 @pytest.mark.parametrize(
     "name, dtype, expected",
     [("Tesla T4", "float16", 65e12), ("NVIDIA A100-SXM4-40GB", "bfloat16", 312e12)],
 )
-def test_cards_that_lightning_knows(monkeypatch, name, dtype, expected):
+def test_the_peak_of_a_known_gpu_comes_from_the_vendor(monkeypatch, name, dtype, expected):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert peak.peak_flops("gpu", f"torch.{dtype}") == (expected, "its maker")
+    assert flops.peak_flops("gpu", f"torch.{dtype}") == (expected, "vendor")
 
 
-def test_tpus(monkeypatch):
-    """A v5e has 197 TFLOPS; of one that nobody knows, or that cannot be asked, nothing is claimed."""
+def test_the_peak_of_a_tpu_comes_from_the_vendor_or_is_unknown(monkeypatch):
+    """A v5e has 197 TFLOPS. An unknown TPU, or one whose type cannot be read, has no figure."""
     env = {"ACCELERATOR_TYPE": "v5litepod-8"}
     tpu = SimpleNamespace(get_tpu_env=lambda: env)
     monkeypatch.setitem(sys.modules, "torch_xla._internal", SimpleNamespace(tpu=tpu))
     monkeypatch.setattr("lightning_fabric.accelerators.xla._XLA_GREATER_EQUAL_2_1", True)
-    assert peak.device_peak("tpu", "torch.bfloat16") == (197e12, "its maker")
+    assert flops.device_peak("tpu", "torch.bfloat16") == (197e12, "vendor")
     env["ACCELERATOR_TYPE"] = "v99-8"
-    assert peak.device_peak("tpu", "torch.bfloat16") == (None, None)
+    assert flops.device_peak("tpu", "torch.bfloat16") == (None, None)
     env.clear()
-    assert peak.device_peak("tpu", "torch.bfloat16") == (None, None)
+    assert flops.device_peak("tpu", "torch.bfloat16") == (None, None)
 
 
-def test_a_gpu_that_this_process_must_not_touch_is_asked_in_another(monkeypatch):
-    """Which gets the function as text, so that it must stand by itself."""
-    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("CUDA was initialised"))
+def test_a_gpu_is_measured_in_another_process_before_cuda_is_initialized(monkeypatch):
+    """That process gets the function as source code, so it must not need anything else."""
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("CUDA was initialized"))
 
     def run_in_subprocess(function, *values):
-        alone = {}
-        exec(inspect.getsource(function), alone)
-        with monkeypatch.context() as there:
-            there.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-            return list(alone[function.__name__](*values))
+        namespace = {}
+        exec(inspect.getsource(function), namespace)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+            return list(namespace[function.__name__](*values))
 
-    monkeypatch.setattr(peak, "run_in_subprocess", run_in_subprocess)
-    assert peak.device_peak("gpu", "torch.float16") == (65e12, "its maker")
+    monkeypatch.setattr(flops, "run_in_subprocess", run_in_subprocess)
+    assert flops.device_peak("gpu", "torch.float16") == (65e12, "vendor")

@@ -1,96 +1,65 @@
 """Runs the unchanged notebooks on torch_xla's CPU backend, through Lightning's own XLA strategies.
 
-xla_cpu/sitecustomize.py makes torch_xla report FAKE_TPU devices; nothing else of the path differs
-from a TPU's. Each run happens once, whatever number of tests looks at it.
+xla_cpu/sitecustomize.py makes torch_xla report FAKE_TPU devices; otherwise the path is the same as on a
+TPU. Each training run happens once, however many tests look at it.
 """
 
 import functools
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-SMALL = dict(model="scratch:tiny", precision=32, dropout=0.0, batch_size=8, max_steps=30)
-
-
-def environment(devices):
-    """The process environment for so many XLA devices; 0: as it is."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if devices:
-        env |= {
-            "FAKE_TPU": str(devices),
-            "PYTHONPATH": str(HERE / "xla_cpu"),
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-        }
-    return env
-
-
-def papermill(notebook, folder, devices=0, python=sys.executable, **parameters):
-    """Execute a notebook alone in `folder`; (completed process, executed notebook's path)."""
-    out = folder / f"{notebook}.out.ipynb"
-    values = [str(part) for name in parameters for part in ("-p", name, parameters[name])]
-    done = subprocess.run(
-        [python, "-m", "papermill", str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(out), *values,
-         "--no-progress-bar"],
-        cwd=folder, env=environment(devices), capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    return done, out
+from processes import english_text
+from xla_runs import SMALL, papermill
 
 
 @pytest.fixture(scope="session")
-def text_file(tmp_path_factory):
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 lines of English: few enough that a run takes seconds."""
-    from pydoc_data.topics import topics
-
-    lines = [line for name in sorted(topics) for line in topics[name].splitlines() if line.strip()]
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n".join(lines[:300]) + "\n")
-    return path
+    return english_text(tmp_path_factory.mktemp("text"))
 
 
-RUNS = []  # (devices, what differs from SMALL, run) of each training, for the table at the end
+RUNS = []  # (devices, parameters that differ from SMALL, results) of each run, for the table at the end
 
 
 @pytest.fixture(scope="session")
-def train(tmp_path_factory, text_file):
-    """train(devices, **parameters) -> (run.json, run folder) of 04, made once for each set."""
+def train(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Callable:
+    """train(devices, **parameters): the results of 04 and its folder. Each run happens once."""
 
     @functools.cache
-    def run(devices=0, **parameters):
+    def run(devices: int = 0, **parameters: object) -> SimpleNamespace:
         folder = tmp_path_factory.mktemp("run")
-        done, _ = papermill(
-            "04_train", folder, devices, **{"corpus": text_file, **SMALL, **parameters}
-        )
+        parameters_of_run = {"corpus": text_file, **SMALL, **parameters}
+        done, _ = papermill("04_train", folder, devices, **parameters_of_run)
         assert done.returncode == 0, done.stderr[-3000:]
-        place = folder / "bert-mlm" / "run"
-        history = json.loads((place / "run.json").read_text())
-        RUNS.append((devices, parameters, SimpleNamespace(**history, folder=place)))
+        run_folder = folder / "bert-mlm" / "run"
+        results = json.loads((run_folder / "run.json").read_text())
+        RUNS.append((devices, parameters, SimpleNamespace(**results, folder=run_folder)))
         return RUNS[-1][-1]
 
     return run
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Losses and XLA's counts of each training, side by side; 0 devices are the CPU itself."""
-    form = "{:>7} {:>5} {:>9} {:>9} {:>12} {:>9} {:>5}  {}".format
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print losses and XLA's counts of each run, one line each; 0 devices: the CPU without XLA."""
+    line = "{:>7} {:>5} {:>9} {:>9} {:>12} {:>9} {:>5}  {}".format
     titles = "devices", "steps", "before", "after", "compilations", "fallbacks", "reads", ""
-    terminalreporter.write_line(form(*titles))
+    terminalreporter.write_line(line(*titles))
     for devices, parameters, run in sorted(RUNS, key=lambda r: (r[2].training["steps"], r[0])):
         xla = run.xla or {"compilations": "-", "fallbacks": [], "reads": "-"}
-        losses = [f"{figures['loss']:.6f}" for figures in (run.before, run.after)]
         others = {k: v for k, v in parameters.items() if k not in ("max_steps", "epochs")}
-        row = (
-            devices,
-            run.training["steps"],
-            *losses,
-            xla["compilations"],
-            len(xla["fallbacks"]),
-            xla["reads"],
+        terminalreporter.write_line(
+            line(
+                devices,
+                run.training["steps"],
+                f"{run.before['loss']:.6f}",
+                f"{run.after['loss']:.6f}",
+                xla["compilations"],
+                len(xla["fallbacks"]),
+                xla["reads"],
+                " ".join(f"{name}={value}" for name, value in others.items()),
+            )
         )
-        terminalreporter.write_line(form(*row, " ".join(f"{k}={v}" for k, v in others.items())))

@@ -1,6 +1,6 @@
-"""Gradients in float16: scaled so that they do not vanish, unscaled before they are clipped.
+"""Training in float16: gradients are scaled so that they do not vanish, and unscaled before clipping.
 
-A T4, V100 or P100 trains like this, with a GradScaler of CUDA; here it is that of the CPU.
+T4, V100 and P100 GPUs train like this, with a GradScaler for CUDA; these tests use the one for the CPU.
 """
 
 import copy
@@ -10,30 +10,22 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import MixedPrecision
 
-from mlm.data.dataset import MaskedLMDataset
 from mlm.optim.optimizer import make_optimizer
-from mlm.training.datamodule import MaskedLMData
 from mlm.training.logging import TrainingLogger
 from mlm.training.module import MaskedLM
 from mlm.training.seeded_dropout import SeededDropout
 
-STEPS, CUT = 12, 5
-HOW = dict(lr=1e-2, weight_decay=0.01, schedule="linear", total_steps=STEPS, clip=0.5)
+STEPS, STOP = 12, 5
+OPTIONS = dict(lr=1e-2, weight_decay=0.01, schedule="linear", total_steps=STEPS, clip=0.5)
 
 
-@pytest.fixture
-def data(dataset, corpus_folder, tokenizer):
-    valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
-    return MaskedLMData(dataset, valid, 8, 0.15, 0, STEPS)
-
-
-def scaler(scale):
-    """A GradScaler that grows so soon that a short run sees it grow and shrink."""
+def make_scaler(scale):
+    """A GradScaler that grows so often that a short run sees it grow and shrink."""
     return torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
 
 
-class Until(pl.Callback):
-    """Saves after so many steps, and ends there."""
+class StopAt(pl.Callback):
+    """Saves a checkpoint after `step` steps and ends training."""
 
     def __init__(self, step, path):
         self.step, self.path = step, path
@@ -44,78 +36,79 @@ class Until(pl.Callback):
             trainer.should_stop = True
 
 
-def fit(bert, data, optimizer, scale, more=(), ckpt_path=None):
-    """(weights, scaler's state, losses of the steps) after training a copy in float16, as 04 does."""
-    module = MaskedLM(copy.deepcopy(bert), HOW | {"optimizer": optimizer}, torch.float16).train()
-    journal, plugin = TrainingLogger(data, 5.0), MixedPrecision("16-mixed", "cpu", scaler(scale))
+def fit(bert, data, optimizer, scale, callbacks=(), ckpt_path=None):
+    """(weights, scaler's state, losses) after training a copy of the model in float16, as 04 does."""
+    options = OPTIONS | {"optimizer": optimizer}
+    module = MaskedLM(copy.deepcopy(bert), options, torch.float16).train()
+    logger = TrainingLogger(data, 5.0)
+    plugin = MixedPrecision("16-mixed", "cpu", make_scaler(scale))
     trainer = pl.Trainer(
         accelerator="cpu", plugins=[plugin], max_steps=STEPS, max_epochs=1, logger=False,
-        callbacks=[journal, SeededDropout(0), *more], enable_checkpointing=False,
+        callbacks=[logger, SeededDropout(0), *callbacks], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
-    rows = journal.state["history"]
-    losses = [row["train_loss"] for row in rows if "train_loss" in row]
+    losses = [row["train_loss"] for row in logger.state["history"] if "train_loss" in row]
     return module.state_dict(), plugin.state_dict(), losses
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_the_scale_changes_neither_clipping_nor_weights(bert, data, optimizer):
-    """Powers of two: in float32 a gradient that was scaled and unscaled is the same, bit by bit."""
+def test_the_scale_changes_neither_clipping_nor_weights(bert, optimizer):
+    """Powers of two: in float32, scaling and unscaling a gradient changes no bit."""
     found = []
     for scale in (1.0, 2.0**14):
-        module, scaled = MaskedLM(copy.deepcopy(bert), {}), scaler(scale)
-        made, _ = make_optimizer(module, optimizer, **HOW)
+        module, scaler = MaskedLM(copy.deepcopy(bert), {}), make_scaler(scale)
+        made, _ = make_optimizer(module, optimizer, **OPTIONS)
         for seed in range(3):
             torch.manual_seed(seed)
             loss = sum((w * torch.randn_like(w)).sum() for w in module.parameters())
-            scaled.scale(loss).backward()
-            scaled.step(made)
-            scaled.update()
+            scaler.scale(loss).backward()
+            scaler.step(made)
+            scaler.update()
             made.zero_grad()
         found.append((made.norm.item(), module.state_dict()))
-    (norm, weights), (other, others) = found
-    assert norm == other > 10
-    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    (norm, weights), (other_norm, other_weights) = found
+    assert norm == other_norm > 10
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_step_with_gradients_that_are_not_finite_is_left_out(bert, optimizer):
-    """Weights, momentum and norm stay as they were, the scale is halved; the schedule goes on."""
-    module, scaled = MaskedLM(bert, {}), scaler(2.0**10)
-    made, schedule = make_optimizer(module, optimizer, **HOW)
-    lr = []
+def test_a_step_with_gradients_that_are_not_finite_is_skipped(bert, optimizer):
+    """Weights, momentum and norm stay as they were, and the scale is halved; the schedule continues."""
+    module, scaler = MaskedLM(bert, {}), make_scaler(2.0**10)
+    made, scheduler = make_optimizer(module, optimizer, **OPTIONS)
+    learning_rates = []
     for step in range(3):
         for weight in module.parameters():
             weight.grad = torch.full_like(weight, 2.0**10 * 0.01)
         if step == 1:
             next(module.parameters()).grad[0, 0] = torch.inf
         before = copy.deepcopy((module.state_dict(), made.state_dict()["state"], made.norm))
-        scaled.scale(torch.zeros(()))  # a scaler wants to have scaled something
-        scaled.step(made)
-        scaled.update()
-        schedule.step()
+        scaler.scale(torch.zeros(()))  # initializes the scaler
+        scaler.step(made)
+        scaler.update()
+        scheduler.step()
         after = module.state_dict(), made.state_dict()["state"], made.norm
         if step == 1:
             torch.testing.assert_close(after, before, rtol=0, atol=0)
         else:
             assert not any(map(torch.equal, before[0].values(), after[0].values()))
-        lr.append(made.param_groups[0]["lr"])
-    assert scaled.get_scale() == 2.0**9 and len(set(lr)) == 3
+        learning_rates.append(made.param_groups[0]["lr"])
+    assert scaler.get_scale() == 2.0**9 and len(set(learning_rates)) == 3
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_stopped_and_resumed_is_uncut(bert, data, optimizer, tmp_path):
-    """Bit by bit, with steps left out and a scale that grows and shrinks on both sides of the cut."""
-    kept = tmp_path / "kept.ckpt"
+def test_a_resumed_run_equals_an_uninterrupted_one(bert, make_data, optimizer, tmp_path):
+    """Bit by bit, with skipped steps and a scale that grows and shrinks on both sides of the stop."""
+    path, data = tmp_path / "stopped.ckpt", make_data(total_steps=STEPS)
     weights, state, losses = fit(bert, data, optimizer, 2.0**18)
-    fit(bert, data, optimizer, 2.0**18, [Until(CUT, kept)])
-    checkpoint = torch.load(kept, weights_only=True)
-    assert checkpoint["MixedPrecision"]["scale"] < 2.0**18  # steps were left out before the cut
-    resumed, its_state, its_losses = fit(bert, data, optimizer, 1.0, ckpt_path=kept)
-    assert its_state == state and its_losses == losses
+    fit(bert, data, optimizer, 2.0**18, [StopAt(STOP, path)])
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["MixedPrecision"]["scale"] < 2.0**18  # steps were skipped before the stop
+    resumed, resumed_state, resumed_losses = fit(bert, data, optimizer, 1.0, ckpt_path=path)
+    assert resumed_state == state and resumed_losses == losses
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
-    del checkpoint["MixedPrecision"]  # without the scaler's state it is another run
-    torch.save(checkpoint, kept)
-    other, _, _ = fit(bert, data, optimizer, 1.0, ckpt_path=kept)
+    del checkpoint["MixedPrecision"]  # without the scaler's state the result is another one
+    torch.save(checkpoint, path)
+    other, _, _ = fit(bert, data, optimizer, 1.0, ckpt_path=path)
     assert not all(torch.equal(weights[name], other[name]) for name in weights)

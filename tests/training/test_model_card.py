@@ -1,4 +1,4 @@
-"""The model card: valid for the Hub, true to run.json, and silent about where things lie."""
+"""The model card: valid for the Hub, equal to run.json, and without the folders of this machine."""
 
 import copy
 import json
@@ -6,11 +6,10 @@ import json
 import pytest
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from test_run import Suite
 
 from mlm.training.model_card import model_card, write_card
 
-RECORD = {
+RESULTS = {
     "parameters": {"seed": 3},
     "versions": {"python": "3.11.1", "torch": "2.13.0", "torch_xla": None},
     "hardware": {"device": "cpu", "precision": "torch.float32"},
@@ -24,30 +23,31 @@ RECORD = {
     "after": {"loss": 2.5, "perplexity": 12.2, "accuracy": 0.54},
     "kept": {"which": "best", "step": 300, "loss": 2.5},
     "baseline": {"loss": 5.6},
-    "verdict": {"text": "it reads the context"},
+    "verdict": {"text": "The model uses context: its validation loss is 3.10 nats below the baseline"},
 }  # fmt: skip
 
 
-def record_of(source="pydoc", model="scratch:tiny"):
-    record = copy.deepcopy(RECORD)
-    record["data"]["source"], record["model"]["name"] = source, model
-    return record
+def results_of(source="pydoc", model="scratch:tiny"):
+    results = copy.deepcopy(RESULTS)
+    results["data"]["source"], results["model"]["name"] = source, model
+    return results
 
 
-def test_a_card_is_valid_and_says_what_the_record_says(tmp_path):
-    write_card(tmp_path, "mine", RECORD, [{"step": 0, "valid_loss": 9.0}])
+def test_a_card_is_valid_and_says_what_the_results_say(tmp_path):
+    write_card(tmp_path, "mine", RESULTS, [{"step": 0, "valid_loss": 9.0}])
     read = ModelCard.load(tmp_path / "README.md", ignore_metadata_errors=False)
     assert read.data.library_name == "transformers" and read.data.pipeline_tag == "fill-mask"
     assert read.data.model_name == "mine" and read.data.license is None
-    found = metadata_load(tmp_path / "README.md")
-    name, results = model_index_to_eval_results(found["model-index"])
-    assert {r.metric_type: r.metric_value for r in results} == RECORD["after"]
-    assert {(name, r.task_type, r.dataset_name) for r in results} == {
-        ("mine", "fill-mask", "pydoc")
-    }
-    for words in ("| 2.500 | 12.2 | 54.0% |", "| 9.000 | 8,103.1 | 0.0% |", "| 5.600 |", "ab" * 32,
-                  "best weights, of step 300", "400 steps", "700,000 tokens seen", "torch 2.13.0",
-                  "optimizer muon, lr 0.01", "it reads the context.", "9,000 lines"):  # fmt: skip
+    metadata = metadata_load(tmp_path / "README.md")
+    name, results = model_index_to_eval_results(metadata["model-index"])
+    assert {r.metric_type: r.metric_value for r in results} == RESULTS["after"]
+    tasks = {(name, r.task_type, r.dataset_name, r.dataset_split) for r in results}
+    assert tasks == {("mine", "fill-mask", "pydoc", "validation")}
+    for words in (
+        "| 2.500 | 12.2 | 54.0% |", "| 9.000 | 8,103.1 | 0.0% |", "| 5.600 |", "ab" * 32,
+        "best weights, from step 300", "400 steps", "700,000 tokens seen", "torch 2.13.0",
+        "optimizer muon, lr 0.01", "3.10 nats below the baseline.", "9,000 lines",
+    ):  # fmt: skip
         assert words in read.text, words
     assert "torch_xla" not in read.text
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -68,8 +68,8 @@ def test_a_card_is_valid_and_says_what_the_record_says(tmp_path):
         "1",
     ],
 )
-def test_whatever_a_text_is_called(source):
-    text = model_card("mine", record_of(source))
+def test_any_name_of_a_text_gives_a_valid_card(source):
+    text = model_card("mine", results_of(source))
     read = ModelCard(text, ignore_metadata_errors=False)
     assert read.data.eval_results[0].dataset_name == source
     lines = text.splitlines()
@@ -78,21 +78,21 @@ def test_whatever_a_text_is_called(source):
     assert row.count("|") == 3
 
 
-def test_a_text_may_be_a_list_and_have_a_held_out_text_of_its_own():
-    record = record_of(["/home/me/a.txt", "pydoc"])
-    text = model_card("mine", record)
-    assert "`a.txt, pydoc`" in text and "/home" not in text and "every tenth run" in text
-    record["parameters"]["valid_corpus"] = "/home/me/exam.txt"
-    text = model_card("mine", record)
-    assert "the lines of `exam.txt`" in text and "/home" not in text and "tenth" not in text
+def test_a_text_may_be_a_list_and_the_validation_text_another_one():
+    results = results_of(["/home/me/a.txt", "pydoc"])
+    text = model_card("mine", results)
+    assert "`a.txt, pydoc`" in text and "/home" not in text and "every tenth block" in text
+    results["parameters"]["valid_corpus"] = "/home/me/exam.txt"
+    text = model_card("mine", results)
+    assert "the text `exam.txt`" in text and "/home" not in text and "tenth" not in text
 
 
-def test_it_says_nothing_of_the_machine(tmp_path):
-    """Of a path the name alone; of a web address and a path from here all of it."""
-    text = model_card("mine", record_of(str(tmp_path / "diary.txt"), str(tmp_path / "model")))
+def test_a_card_does_not_name_folders_of_the_machine(tmp_path):
+    """Only the last part of an absolute path; all of a URL and of a relative path."""
+    text = model_card("mine", results_of(str(tmp_path / "diary.txt"), str(tmp_path / "model")))
     assert str(tmp_path.parent) not in text and "`diary.txt`" in text and "`model`" in text
     for kept in ("https://example.org/a/b.txt", "texts/b.txt"):
-        assert f"`{kept}`" in model_card("mine", record_of(kept))
+        assert f"`{kept}`" in model_card("mine", results_of(kept))
 
 
 @pytest.mark.parametrize(
@@ -105,21 +105,20 @@ def test_it_says_nothing_of_the_machine(tmp_path):
         ("/models/mine", None),
     ],
 )
-def test_only_a_model_of_the_hub_is_a_base_model(model, base, tmp_path, monkeypatch):
+def test_only_a_model_on_the_hub_is_a_base_model(model, base, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert ModelCard(model_card("mine", record_of(model=model))).data.base_model == base
+    assert ModelCard(model_card("mine", results_of(model=model))).data.base_model == base
 
 
-def test_a_run_leaves_its_card(corpus_folder, tokenizer, bert, tmp_path):
-    """Vouched for by run.json, of the weights that are kept; what is damaged is made again."""
-    suite = Suite(corpus_folder, tokenizer, bert)
-    folder = suite(tmp_path, keep="best")
-    record, path = json.loads((folder / "run.json").read_text()), folder / "model/README.md"
-    assert {"model/README.md", "model/curve.png"} <= record["files"].keys()
-    results = ModelCard.load(path).data.eval_results
-    assert {r.metric_type: r.metric_value for r in results} == record["after"]
+def test_a_run_writes_its_card_and_repairs_it(runs, tmp_path):
+    """Its SHA-256 is in run.json; its metrics are those of the weights that are kept."""
+    folder = runs(tmp_path, keep="best")
+    results, path = json.loads((folder / "run.json").read_text()), folder / "model/README.md"
+    assert {"model/README.md", "model/curve.png"} <= results["files"].keys()
+    metrics = ModelCard.load(path).data.eval_results
+    assert {r.metric_type: r.metric_value for r in metrics} == results["after"]
     before = path.read_bytes()
     path.write_text("nothing")
-    suite(tmp_path, keep="best")
+    runs(tmp_path, keep="best")
     assert path.read_bytes() == before

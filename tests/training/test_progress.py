@@ -1,8 +1,9 @@
-"""What is seen while a model trains, in a front end and in a job."""
+"""What is shown during training: lines in a job, a bar and one learning curve in a notebook."""
 
 import json
-import os
+import re
 
+import IPython.display
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -10,30 +11,82 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from helpers import ROOT
+from mlm.training.progress import ProgressBar, ProgressLines, format_row, is_interactive
 
-SMALL = dict(corpus="pydoc", model="scratch:tiny", max_steps=40, checkpoint_steps=10)
+TRAINING = {"step": 50, "train_loss": 7.6423, "lr": 6.8e-4, "gradient_norm": 1.2}
+EVALUATION = {
+    "step": 50, "valid_loss": 6.1234, "valid_perplexity": 1234.5, "valid_accuracy": 0.0512,
+}  # fmt: skip
 
 
-def seen(folder, monkeypatch, stop_at=None, **parameters):
-    """Run 04 as a front end does, to its training cell; that cell's outputs as a person sees them."""
-    monkeypatch.setenv("JPY_SESSION_NAME", "04_train.ipynb")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    notebook = parameterize_notebook(
-        load_notebook_node(str(ROOT / "notebooks/04_train.ipynb")), {**SMALL, **parameters}
-    )
-    (last,) = [n for n, cell in enumerate(notebook.cells) if cell.get("id") == "train"]
-    notebook.cells = notebook.cells[: last + 1]
-    if stop_at:  # as *Interrupt* does at a step: the wish to stop is a file
-        code = (
-            "from mlm.training.progress import Bar\nreal = Bar.step\ndef step(self):\n    real(self)\n"
-            f"    if self.bar.n == {stop_at}: (run.folder / 'stop').touch()\nBar.step = step"
-        )
-        notebook.cells.insert(last, nbformat.v4.new_code_cell(code))
-    for cell in notebook.cells:
-        cell.metadata.tags = [*cell.metadata.get("tags", []), "raises-exception"]
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
-    return notebook.cells[-1].outputs
+def test_rows_are_rounded_for_people():
+    assert format_row(TRAINING) == "step     50  training loss 7.64, lr 6.8e-04"
+    assert format_row(TRAINING | {"tokens_per_second": 2345.6}).endswith(", 2,346 tokens/s")
+    expected = "step     50  validation loss 6.12, perplexity 1,234.5, accuracy 5.1%"
+    assert format_row(EVALUATION) == expected
+
+
+@pytest.mark.parametrize("name", ["JPY_SESSION_NAME", "COLAB_RELEASE_TAG", "VSCODE_PID"])
+def test_a_notebook_front_end_is_recognized(monkeypatch, name):
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(name, "1")
+    assert is_interactive()
+
+
+def test_lines_estimate_the_time_left(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    lines = ProgressLines()
+    lines.start(40, 100, [], 5.0)
+    now += 20  # ten steps
+    lines.row([TRAINING])
+    lines.row([EVALUATION])
+    now += 1000
+    lines.row([TRAINING | {"step": 60}])
+    lines.row([TRAINING | {"step": 100}])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition("about ")[2] for line in printed] == [
+        "100 s left", "", "34 min left", "",
+    ]  # fmt: skip
+
+
+def test_the_bar_redraws_one_curve_and_shows_evaluations_on_lines_of_their_own(monkeypatch, capsys):
+    updates = []
+
+    class Display:
+        def update(self, image):
+            updates.append(image)
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda *a, **_: shown.append(a) or Display())
+    bar = ProgressBar()
+    bar.start(15, 40, [], 5.0)
+    bar.row([TRAINING])
+    bar.row([TRAINING, EVALUATION])
+    bar.step()
+    bar.end()
+    assert len(shown) == len(updates) == 1  # an evaluation redraws the curve in its place
+    parts = re.split("[\r\n]", capsys.readouterr().out)
+    assert any(part.startswith("training:") and "15/40" in part for part in parts)
+    assert format_row(EVALUATION) in parts
+    assert "16/40" in parts[-2] and "training loss 7.64" in parts[-2]
+
+
+# a real front end
+
+INTERRUPT = """
+from mlm.training.failures import request_stop
+from mlm.training.progress import ProgressBar
+
+original_step = ProgressBar.step
+
+def step(self):
+    original_step(self)
+    if self.bar.n == 8:
+        request_stop(run.folder)
+
+ProgressBar.step = step
+"""
 
 
 def text_of(outputs):
@@ -41,43 +94,34 @@ def text_of(outputs):
 
 
 @pytest.mark.slow
-def test_a_front_end_sees_a_bar_that_knows_the_end_and_a_curve(tmp_path, monkeypatch):
-    outputs = seen(tmp_path, monkeypatch)
-    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) == 1  # redrawn in its place
-    lines = text_of(outputs).split("\n")
-    held_out = [line.split("\r")[-1] for line in lines if "held-out loss" in line]
-    assert [line.split()[1] for line in held_out] == ["0", "10", "20", "30", "40"]
-    assert all(line.startswith("step ") for line in held_out)  # on lines of their own
-    last = next(line for line in reversed(lines) if "40/40" in line).split("\r")[-1]
-    assert "training loss" in last
-    assert "Epoch" not in text_of(outputs)
+def test_a_notebook_shows_a_bar_and_a_curve_and_continues_them_when_training_is_resumed(
+    tmp_path, monkeypatch
+):
+    """The training cell of 04 is stopped at step 8 of 20 and then run again."""
+    monkeypatch.setenv("JPY_SESSION_NAME", "04_train.ipynb")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    parameters = dict(corpus="pydoc", model="scratch:tiny", batch_size=8, max_steps=20)
+    notebook = load_notebook_node(str(ROOT / "notebooks/04_train.ipynb"))
+    notebook = parameterize_notebook(notebook, parameters)
+    (last,) = [n for n, cell in enumerate(notebook.cells) if cell.get("id") == "train"]
+    train = notebook.cells[last].source
+    before = [cell for cell in notebook.cells[:last] if cell.cell_type == "code"]
+    added = [nbformat.v4.new_code_cell(source) for source in (INTERRUPT, train, train)]
+    notebook.cells = [*before, *added]
+    added[1].metadata.tags = ["raises-exception"]
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    stopped, resumed = (cell.outputs for cell in notebook.cells[-2:])
 
-
-@pytest.mark.slow
-def test_a_resumed_bar_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    stopped = seen(tmp_path, monkeypatch, stop_at=15)
-    assert "run this cell and all below again" in json.dumps(stopped)
-    resumed = text_of(seen(tmp_path, monkeypatch))
-    assert "run: 15 of 40 steps are done" in resumed
-    bars = [part for part in resumed.split("\r") if part.startswith("training:")]
-    assert "15/40" in bars[0] and "40/40" in bars[-1]
-
-
-@pytest.mark.slow
-def test_tensorboard_shows_a_resumed_run_as_one_curve_beside_the_baseline(tmp_path, monkeypatch):
-    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
-
-    seen(tmp_path, monkeypatch, stop_at=15)
-    seen(tmp_path, monkeypatch)
-    board = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "bert-mlm"))
-    board.Reload()
-    curves = {name: board.Scalars(name, "valid_loss") for name in board.Runs()}
-    assert sorted(curves) == [
-        os.path.join("run", "logs", "tensorboard"),
-        os.path.join("run", "logs", "tensorboard", "unigram baseline"),
-    ]
-    own, baseline = (curves[name] for name in sorted(curves))
-    assert [event.step for event in own] == [0, 10, 20, 30, 40]
-    assert len({event.value for event in baseline}) == 1
-    assert {event.step for event in baseline} == {0, 40}
+    for outputs, steps in ((stopped, ["0", "5"]), (resumed, ["10", "15", "20"])):
+        pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+        assert len(pictures) == 1  # redrawn in its place
+        lines = [line.split("\r")[-1] for line in text_of(outputs).split("\n")]
+        evaluations = [line for line in lines if "validation loss" in line]
+        assert [line.split()[1] for line in evaluations] == steps
+        assert all(line.startswith("step ") for line in evaluations)  # on lines of their own
+        assert "Epoch" not in text_of(outputs)
+    assert "stopped at step 8 of 20, saved: to resume, run this cell" in json.dumps(stopped)
+    assert "run: 8 of 20 steps are done" in text_of(resumed)
+    bars = [part for part in text_of(resumed).split("\r") if part.startswith("training:")]
+    assert "8/20" in bars[0] and "20/20" in bars[-1] and "training loss" in bars[-1]

@@ -14,6 +14,7 @@ from mlm.data.tokenizer import load_tokenizer
 from mlm.models.loading import load_model
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import request_stop
+from mlm.training.run import open_run
 from small_runs import (
     BASELINE,
     STEPS,
@@ -148,13 +149,10 @@ def test_a_finished_run_without_a_checkpoint_is_not_trained_over(runs, finished)
         runs(finished.parent)
 
 
-def test_another_number_of_threads_is_reported(runs, tmp_path, capsys):
-    stop_at(runs, tmp_path, 7)
-    try:
-        torch.set_num_threads(2)
-        runs(tmp_path)
-    finally:
-        torch.set_num_threads(1)
+def test_another_number_of_threads_is_reported(runs, tmp_path, monkeypatch, capsys):
+    stop_at(runs, tmp_path, 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    open_run(tmp_path, "run", "auto", runs.settings())
     assert "began with 1 thread(s) and is resumed with 2" in capsys.readouterr().out
 
 

@@ -42,13 +42,14 @@ def token_states(
     return states
 
 
-def add_legend(ax: Axes) -> None:
-    """Explain colors and signs above a figure of tokens."""
+def add_legend(ax: Axes, states: np.ndarray, signed: Sequence[int]) -> None:
+    """Explain, above a figure of tokens, the colors of its states and the signs of `signed` states."""
     names = list(TOKEN_STATES)
-    boxes = [
-        Patch(fc=COLORS[state], ec="0.7", label=f"{SIGNS[state]}  {names[state]}".strip())
-        for state in LEGEND_ORDER
-    ]
+    boxes = []
+    for state in LEGEND_ORDER:
+        if (states == state).any():
+            sign = SIGNS[state] if state in signed else ""
+            boxes.append(Patch(fc=COLORS[state], ec="0.7", label=f"{sign}  {names[state]}".strip()))
     ax.legend(
         handles=boxes,
         loc="lower center",
@@ -95,7 +96,7 @@ def draw_tokens(
                 style=style,
                 fontsize=min(8, 92 / len(token)),
             )
-    add_legend(ax)
+    add_legend(ax, states, signed=TARGETS)
     ax.set(xlim=(0, width), ylim=(num_rows, 0), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -126,7 +127,7 @@ def draw_batch(
     ax.hlines(range(1, num_rows), 0, width, color="white", lw=3)
     for row, start in np.argwhere(input_ids == tokenizer.cls_token_id):
         ax.vlines(start, row + 0.1, row + 0.9, color="black", lw=1.5)
-    add_legend(ax)
+    add_legend(ax, states, signed=range(len(SIGNS)))
     ax.set(xlabel="position in the row", xlim=(-0.5, width + 0.5), ylim=(num_rows, 0), yticks=[])
     ax.spines[:].set_visible(False)
 

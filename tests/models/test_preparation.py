@@ -1,0 +1,113 @@
+"""prepare_model: the bias of a new head, the CPU kernels, torch.compile, in this order."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from encoders import make_model
+from mlm.data.token_frequencies import log_frequencies
+from mlm.models import preparation
+from mlm.models.encoders import ENCODERS, head_logits, hidden_states
+from mlm.models.loading import load_model
+from mlm.models.preparation import init_head_bias, prepare_model
+from mlm.training.datamodule import MaskedLMData
+from mlm.training.evaluation import evaluate, unigram_loss
+from mlm.training.module import MaskedLM
+
+CPU, GPU = {"kind": "cpu"}, {"kind": "gpu", "card": SimpleNamespace(name="A100", capability=(8, 0))}
+
+
+@pytest.fixture(autouse=True)
+def unchanged_precision():
+    """The process has its setting for float32 products again after a test."""
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
+# the bias of a new head
+
+
+def test_log_frequencies_count_every_token_once_more(dataset, monkeypatch):
+    expected = np.bincount(dataset.ids, minlength=dataset.vocab_size) + 1
+    for size in (10**7, 7):  # the number of ids that are read at a time
+        monkeypatch.setattr("mlm.data.token_frequencies.COUNT_TOKENS", size)
+        found = log_frequencies(dataset)
+        assert np.array_equal(found, np.log(expected / expected.sum()))
+
+
+def test_a_new_head_starts_at_the_loss_of_the_unigram_baseline(tokenizer, dataset):
+    data = MaskedLMData(dataset, dataset, 16, 0.15, 0, 1)
+    model = load_model("scratch:tiny", tokenizer)
+    module, baseline = MaskedLM(model, {}), unigram_loss(dataset, data.validation_batches())
+    before = evaluate(module, data.validation_batches())["loss"]
+    assert init_head_bias(model, dataset)
+    after = evaluate(module, data.validation_batches())["loss"]
+    assert abs(after - baseline) < 0.3 < before - baseline
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+@torch.no_grad()
+def test_every_kind_of_encoder_gets_a_head_with_the_token_frequencies(
+    kind, tokenizer, dataset, tmp_path, capsys
+):
+    model = make_model(kind, tokenizer)
+    model.base_model.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), tokenizer, 32)
+    assert loaded.head_was_missing and "without a masked-LM head" in capsys.readouterr().out
+    ids = torch.tensor([[5, 6, 7]])
+    hidden = hidden_states(model.eval(), ids)
+    assert torch.equal(hidden_states(loaded.eval(), ids), hidden)
+    before = head_logits(loaded, hidden)
+    assert init_head_bias(loaded, dataset)
+    difference = head_logits(loaded, hidden) - before
+    expected = torch.from_numpy(log_frequencies(dataset)).float().expand_as(difference)
+    torch.testing.assert_close(difference, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_head_without_bias_stays_as_it_is(tokenizer, dataset):
+    model = make_model("modernbert", tokenizer, decoder_bias=False)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    assert not init_head_bias(model, dataset)
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.items())
+
+
+# the whole step
+
+
+def prepared(model, dataset, device, head_was_missing, compile=False):
+    model.head_was_missing = head_was_missing
+    return prepare_model(model, dataset, device, compile, total_steps=10)
+
+
+def test_a_pretrained_model_on_a_cpu_gets_the_kernels_and_keeps_its_weights(bert, dataset, capsys):
+    before = {name: weight.clone() for name, weight in bert.state_dict().items()}
+    assert prepared(bert, dataset, CPU, head_was_missing=False, compile="auto") is False
+    assert bert.config._attn_implementation == "matmul"
+    assert all(torch.equal(bert.state_dict()[name], weight) for name, weight in before.items())
+    kernels, compilation = capsys.readouterr().out.splitlines()
+    assert kernels.startswith("CPU kernels: ") and compilation.startswith("torch.compile is off: ")
+
+
+def test_a_new_head_gets_its_bias_and_a_line_says_so(bert, dataset, capsys):
+    prepared(bert, dataset, CPU, head_was_missing=True)
+    expected = torch.from_numpy(log_frequencies(dataset)).float()
+    assert torch.equal(bert.cls.predictions.decoder.bias.detach(), expected)
+    assert capsys.readouterr().out.startswith("new head: its bias starts at the token frequencies")
+
+
+def test_on_other_devices_the_model_keeps_its_kernels(bert, dataset, capsys):
+    prepared(bert, dataset, GPU, head_was_missing=False)
+    assert bert.config._attn_implementation == "sdpa"
+    assert capsys.readouterr().out == "torch.compile is off: set in the parameters\n"
+
+
+def test_the_encoder_is_compiled_last(bert, dataset, monkeypatch):
+    """Compiling must see the kernels that are used, and the caller learns whether it was done."""
+    steps = []
+    for name in ("init_head_bias", "tune_for_cpu", "compile_encoder"):
+        monkeypatch.setattr(preparation, name, lambda *_, name=name: steps.append(name) or True)
+    assert prepared(bert, dataset, CPU, head_was_missing=True, compile=True) is True
+    assert steps == ["init_head_bias", "tune_for_cpu", "compile_encoder"]
