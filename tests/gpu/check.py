@@ -390,7 +390,7 @@ def notebooks(until: float) -> None:
     ]
     for job in jobs[:2]:
         job.wait(until)
-        said = [line for line in job.lines if re.search("True|False|Error", line)]
+        said = [line for line in job.lines if re.search(r": (True|False)$|^\w+Error: ", line)]
         status, seconds = job.exit_status, round(job.seconds, 1)
         write_result(
             "notebooks", notebook=job.name, exit_status=status, wall_s=seconds, said=said[-12:]

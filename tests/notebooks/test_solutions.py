@@ -8,7 +8,6 @@ import dis
 import re
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -62,7 +61,9 @@ def exercises(notebook: str) -> list[tuple[str, int]]:
     """The exercises in the last cell of a notebook, as (notebook, number)."""
     (recap,) = (c.source for c in nbformat.read(PATHS[notebook], 4).cells if c.id == "recap")
     _, statements = re.split(r"^(?:#+ |\*\*)Exercises.*$", recap, flags=re.MULTILINE)
-    return [(notebook, int(number)) for number in re.findall(r"^(\d+)\. ", statements, re.MULTILINE)]
+    return [
+        (notebook, int(number)) for number in re.findall(r"^(\d+)\. ", statements, re.MULTILINE)
+    ]
 
 
 def edited_cells(text: str, cells: dict[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import torch
 
 from helpers import refused
 from mlm.data.batches import MaskedBatches
+from mlm.data.dataset import MaskedLMDataset
 from mlm.data.packing import VALIDATION_EPOCH
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate, unigram_loss
@@ -97,6 +98,10 @@ def test_the_unigram_loss_is_below_the_uniform_loss(dataset):
 
 
 @pytest.mark.fault
-def test_a_validation_set_without_masked_tokens_is_refused(dataset):
-    with refused("no token of the validation set", "longer lines"):
-        unigram_loss(dataset, [{"labels": torch.full((2, 3), -100)}])
+def test_a_validation_set_without_masked_tokens_is_refused(tmp_path, tokenizer):
+    """Instead of a loss of 0."""
+    (tmp_path / "a.txt").write_text("a\n")
+    data = MaskedLMDataset(tmp_path / "a.txt", tokenizer)
+    batches = MaskedBatches(data, [(0, np.arange(1))], 1e-9, 0)
+    with refused("no token of the validation set (held-out lines) is masked", "pass a corpus"):
+        unigram_loss(data, batches)

@@ -1,5 +1,9 @@
 """Figures.
 
+style        what the figures have in common
 token_boxes  masked batches, packed rows and attention masks, one box per token
-figures      learning curves, predictions, speeds
+corpus       line lengths, frequent words, the split of a text
+training     the learning curve
+predictions  probabilities of tokens, surprisal of a sentence
+speed        speeds, recipes, parts of a step
 """

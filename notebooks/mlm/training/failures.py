@@ -62,6 +62,7 @@ def request_stop(folder: Path) -> None:
 
 
 def stop_requested(folder: Path) -> bool:
+    """Whether a stop was requested."""
     return (folder / STOP_FILE).exists()
 
 

@@ -162,7 +162,7 @@ class TrainingLogger(pl.Callback):
     def log_validation(self, trainer: pl.Trainer, module: MaskedLM) -> None:
         """Log loss, perplexity and accuracy on the validation set.
 
-        A single process gives the evaluation up if a stop is requested. It is made up for on resume.
+        A single process gives the evaluation up if a stop is requested, and repeats it on resume.
         """
         began = self.count_seconds()
         batches: Iterable[dict[str, Any]] = self.data.validation_batches(

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from mlm.env.files import atomic_write
 from mlm.env.hub import HUB_NAME
 from mlm.optim.recipe import RECIPE_SETTINGS
-from mlm.plots.figures import curve_image
+from mlm.plots.training import curve_image
 
 TEXT = """\
 # {name}

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any
 
-from mlm.plots.figures import curve_image
+from mlm.plots.training import curve_image
 
 FRONT_ENDS = "JPY_SESSION_NAME", "COLAB_RELEASE_TAG", "VSCODE_PID"  # set by Jupyter, Colab, VS Code
 CURVE_SECONDS = 3.0  # the curve is drawn at most this often, except after an evaluation

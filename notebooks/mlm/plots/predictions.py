@@ -1,0 +1,56 @@
+"""Figures of predictions: probabilities of tokens, surprisal of a sentence."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from mlm.plots.style import hide_frame
+
+
+def draw_predictions(predictions: dict[str, list[list[tuple[str, float]]]], sentence: str) -> None:
+    """Bars of the most probable tokens for each [MASK] of a sentence (rows) by each model (columns).
+
+    `predictions` is {model: for each [MASK] a list of (token, probability)}.
+    """
+    first_model = next(iter(predictions.values()))
+    rows, columns = len(first_model), len(predictions)
+    max_bars = max(len(row) for row in first_model)
+    size = 4.2 * columns + 1, (0.28 * max_bars + 0.8) * rows + 0.6
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, sharex=True, layout="constrained"
+    )
+    for column, (name, predictions) in enumerate(predictions.items()):
+        for row, ax in enumerate(grid[:, column]):
+            tokens, probabilities = zip(*predictions[row])
+            bars = ax.barh(range(len(tokens)), probabilities, color=f"C{column}")
+            ax.bar_label(bars, [percent(p) for p in probabilities], padding=3, fontsize=8)
+            ax.set_yticks(range(len(tokens)), tokens)
+            ax.invert_yaxis()
+            ax.set_title(f"[MASK] {row + 1}, {name}", fontsize=10)
+            hide_frame(ax)
+            ax.margins(x=0.15)
+            ax.xaxis.set_major_formatter(lambda x, _: percent(x))
+    figure.suptitle(sentence, wrap=True, parse_math=False)  # a $ in a sentence is not a formula
+
+
+def percent(p: float) -> str:
+    """A probability with two significant digits: 41%, 5.1%, 0.024%."""
+    return f"{100 * p:.0f}%" if p >= 0.0995 else f"{100 * p:.2g}%"
+
+
+def draw_surprisals(ax: Any, tokens: list[str], nats: dict[str, Any]) -> None:
+    """A bar for each token and model: the surprisal of the token. `nats` is {model: (tokens,)}."""
+    width, positions = 0.8 / len(nats), range(len(tokens))
+    for number, (name, heights) in enumerate(nats.items()):
+        ax.bar(
+            [x + width * number for x in positions],
+            [float(height) for height in heights],
+            width,
+            label=name,
+            edgecolor="white",
+            hatch=["", "///"][number % 2],
+        )
+    ax.set_xticks([x + width * (len(nats) - 1) / 2 for x in positions], tokens, rotation=30)
+    ax.set_ylabel("surprisal in nats")
+    hide_frame(ax)
+    ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)

@@ -1,0 +1,101 @@
+"""Figures have the labels that a reader needs, and never distinguish by colour alone."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from mlm.plots.corpus import draw_split
+from mlm.plots.predictions import draw_predictions, draw_surprisals, percent
+from mlm.plots.speed import draw_learned, draw_race
+from mlm.plots.training import curve_image, draw_curve
+
+
+@pytest.mark.parametrize(
+    "p, text",
+    [
+        (1, "100%"),
+        (0.997, "100%"),
+        (0.41, "41%"),
+        (0.0996, "10%"),
+        (0.051, "5.1%"),
+        (0.00024, "0.024%"),
+    ],
+)
+def test_a_probability_has_two_significant_digits(p, text):
+    assert percent(p) == text
+
+
+def test_predictions_have_a_title_for_each_mask_and_model():
+    predictions = {
+        name: [[("good", 0.5), ("evil", 0.2)], [("will", 0.4), ("power", 0.1)]]
+        for name in ("before", "after")
+    }
+    draw_predictions(predictions, "$ The [MASK] and the [MASK] $")  # not a formula
+    figure = plt.gcf()
+    assert [ax.get_title() for ax in figure.axes] == [
+        f"[MASK] {row}, {name}" for row in (1, 2) for name in predictions
+    ]
+    figure.canvas.draw()
+    plt.close(figure)
+
+
+def test_surprisals_of_two_models_differ_by_their_hatch():
+    figure, ax = plt.subplots()
+    tokens = ["the", "will", "to", "power"]
+    draw_surprisals(ax, tokens, {"before": [8.0, 9.0, 7.5, 9.5], "after": [1.0, 5.0, 0.5, 6.0]})
+    assert [label.get_text() for label in ax.get_xticklabels()] == tokens
+    hatches = {bars.get_label(): {bar.get_hatch() for bar in bars} for bars in ax.containers}
+    assert hatches["before"] != hatches["after"]
+    plt.close(figure)
+
+
+# training
+
+
+HISTORY = [
+    {"step": 0, "valid_loss": 8.0},
+    {"step": 2, "train_loss": 7.0, "lr": 0.1},
+    {"step": 2, "valid_loss": 6.0},
+]
+
+
+def test_the_learning_curve_has_both_losses_and_the_baseline():
+    figure, ax = plt.subplots()
+    draw_curve(ax, HISTORY, 5.6)
+    labels = [line.get_label() for line in ax.lines]
+    assert labels == ["training loss", "validation loss", "unigram baseline"]
+    assert list(ax.lines[1].get_xdata()) == [0, 2] and list(ax.lines[1].get_ydata()) == [8, 6]
+    assert ax.get_ylabel() == "nats per masked token"
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("history", [[], HISTORY])
+def test_the_learning_curve_is_a_png_also_before_the_first_evaluation(history):
+    assert curve_image(history, 5.6).data.startswith(b"\x89PNG")
+
+
+def test_the_split_shows_every_tenth_block_as_validation_lines():
+    figure, ax = plt.subplots()
+    draw_split(ax, 0, 1000, 50)
+    assert [text.get_text() for text in ax.texts] == ["train", "valid"] * 2
+    plt.close(figure)
+
+
+# speed
+
+
+def test_kinds_of_recipes_differ_by_hatch_and_marker_and_are_labelled_once():
+    rates = pd.DataFrame({"plain": [10.0, 12.0], "fused": [20.0, 22.0], "Trainer": [15.0, 15.0]})
+    kinds = {"plain": "steps", "fused": "steps", "Trainer": "transformers.Trainer"}
+    figure, (ax, other) = plt.subplots(1, 2)
+    draw_race(ax, rates, kinds, {"limit in fp32": 50.0})
+    labels = ax.get_legend_handles_labels()[1]
+    assert sorted(labels) == ["limit in fp32: 50", "steps", "transformers.Trainer"]
+    assert [text.get_text().strip() for text in ax.texts] == ["1.0 x", "1.9 x", "1.4 x"]
+    assert len({bars[0].get_hatch() for bars in ax.containers}) == 2
+    table = pd.DataFrame({"steps": [8, 4, 4], "validation loss": [5.0, 4.0, 4.5]}, index=[*kinds])
+    draw_learned(other, table, kinds, 8.0, (8, 6.0, "plain at 1e-5"))
+    assert {line.get_label(): line.get_marker() for line in other.lines[:2]} == {
+        "steps": "o", "transformers.Trainer": "D",
+    }  # fmt: skip
+    plt.close(figure)
