@@ -19,9 +19,9 @@ def draw_predictions(predictions: dict[str, list[list[tuple[str, float]]]], sent
     figure, grid = plt.subplots(
         rows, columns, figsize=size, squeeze=False, sharex=True, layout="constrained"
     )
-    for column, (name, predictions) in enumerate(predictions.items()):
+    for column, (name, rows_of_model) in enumerate(predictions.items()):
         for row, ax in enumerate(grid[:, column]):
-            tokens, probabilities = zip(*predictions[row])
+            tokens, probabilities = zip(*rows_of_model[row])
             bars = ax.barh(range(len(tokens)), probabilities, color=f"C{column}")
             ax.bar_label(bars, [percent(p) for p in probabilities], padding=3, fontsize=8)
             ax.set_yticks(range(len(tokens)), tokens)
