@@ -24,6 +24,7 @@ PICTURE = ROOT / "docs" / "masked-batch.png"
 YOUR_TEXT = ROOT / "docs" / "your-text.md"
 PICTURE_CELL = "03_dataset", "batch"
 PREDICTIONS_CELL = "05_predict", "examples"
+NUM_PREDICTIONS = 3
 
 
 def outputs(notebook: str, cell: str) -> list[NotebookNode]:
@@ -47,14 +48,15 @@ def picture() -> bytes:
 
 
 def predictions() -> str:
-    """The predictions that 05 prints, as a Markdown block of code."""
+    """The first predictions that 05 prints, as a Markdown block. An empty line separates them."""
     printed = "".join(output.get("text", "") for output in outputs(*PREDICTIONS_CELL)).rstrip()
     if not printed:
         raise SystemExit(
             f"the cell {PREDICTIONS_CELL[1]!r} of {PREDICTIONS_CELL[0]}.ipynb stores no text: "
             "make outputs"
         )
-    return f"```text\n{printed}\n```"
+    first = "\n\n".join(printed.split("\n\n")[:NUM_PREDICTIONS])
+    return f"```text\n{first}\n```"
 
 
 def expected() -> dict[Path, bytes]:

@@ -243,6 +243,7 @@ def short_runs(monkeypatch):
     [(kind, True) for kind in [*KINDS, *OTHERS]]
     + [(kind, False) for kind in KINDS if kind not in SAME_CODE_AS_ROBERTA],
 )
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_runs")
 def test_a_run_resumes_and_all_its_copies_predict_the_same(
     make_small, kind, tied, corpus_folder, tmp_path

@@ -122,6 +122,14 @@ def test_05_verifies_that_it_loaded_the_model_of_04(project):
     assert "identical: True" in outputs_of(executed)
 
 
+def test_05_exports_the_model_of_04(project, tmp_path):
+    workdir = project[0] / "runs" / "practice"
+    notebook = ROOT / "notebooks" / "05_predict.ipynb"
+    output = finish(start(tmp_path, notebook, workdir=workdir, run_name="run", onnx=True))
+    assert "largest difference of a logit" in output
+    assert (workdir / "run" / "model" / "onnx" / "model.onnx").stat().st_size > 0
+
+
 # alone in an empty folder, by nbval
 
 

@@ -144,7 +144,7 @@ def test_of_two_jobs_one_trains_and_the_other_is_refused(tmp_path, text, uninter
     outputs = [job.communicate(timeout=300)[0] for job in jobs]
     assert sorted(job.returncode for job in jobs) == [0, 1], outputs
     message = refusal("".join(outputs))
-    assert "run is being trained in (by process" in message and "another run_name" in message
+    assert "run is being trained in (by " in message and "another run_name" in message
     assert identical(uninterrupted, tmp_path)
 
 

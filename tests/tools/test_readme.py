@@ -21,7 +21,7 @@ def project(tmp_path, monkeypatch):
     image = new_output("display_data", {"image/png": PNG})
     stored = {
         readme.PICTURE_CELL: [new_output("stream", text="a batch\n"), image],
-        readme.PREDICTIONS_CELL: [new_output("stream", text="cat: dog\n")],
+        readme.PREDICTIONS_CELL: [new_output("stream", text="one\n a\n\ntwo\n\nthree\n\nfour\n")],
     }
     for (notebook, cell), outputs in stored.items():
         path = tmp_path / "notebooks" / f"{notebook}.ipynb"
@@ -45,7 +45,9 @@ def test_results_are_copied_and_then_checked(project, capsys):
         assert f"{name} differs from what the notebooks store: make fix" in out
     assert readme.main("fix") == readme.main("check") == 0
     text = (project / "README.md").read_text()
-    assert text == "# Title\n<!-- learned -->\n```text\ncat: dog\n```\n<!-- /learned -->\nend\n"
+    assert text == (
+        "# Title\n<!-- learned -->\n```text\none\n a\n\ntwo\n\nthree\n```\n<!-- /learned -->\nend\n"
+    )
     assert (project / "docs/masked-batch.png").read_bytes() == b"a picture"
     assert readme.size_table() in (project / "docs/your-text.md").read_text()
 
@@ -80,7 +82,8 @@ def test_the_committed_pages_are_current(capsys):
 
 def links(text):
     """The targets of a Markdown text's links and pictures that are files of the project."""
-    found = re.findall(r"\]\(([^)#\s]+)", text)
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "code", text, flags=re.DOTALL)
+    found = re.findall(r"\]\(([^)#\s]+)", prose)
     return [target for target in found if "://" not in target]
 
 

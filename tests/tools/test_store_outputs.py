@@ -80,6 +80,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NotebookNode
     return path, before
 
 
+@pytest.mark.slow
 def test_only_outputs_and_counts_change(stored):
     path, before = stored
     after = notebooks.read(path)
@@ -94,6 +95,7 @@ def test_only_outputs_and_counts_change(stored):
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_failing_run_leaves_the_notebook_unchanged(tmp_path):
     path = write_notebook(
         tmp_path / "fails.ipynb", code_cell("print('new')", "works"), code_cell("1 / 0", "fails")
@@ -105,6 +107,7 @@ def test_a_failing_run_leaves_the_notebook_unchanged(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column, options", [(2, LAX), (3, STRICT)], ids=["lax", "strict"])
 def test_nbval_compares_the_tagged_outputs_or_all(stored, tmp_path, column, options):
     notebook = notebooks.read(stored[0])

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# make_venv.sh FOLDER PINS PYTHON...   an environment with PINS and the suite's requirements, on the
-# first PYTHON that runs. The pins are installed first, then must survive the requirements; what is pinned
-# itself, a host's own kernel below our range for example, is not required again.
+# make_venv.sh FOLDER PINS PYTHON...
+#
+# Make an environment in FOLDER with the packages of the file PINS and the project's requirements, on the
+# first PYTHON that runs. The pins are installed first and must not be replaced by the requirements.
+# Requirements for pinned packages are dropped: a host's own kernel, for example, may be older.
 set -euo pipefail
 folder=$1 pins=$2
 shift 2

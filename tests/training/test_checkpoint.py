@@ -16,6 +16,7 @@ from mlm.training.lock import unlock_run
 from small_runs import files_in, replace_file, same, stop_at
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_an_unfinished_run_resumes_from_an_undamaged_checkpoint(runs, trained, tmp_path):
     """Both checkpoints and the checksums are damaged in all ways; training continues to the same bits."""
@@ -61,6 +62,7 @@ def test_without_the_checksums_file_a_flipped_bit_is_found_by_the_checkpoints_ow
     unlock_run(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_good_checkpoint_exists_wherever_writing_ends(runs, trained, tmp_path, monkeypatch):
     """The power fails before each of the operations that rename or sync files, one after the other."""

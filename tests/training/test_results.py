@@ -161,6 +161,7 @@ def test_results_on_a_full_disk_are_a_one_line_error(runs, trained, small_disk):
     assert same(runs(disk), trained) and 3 < len(errors) < 15
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_run_on_a_disk_of_any_size_fails_in_one_line_and_resumes_with_more_space(
     runs, trained, small_disk, tmp_path
