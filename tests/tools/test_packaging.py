@@ -1,0 +1,34 @@
+"""The project as a Python package: `pip install .` provides `import mlm`."""
+
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distributions
+
+import pytest
+
+from helpers import ROOT
+
+
+@pytest.mark.slow
+def test_an_installed_library_is_imported_from_anywhere(tmp_path):
+    project, site, elsewhere = (tmp_path / name for name in ("project", "site", "elsewhere"))
+    elsewhere.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "notebooks" / "mlm", project / "notebooks" / "mlm", ignore=ignore)
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, project)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(site), str(project)], check=True)
+    program = f"import sys; sys.path.insert(0, {str(site)!r}); import mlm.parameters as p; print(p.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=elsewhere, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(site / "mlm" / "parameters.py")
+    source = project / "notebooks"
+    copied = {path.relative_to(site) for path in (site / "mlm").rglob("*.py")}
+    assert copied == {path.relative_to(source) for path in (source / "mlm").rglob("*.py")}
+    (found,) = [d for d in distributions(path=[str(site)]) if d.metadata["Name"] == "bert-mlm"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    names = {line.split(">")[0] for line in lines if line and not line.startswith("#")}
+    assert {requirement.split("<")[0].split(">")[0] for requirement in found.requires} == names
