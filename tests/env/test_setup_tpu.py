@@ -13,6 +13,7 @@ from pathlib import Path
 import packaging
 import pytest
 
+pytestmark = pytest.mark.slow  # together they take 16 s
 HERE = Path(__file__).resolve().parents[1]
 SCRIPT = HERE.parent / "setup_tpu.sh"
 REQUIREMENTS = """\
