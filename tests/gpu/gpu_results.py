@@ -3,7 +3,6 @@
 check.py sets the environment variables; measure.py, in a process of its own, reads them.
 """
 
-import importlib.util
 import json
 import os
 import time
@@ -79,8 +78,3 @@ def rounded(value: Any, digits: int = 4) -> Any:
     if isinstance(value, (list, tuple)):
         return [rounded(v, digits) for v in value]
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
-
-
-def has_triton() -> bool:
-    """Whether torch.compile can generate GPU kernels."""
-    return importlib.util.find_spec("triton") is not None
