@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from helpers import unpack_examples
-from mlm.data.batches import MaskedBatches, TrainingOrder
+from mlm.data.batches import MaskedBatches, TrainingOrder, split_into_examples
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.masking import mask_tokens, masked_counts, max_masked_tokens
 from mlm.data.packing import VALIDATION_EPOCH, PackingPlan
@@ -282,3 +282,14 @@ def test_masked_words_never_have_more_tokens_than_the_upper_bound(long_words, p)
         _, labels = batches.masked_examples(epoch, every, counts)
         limits = max_masked_tokens(data, "word", every, counts)
         assert ((labels != -100).sum(axis=1) <= limits).all()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_batch_splits_into_its_examples(dataset, packed):
+    """Without padding, packed or one example per row: the original tokens, in the order of the rows."""
+    keys = unpacked_keys(dataset, 8)
+    batch = packed_batches(dataset, 8)[0] if packed else make_batches(dataset, keys[:1])[0]
+    examples = [(ids.tolist(), labels.tolist()) for ids, labels in split_into_examples(batch)]
+    assert examples == unpack_examples(batch)
+    assert len(examples) == batch["num_examples"] > 1
+    assert len(numbered_examples(dataset, [batch])) == len(examples)
