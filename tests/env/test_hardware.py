@@ -40,7 +40,9 @@ torch.cuda.get_device_properties = lambda i: SimpleNamespace(
 
     monkeypatch.setattr(hardware.subprocess, "run", run_with_fake_gpu)
     machine = hardware.Machine()
-    assert machine.card == hardware.Card("Tesla T4", 16, (7, 5))
+    (card,) = machine.cards
+    assert card[:3] == ("Tesla T4", 16, (7, 5)) and card.failure  # this torch computes on no GPU
+    monkeypatch.setattr(machine, "cards", [card._replace(failure="")])
     assert trainer_arguments(tpu_cores=0, machine=machine)[1]["dtype"] == torch.float16
 
 

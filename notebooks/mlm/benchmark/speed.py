@@ -33,7 +33,7 @@ from mlm.env.notebook import NotebookError
 from mlm.models.cpu import keep_freed_memory, onednn_float32, use_default_kernels, use_fast_kernels
 from mlm.models.encoders import head_logits, hidden_states, packed_attention_mask, supports_packing
 from mlm.optim.optimizer import make_optimizer
-from mlm.training.causes import explained_errors
+from mlm.training.causes import StepMemory, explained_memory_errors
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM, masked_labels
 
@@ -142,14 +142,12 @@ class Bench:
 
     def explained_errors(self, variant: Variant) -> contextlib.AbstractContextManager[None]:
         """Context manager: if memory does not suffice for a variant, the error is one line."""
-        settings = {
-            "batch_size": variant.batch_size,
-            "model": self.model_name,
-            "max_len": int(self.data[variant.examples].lengths.max()) + 2,  # [CLS] and [SEP]
-            "device": "gpu" if self.device == "cuda" else self.device,
-            "dtype": str(variant.dtype),
-        }
-        return explained_errors(settings)
+        data, rate = self.data[variant.examples], self.mlm_probability
+        return explained_memory_errors(
+            StepMemory(
+                self.model, data, variant.pack, variant.batch_size, None, rate, variant.dtype
+            )
+        )
 
     def clock(self) -> float:
         """The time in seconds, after the device has finished all its work."""
