@@ -134,20 +134,20 @@ def gpu_dtype(card: Card) -> tuple[torch.dtype, str]:
     return torch.float32, f"the {card.name} (capability {number}) is slow in 16 bits"
 
 
-def choose_dtype(
-    precision: int | str, kind: str, card: Card | None, machine: AnyMachine
-) -> tuple[torch.dtype, str]:
+def choose_dtype(precision: int | str, kind: str, machine: AnyMachine) -> tuple[torch.dtype, str]:
     """(dtype, reason) of matrix products. Raises NotebookError if the device does not support it."""
     if str(precision) == "16" and kind != "gpu":
         raise NotebookError(
             f'precision="16" needs a GPU, and the device is a {kind.upper()}; pass "auto" or "32"'
         )
-    if str(precision) == "bf16" and card and card.capability < (8, 0):
-        raise NotebookError(f'precision="bf16": the {card.name} has no bfloat16; pass "16" or "32"')
+    if str(precision) == "bf16" and kind == "gpu" and machine.card.capability < (8, 0):
+        raise NotebookError(
+            f'precision="bf16": the {machine.card.name} has no bfloat16; pass "16" or "32"'
+        )
     if str(precision) != "auto":
         return DTYPES[str(precision)], "as set by precision"
-    if card:
-        return gpu_dtype(card)
+    if kind == "gpu":
+        return gpu_dtype(machine.card)
     if kind == "tpu" or machine.bf16:
         return torch.bfloat16, f"the {kind.upper()} multiplies it in hardware"
     return torch.float32, "this CPU has no bfloat16 in hardware"
@@ -204,10 +204,11 @@ def trainer_arguments(
     machine = machine or Machine()
     kind, devices = choose_devices(gpus, tpu_cores, cpu_processes, machine)
     processes = devices if isinstance(devices, int) else 1
-    cards = machine.cards[:processes] if kind == "gpu" else []
-    check_cards(cards)
-    card = cards[0] if cards else None
-    dtype, why = choose_dtype(precision, kind, card, machine)
+    card = None
+    if kind == "gpu":
+        check_cards(machine.cards[:processes])
+        card = machine.card
+    dtype, why = choose_dtype(precision, kind, machine)
     arguments = {
         "accelerator": kind,
         "devices": devices,
