@@ -16,11 +16,8 @@ MIN_STEPS_TO_COMPILE = 5000
 
 
 def python_header() -> Path:
-    """Where Python.h is, if it is installed. Inductor and Triton look for it there."""
-    scheme = sysconfig.get_default_scheme()
-    # Debian's own scheme names another folder than the one in which its packages put the file.
-    scheme = "posix_prefix" if scheme == "posix_local" else scheme
-    return Path(sysconfig.get_path("include", scheme)) / "Python.h"
+    """Where Python.h is, if it is installed. Inductor and Triton look for it there, also on Debian."""
+    return Path(sysconfig.get_path("include", "nt" if os.name == "nt" else "posix_prefix"), "Python.h")
 
 
 def why_not_compile(device: dict[str, Any]) -> str | None:
