@@ -199,8 +199,16 @@ class Bench:
         return [(epoch, indices) for epoch, indices, _ in keys], None  # one example per row
 
     def on_device(self, batch: Batch) -> Batch:
-        """The batch with its tensors on the device of the model."""
-        return {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        """The batch with its tensors on the device of the model; a GPU copies from pinned memory."""
+
+        def copied(value: Any) -> Any:
+            if not torch.is_tensor(value):
+                return value
+            if self.device == "cuda":
+                return value.pin_memory().to(self.device, non_blocking=True)
+            return value.to(self.device)
+
+        return {name: copied(value) for name, value in batch.items()}
 
     def batches(
         self,
@@ -245,11 +253,14 @@ class Bench:
     def make_optimizer(
         self, variant: Variant, options: dict[str, Any] | None = None
     ) -> tuple[Any, Any]:
-        """(optimizer, learning-rate schedule). An AdamW that is not fused updates one weight at a time."""
+        """(optimizer, learning-rate schedule). An AdamW that is not fused is torch's default.
+
+        By default, torch updates one weight at a time on a CPU, and all of them together on a GPU.
+        """
         options = options or self.optimizer_options(variant)
         optimizer, schedule = make_optimizer(self.module, **options)
         for group in optimizer.param_groups:
-            group.update(fused=variant.fused_adamw, foreach=False)
+            group.update(fused=variant.fused_adamw or None, foreach=None)
         return optimizer, schedule
 
     def loss(self, variant: Variant, batch: Batch) -> torch.Tensor:
@@ -342,11 +353,13 @@ def trainer_seconds(
     variant: Variant,
     max_steps: int | None = None,
     callbacks: Iterable[TrainerCallback] = (),
+    mlm_probability: float | None = None,
     **options: Any,
 ) -> float:
     """Seconds of one epoch with transformers.Trainer; `options` override its TrainingArguments.
 
     Trainer changes the `forward` of its model, so it trains a copy. The bench's model gets the weights.
+    `mlm_probability` None: the bench's.
     """
     data, trained = bench.data[variant.examples], copy.deepcopy(bench.model)
     timer = TrainingTime(bench.clock)
@@ -358,14 +371,18 @@ def trainer_seconds(
             optim="adamw_torch_fused", bf16=variant.dtype == torch.bfloat16,
             fp16=variant.dtype == torch.float16, use_cpu=bench.device == "cpu", seed=bench.seed,
             train_sampling_strategy=TRAINER_ORDERS[variant.order],
+            accelerator_config={"non_blocking": bench.device == "cuda"},  # from pinned memory
             save_strategy="no", eval_strategy="no", logging_strategy="no",
             logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
         )  # fmt: skip
+        training_arguments = TrainingArguments(**{**arguments, **options})
+        if training_arguments.n_gpu > 1:
+            training_arguments._n_gpu = 1  # otherwise Trainer splits each batch among all GPUs
         trainer = Trainer(
             trained,
-            TrainingArguments(**{**arguments, **options}),
+            training_arguments,
             data_collator=DataCollatorForLanguageModeling(
-                data.tokenizer, mlm_probability=bench.mlm_probability
+                data.tokenizer, mlm_probability=mlm_probability or bench.mlm_probability
             ),
             train_dataset=[{"input_ids": example.tolist()} for example in data],
             callbacks=[timer, *callbacks],

@@ -17,7 +17,9 @@ MIN_STEPS_TO_COMPILE = 5000
 
 def python_header() -> Path:
     """Where Python.h is, if it is installed. Inductor and Triton look for it there, also on Debian."""
-    return Path(sysconfig.get_path("include", "nt" if os.name == "nt" else "posix_prefix"), "Python.h")
+    return Path(
+        sysconfig.get_path("include", "nt" if os.name == "nt" else "posix_prefix"), "Python.h"
+    )
 
 
 def why_not_compile(device: dict[str, Any]) -> str | None:
