@@ -3,6 +3,7 @@
 import copy
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ from mlm.models.compilation import (
     choose_compile,
     compile_counts,
     compile_encoder,
+    python_header,
 )
 from mlm.models.cpu import FastDropout, use_fast_kernels
 from mlm.training.datamodule import MaskedLMData
@@ -39,9 +41,12 @@ CPU, GPU, OLD_GPU, TPU = (
 
 @pytest.fixture
 def all_tools_installed(monkeypatch):
-    """A C++ compiler and Triton."""
+    """Compilers of C and C++, Python.h and Triton."""
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr("mlm.models.compilation.python_header", lambda: Path(__file__))
 
 
 @pytest.mark.parametrize(
@@ -64,23 +69,45 @@ def test_auto_compiles_long_runs_on_a_gpu(compile, device, steps, is_compiled, w
     assert found is is_compiled and words in reason
 
 
+NO_COMPILER = "shutil.which", lambda name: None
+ONLY_CXX = "shutil.which", lambda name: name if "++" in name else None
+NO_HEADER = "mlm.models.compilation.python_header", lambda: Path("no/include/Python.h")
+NO_TRITON = "importlib.util.find_spec", lambda name: None
+
+
 @pytest.mark.parametrize(
     "device, missing, words",
     [
         (TPU, None, "XLA already compiles the whole step"),
         (OLD_GPU, None, "does not support the Tesla P100"),
-        (CPU, "shutil.which", "C++ compiler"),
-        (GPU, "importlib.util.find_spec", "needs Triton on a GPU, and it is not installed"),
+        (CPU, NO_COMPILER, "C++ compiler"),
+        (CPU, NO_HEADER, "Python.h"),
+        (GPU, NO_HEADER, "Python.h"),
+        (GPU, ONLY_CXX, "Triton needs a C compiler"),
+        (GPU, NO_TRITON, "needs Triton on a GPU, and it is not installed"),
     ],
 )
 @pytest.mark.usefixtures("all_tools_installed")
 @pytest.mark.fault
 def test_compile_true_is_refused_where_it_cannot_work(monkeypatch, device, missing, words):
     if missing:
-        monkeypatch.setattr(missing, lambda name: None)
+        monkeypatch.setattr(*missing)
     with refused('compile must be "auto" or False', "got True", words):
         choose_compile(True, device, 10**9)
     assert choose_compile("auto", device, 10**9)[0] is False
+
+
+@pytest.mark.usefixtures("all_tools_installed")
+def test_the_compiler_that_triton_takes_is_the_one_in_CC(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "icc" else name)
+    assert choose_compile(True, GPU, 1)[0]
+    monkeypatch.setenv("CC", "icc")
+    with refused("Triton needs a C compiler", "CC"):
+        choose_compile(True, GPU, 1)
+
+
+def test_the_header_is_where_a_compiler_finds_it():
+    assert python_header().name == "Python.h" and "local" not in python_header().parts[:3]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The speed of variants of one training step: each optimization on its own, and transformers.Trainer."""
 
+import contextlib
 import copy
 import ctypes
 import functools
@@ -32,6 +33,7 @@ from mlm.env.notebook import NotebookError
 from mlm.models.cpu import keep_freed_memory, onednn_float32, use_default_kernels, use_fast_kernels
 from mlm.models.encoders import head_logits, hidden_states, packed_attention_mask, supports_packing
 from mlm.optim.optimizer import make_optimizer
+from mlm.training.causes import StepMemory, explained_memory_errors
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM, masked_labels
 
@@ -98,6 +100,17 @@ def return_freed_memory() -> None:
         libc.mallopt(trim_threshold, 64 << 20)
 
 
+def measurement(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a function of (bench, variant, ...): see `Bench.explained_errors`."""
+
+    @functools.wraps(function)
+    def wrapped(bench: "Bench", variant: Variant, *arguments: Any, **options: Any) -> Any:
+        with bench.explained_errors(variant):
+            return function(bench, variant, *arguments, **options)
+
+    return wrapped
+
+
 @dataclass(eq=False)
 class Bench:
     """What all variants share: a model and its initial weights, lines, validation batches, a device.
@@ -126,6 +139,15 @@ class Bench:
         self.initial_weights = {name: w.clone() for name, w in self.model.state_dict().items()}
         # Planning is done once per run of 04, so it is cached and does not count as training time.
         self.cached_keys = functools.cache(self.plan_keys)
+
+    def explained_errors(self, variant: Variant) -> contextlib.AbstractContextManager[None]:
+        """Context manager: if memory does not suffice for a variant, the error is one line."""
+        data, rate = self.data[variant.examples], self.mlm_probability
+        return explained_memory_errors(
+            StepMemory(
+                self.model, data, variant.pack, variant.batch_size, None, rate, variant.dtype
+            )
+        )
 
     def clock(self) -> float:
         """The time in seconds, after the device has finished all its work."""
@@ -177,8 +199,16 @@ class Bench:
         return [(epoch, indices) for epoch, indices, _ in keys], None  # one example per row
 
     def on_device(self, batch: Batch) -> Batch:
-        """The batch with its tensors on the device of the model."""
-        return {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        """The batch with its tensors on the device of the model; a GPU copies from pinned memory."""
+
+        def copied(value: Any) -> Any:
+            if not torch.is_tensor(value):
+                return value
+            if self.device == "cuda":
+                return value.pin_memory().to(self.device, non_blocking=True)
+            return value.to(self.device)
+
+        return {name: copied(value) for name, value in batch.items()}
 
     def batches(
         self,
@@ -223,11 +253,14 @@ class Bench:
     def make_optimizer(
         self, variant: Variant, options: dict[str, Any] | None = None
     ) -> tuple[Any, Any]:
-        """(optimizer, learning-rate schedule). An AdamW that is not fused updates one weight at a time."""
+        """(optimizer, learning-rate schedule). An AdamW that is not fused is torch's default.
+
+        By default, torch updates one weight at a time on a CPU, and all of them together on a GPU.
+        """
         options = options or self.optimizer_options(variant)
         optimizer, schedule = make_optimizer(self.module, **options)
         for group in optimizer.param_groups:
-            group.update(fused=variant.fused_adamw, foreach=False)
+            group.update(fused=variant.fused_adamw or None, foreach=None)
         return optimizer, schedule
 
     def loss(self, variant: Variant, batch: Batch) -> torch.Tensor:
@@ -261,6 +294,7 @@ class Bench:
 
     # losses to compare
 
+    @measurement
     def first_loss(self, variant: Variant) -> float:
         """The loss of a variant's first batch with the initial weights, without dropout."""
         self.switch(variant)
@@ -319,11 +353,13 @@ def trainer_seconds(
     variant: Variant,
     max_steps: int | None = None,
     callbacks: Iterable[TrainerCallback] = (),
+    mlm_probability: float | None = None,
     **options: Any,
 ) -> float:
     """Seconds of one epoch with transformers.Trainer; `options` override its TrainingArguments.
 
     Trainer changes the `forward` of its model, so it trains a copy. The bench's model gets the weights.
+    `mlm_probability` None: the bench's.
     """
     data, trained = bench.data[variant.examples], copy.deepcopy(bench.model)
     timer = TrainingTime(bench.clock)
@@ -335,14 +371,18 @@ def trainer_seconds(
             optim="adamw_torch_fused", bf16=variant.dtype == torch.bfloat16,
             fp16=variant.dtype == torch.float16, use_cpu=bench.device == "cpu", seed=bench.seed,
             train_sampling_strategy=TRAINER_ORDERS[variant.order],
+            accelerator_config={"non_blocking": bench.device == "cuda"},  # from pinned memory
             save_strategy="no", eval_strategy="no", logging_strategy="no",
             logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
         )  # fmt: skip
+        training_arguments = TrainingArguments(**{**arguments, **options})
+        if training_arguments.n_gpu > 1:
+            training_arguments._n_gpu = 1  # otherwise Trainer splits each batch among all GPUs
         trainer = Trainer(
             trained,
-            TrainingArguments(**{**arguments, **options}),
+            training_arguments,
             data_collator=DataCollatorForLanguageModeling(
-                data.tokenizer, mlm_probability=bench.mlm_probability
+                data.tokenizer, mlm_probability=mlm_probability or bench.mlm_probability
             ),
             train_dataset=[{"input_ids": example.tolist()} for example in data],
             callbacks=[timer, *callbacks],
@@ -356,6 +396,7 @@ def trainer_seconds(
 EPOCH_SECONDS = {"loop": loop_seconds, "Trainer": trainer_seconds}
 
 
+@measurement
 def speed(bench: Bench, variant: Variant) -> float:
     """Real tokens per second in one epoch from the initial weights, after two warm-up steps."""
     epoch_seconds = EPOCH_SECONDS[variant.trainer]

@@ -6,7 +6,7 @@ import torch
 
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models.compilation import compile_encoder
-from mlm.models.cpu import tune_for_cpu
+from mlm.models.cpu import tune_for_cpu, undo_cpu_tuning
 
 
 @torch.no_grad()
@@ -39,4 +39,6 @@ def prepare_model(
         print("new head: its bias starts at the token frequencies of the training text")
     if device["kind"] == "cpu":
         tune_for_cpu(model)
+    else:
+        undo_cpu_tuning(model)  # of an earlier run in this kernel
     return compile_encoder(model, compile, device, total_steps)
