@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlm.env.notebook import NotebookError
+from mlm.models.kernels import KERNELS
 from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
 
@@ -233,6 +234,8 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("06", "precision", "Union[int, str]", "auto",
           '"auto" (the fastest here), "32" or "bf16"',
           one_of("auto", "32", "bf16", convert=str)),
+        P("04", "kernels", "str", "auto", 'CPU kernels: "auto" (the fastest here, timed) or a name, see docs/speed.md',
+          one_of("auto", *KERNELS)),
         P("04", "compile", "Union[bool, str]", "auto", 'torch.compile: True, False or "auto" (long runs on a GPU)',
           one_of("auto", True, False)),
     ],

@@ -9,7 +9,7 @@ import torch
 
 from mlm.benchmark.limits import layer_shapes
 from mlm.models import flops
-from mlm.models.cpu import use_fast_kernels
+from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.loading import load_model
 
 
@@ -18,7 +18,7 @@ from mlm.models.loading import load_model
 def test_flops_per_token_agree_with_the_formula(tokenizer, size, fast_kernels):
     model = load_model(f"scratch:{size}", tokenizer)
     if fast_kernels:
-        use_fast_kernels(model)
+        use_attention_and_dropout(model, "matmul", "16bit")
     length, rate, config = 50, 0.3, model.config
     products = layer_shapes(config, length, rate * length).values()
     weights = 6 * sum(count * rows * inner * columns for rows, inner, columns, count in products)

@@ -7,6 +7,7 @@ import torch
 
 import mlm.parameters
 from helpers import refused
+from mlm.models.kernels import KERNELS
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters import parameters_of
 from mlm.training.history import RENAMED_METRICS
@@ -31,7 +32,7 @@ OLD_SETTINGS = {  # of a checkpoint of the first version, made with the default 
 
 def settings_of(tokenizer, device=DEVICE, chosen=CHOSEN, total_steps=60, **parameters):
     """Settings with the defaults of 04, except some parameters."""
-    resolved = {"model": "scratch:tiny", "compile": False}
+    resolved = {"model": "scratch:tiny", "kernels": KERNELS[0], "compile": False}
     return run_settings(
         DEFAULTS | resolved | parameters,
         chosen,

@@ -3,6 +3,8 @@
 notebook   one-line errors, installing missing packages, fewer warnings
 files      atomic writes, SHA-256 sums, JSON files that detect damage
 host       Colab, Kaggle or a TPU VM; preparing a TPU host
+timing     which of several functions is the fastest
+products   matrix products on a CPU: the library, bfloat16 or float32
 hardware   which CPUs, GPUs and TPU cores this machine has
 devices    the matching arguments of Lightning's Trainer
 hub        what a model name refers to: a folder, or a model on the Hugging Face Hub

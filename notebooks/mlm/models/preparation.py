@@ -6,7 +6,8 @@ import torch
 
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models.compilation import compile_encoder
-from mlm.models.cpu import tune_for_cpu, undo_cpu_tuning
+from mlm.models.cpu import undo_kernels, use_kernels
+from mlm.models.kernel_choice import choose_kernels
 
 
 @torch.no_grad()
@@ -24,21 +25,30 @@ def init_head_bias(model: Any, train: Any) -> bool:
 
 
 def prepare_model(
-    model: Any, train: Any, device: dict[str, Any], compile: bool | str, total_steps: int
-) -> bool:
+    model: Any,
+    train: Any,
+    device: dict[str, Any],
+    shape: tuple[int, int],
+    total_steps: int,
+    kernels: str = "auto",
+    compile: bool | str = "auto",
+) -> dict[str, Any]:
     """Prepare a masked language model for training, in place; prints what is done.
 
     1. A new head starts with the token frequencies of the training text, if the model had none.
-    2. On a CPU, the model and the process get the CPU kernels.
+    2. On a CPU, the model and the process get the kernels that are the fastest here.
     3. The encoder is compiled, if `compile` and the length of the run allow it.
 
-    train: a MaskedLMDataset. device: from `trainer_arguments`. compile: "auto", True or False.
-    Returns whether the encoder is compiled.
+    train: a MaskedLMDataset. device: from `trainer_arguments`. shape: (B, T) of a training batch.
+    kernels: "auto" or a name in KERNELS. compile: "auto", True or False. Returns what was chosen:
+    {"kernels": a name in KERNELS (None: the device is no CPU), "compile": whether it is compiled}.
     """
     if model.head_was_missing and init_head_bias(model, train):
         print("new head: its bias starts at the token frequencies of the training text")
-    if device["kind"] == "cpu":
-        tune_for_cpu(model)
+    chosen = choose_kernels(kernels, model, device, shape)
+    if chosen:
+        use_kernels(model, chosen)
     else:
-        undo_cpu_tuning(model)  # of an earlier run in this kernel
-    return compile_encoder(model, compile, device, total_steps)
+        undo_kernels(model)  # of an earlier run in this kernel
+    is_compiled = compile_encoder(model, compile, device, total_steps)
+    return {"kernels": chosen, "compile": is_compiled}
