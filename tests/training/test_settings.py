@@ -113,6 +113,17 @@ def test_a_setting_that_a_checkpoint_lacks_is_compared_with_the_default(tokenize
     assert setting_differences(old, settings_of(tokenizer, toy=2)) == ["toy was 1, is 2"]
 
 
+def test_a_choice_that_a_checkpoint_lacks_is_not_compared(tokenizer):
+    """Its default is "auto": what an earlier version chose is unknown."""
+    old = old_settings(tokenizer)
+    assert "kernels" not in old
+    for name in KERNELS:
+        assert setting_differences(old, settings_of(tokenizer, kernels=name)) == []
+    new = settings_of(tokenizer, kernels=KERNELS[1])
+    (difference,) = setting_differences(settings_of(tokenizer), new)
+    assert difference.startswith("kernels was")
+
+
 def test_a_setting_that_no_longer_exists_must_have_been_none(tokenizer):
     old = old_settings(tokenizer, mlm_probability_end=0.1)
     differences = setting_differences(old, settings_of(tokenizer))
