@@ -140,7 +140,10 @@ def test_a_compiled_model_is_the_same_model_and_resumes_exactly(
     model = make_model("bert", tokenizer, num_hidden_layers=1)
     options = dict(optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="linear", total_steps=6)
     plain = MaskedLM(use_attention_and_dropout(copy.deepcopy(model), "matmul", "16bit"), options)
-    module, names = MaskedLM(use_attention_and_dropout(model, "matmul", "16bit"), options), list(model.state_dict())
+    module, names = (
+        MaskedLM(use_attention_and_dropout(model, "matmul", "16bit"), options),
+        list(model.state_dict()),
+    )
     assert compile_encoder(model, True, CPU, 6)
     assert "torch.compile is on: set in the parameters" in capsys.readouterr().out
     assert list(model.state_dict()) == names

@@ -7,9 +7,9 @@ import torch
 
 from encoders import CONFIGS, make_model
 from helpers import refused
+from mlm.env.products import PRODUCTS
 from mlm.models import kernel_choice
 from mlm.models.cpu import DROPOUT_CLASSES, PACKED_ATTENTION
-from mlm.env.products import PRODUCTS
 from mlm.models.kernel_choice import choose_kernels, faster, time_kernels
 from mlm.models.kernels import (
     EARLIER_KERNELS,

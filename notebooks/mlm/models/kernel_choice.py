@@ -16,7 +16,9 @@ from mlm.models.cpu import DROPOUT_CLASSES, PACKED_ATTENTION
 from mlm.models.kernels import KERNELS
 
 MIN_GAIN = 0.08  # fraction of a layer's time; below, the kernels of plain torch stay
-MAX_TOKENS = 256  # of the timed batch, at least one row: more change the times, but hardly their ratios
+MAX_TOKENS = (
+    256  # of the timed batch, at least one row: more change the times, but hardly their ratios
+)
 MAX_HEADS = 4  # of the timed attention
 MAX_SECONDS = 0.15  # for each of three kinds of kernels
 

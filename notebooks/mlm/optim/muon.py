@@ -13,7 +13,9 @@ POLYNOMIALS = (
     (2.6613, -1.9772, 0.4526),
 )
 SIZE = 0.85  # Jordan's polynomial, with which the learning rates were chosen, takes numbers to about 0.85
-SAFETY = 1.02  # rounding must not push a singular value far above 1, where the polynomials grow fast
+SAFETY = (
+    1.02  # rounding must not push a singular value far above 1, where the polynomials grow fast
+)
 
 
 def polynomial(gram: torch.Tensor, a: float, b: float, c: float) -> torch.Tensor:
