@@ -273,9 +273,10 @@ def test_a_kernel_that_has_used_cuda_cannot_start_several_processes_on_gpus(mach
     assert devices.trainer_arguments(machine=launched)[0]["strategy"] == "ddp"  # no fork
 
 
-def test_a_card_that_is_not_used_or_only_busy_is_no_obstacle(machine):
+def test_a_card_that_is_not_used_or_only_occupied_is_no_obstacle(machine):
     for other in (None, simulated(gpus=2, card=P100)):
         machine(gpus=2, card=P100)
         assert devices.trainer_arguments(gpus=0, machine=other)[1]["kind"] == "cpu"
-    busy = simulated(gpus=1, card=(*A100, "CUDA error: all CUDA-capable devices are busy"))
-    assert devices.trainer_arguments(machine=busy)[1]["kind"] == "gpu"
+    for failure in ("CUDA error: all CUDA-capable devices are busy", "CUDA error: out of memory"):
+        occupied = simulated(gpus=1, card=(*A100, failure))
+        assert devices.trainer_arguments(machine=occupied)[1]["kind"] == "gpu"

@@ -7,6 +7,7 @@ import torch
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models.compilation import compile_encoder
 from mlm.models.cpu import tune_for_cpu, undo_cpu_tuning
+from mlm.models.gpu import tune_for_gpu
 
 
 @torch.no_grad()
@@ -29,7 +30,7 @@ def prepare_model(
     """Prepare a masked language model for training, in place; prints what is done.
 
     1. A new head starts with the token frequencies of the training text, if the model had none.
-    2. On a CPU, the model and the process get the CPU kernels.
+    2. On a CPU, the model and the process get the CPU kernels; on a GPU, the process deterministic ones.
     3. The encoder is compiled, if `compile` and the length of the run allow it.
 
     train: a MaskedLMDataset. device: from `trainer_arguments`. compile: "auto", True or False.
@@ -41,4 +42,6 @@ def prepare_model(
         tune_for_cpu(model)
     else:
         undo_cpu_tuning(model)  # of an earlier run in this kernel
+    if device["kind"] == "gpu":
+        tune_for_gpu()
     return compile_encoder(model, compile, device, total_steps)
