@@ -29,7 +29,7 @@ OUT_OF_MEMORY = re.compile(  # CUDA, MPS, XLA; cuBLAS and cuDNN; torch's CPU all
     "|unable to allocate",
     re.IGNORECASE,
 )
-BYTES_PER_WEIGHT = 16  # float32: the weight, its gradient, and two averages of AdamW
+BYTES_PER_WEIGHT = 18  # the weight, its gradient, two averages of AdamW; a copy in 16 bits
 
 CAUSES = {  # in the message of an error: what it means
     "index out of range|index is out of bounds|device-side assert": "a token id or a position is larger "
