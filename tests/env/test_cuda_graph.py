@@ -11,27 +11,27 @@ from mlm.env import cuda_graph
 from mlm.env.cuda_graph import CudaGraph, RecordedStep
 
 
-def record_on_cpu(parameters: list[torch.nn.Parameter], results: Callable[[], list]) -> Callable:
+def record_on_cpu(
+    parameters: list[torch.nn.Parameter], results: Callable[[], list], speedup: float = 2.0
+) -> Callable:
     """A function like `record_cuda_graph`: results always appear in the tensors of the first call."""
 
-    def record(step: Callable[[], None], pool: Any = None) -> Callable[[], None]:
+    def record(step: Callable[[], None], pool: Any = None) -> tuple[Callable[[], None], float]:
         step()
         recorded = [parameter.grad for parameter in parameters], results()
 
         def replay() -> None:
             for parameter in parameters:
                 parameter.grad = None
-            before = results()
             step()
             for old, new in zip(recorded[0], [p.grad for p in parameters]):
                 old.copy_(new)
             for old, new in zip(recorded[1], results()):
                 old.data.copy_(new.data)
-            del before
             for parameter in parameters:
                 parameter.grad = None  # as in a graph: nobody assigns gradients
 
-        return replay
+        return replay, speedup
 
     return record
 
@@ -77,72 +77,93 @@ class Sums(pl.Callback):
         self.values.append(float(module.loss_sums))
 
 
-@pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Line, list[float]]]:
-    """A function that trains a Line, with recorded steps or without."""
+def train(
+    strategy: CudaGraph | str = "auto",
+    module: Line | None = None,
+    accumulate: int = 1,
+    **options: Any,
+) -> tuple[Line, list[float]]:
+    """A trained Line, and `loss_sums` after each backward pass."""
+    torch.manual_seed(0)
+    module, sums = module or Line(), Sums()
+    trainer = pl.Trainer(
+        accelerator="cpu", strategy=strategy, max_epochs=1, logger=False, callbacks=[sums],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(Batches(**options), batch_size=None)
+    trainer.fit(module, loader)
+    return module, sums.values
 
-    def run(recorded: bool, accumulate: int = 1, **options: Any) -> tuple[Line, list[float]]:
+
+@pytest.fixture
+def train_recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Line, list[float]]]:
+    """`train` with CudaGraph and the stand-in for CUDA graphs."""
+
+    def run(speedup: float = 2.0, **options: Any) -> tuple[Line, list[float]]:
         torch.manual_seed(0)
-        module, sums = Line(), Sums()
-        strategy: Any = "auto"
-        if recorded:
-            strategy = CudaGraph(device="cpu")
-            parameters = list(module.parameters())
-            monkeypatch.setattr(
-                cuda_graph,
-                "record_cuda_graph",
-                record_on_cpu(parameters, lambda: [module.loss_sums, strategy.unscaled_loss]),
-            )
-            monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
-        trainer = pl.Trainer(
-            accelerator="cpu", strategy=strategy, max_epochs=1, logger=False, callbacks=[sums],
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            accumulate_grad_batches=accumulate,
-        )  # fmt: skip
-        loader = torch.utils.data.DataLoader(Batches(**options), batch_size=None)
-        trainer.fit(module, loader)
-        return module, sums.values
+        module, strategy = Line(), CudaGraph(device="cpu")
+        record = record_on_cpu(
+            list(module.parameters()), lambda: [module.loss_sums, strategy.unscaled_loss], speedup
+        )
+        monkeypatch.setattr(cuda_graph, "record_cuda_graph", record)
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+        return train(strategy, module, **options)
 
     return run
 
 
 @pytest.mark.parametrize("two_shapes", [False, True])
-def test_recorded_steps_train_the_same_weights(train, two_shapes):
-    plain, sums = train(False, two_shapes=two_shapes)
-    recorded, recorded_sums = train(True, two_shapes=two_shapes)
+@pytest.mark.parametrize("speedup", [0.5, 2.0])
+def test_recorded_steps_train_the_same_weights(train_recorded, two_shapes, speedup, capsys):
+    plain, sums = train(two_shapes=two_shapes)
+    recorded, recorded_sums = train_recorded(speedup, two_shapes=two_shapes)
     assert torch.equal(plain.layer.weight, recorded.layer.weight)
     assert torch.equal(plain.layer.bias, recorded.layer.bias)
     assert sums == recorded_sums
+    chosen = "replayed as a CUDA graph" if speedup > 1 else "started kernel by kernel"
+    assert capsys.readouterr().out.count(f"training steps are {chosen}") == 1
 
 
-def test_with_gradient_accumulation_each_batch_runs_as_written(train):
-    plain, sums = train(False, accumulate=2)
-    recorded, recorded_sums = train(True, accumulate=2)
+def test_with_gradient_accumulation_each_batch_runs_as_written(train_recorded):
+    plain, sums = train(accumulate=2)
+    recorded, recorded_sums = train_recorded(accumulate=2)
     assert torch.equal(plain.layer.weight, recorded.layer.weight) and sums == recorded_sums
     assert recorded.calls == 8
 
 
-def test_a_step_that_cannot_be_recorded_runs_as_written(train, monkeypatch, capsys):
-    plain, _ = train(False)
-
+def test_a_step_that_cannot_be_recorded_runs_as_written(monkeypatch, capsys):
     def fail(step: Callable, pool: Any) -> None:
         step()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    original = monkeypatch.setattr
-    monkeypatch.setattr = lambda target, name, value: original(  # type: ignore[method-assign]
-        target, name, fail if name == "record_cuda_graph" else value
-    )
-    recorded, _ = train(True)
+    monkeypatch.setattr(cuda_graph, "record_cuda_graph", fail)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    plain, _ = train()
+    recorded, _ = train(CudaGraph(device="cpu"))
     assert torch.equal(plain.layer.weight, recorded.layer.weight)
     printed = capsys.readouterr().out
     assert "cannot be recorded: operation not permitted" in printed and "more" not in printed
 
 
-def test_other_errors_of_the_step_are_raised(train, monkeypatch):
-    monkeypatch.setattr(Line, "training_step", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train(True)
+@pytest.mark.parametrize("error", [ZeroDivisionError, torch.OutOfMemoryError, RuntimeError])
+def test_other_errors_of_the_step_are_raised(train_recorded, monkeypatch, error):
+    def fail(*args: Any) -> None:
+        raise error("wrong")
+
+    monkeypatch.setattr(Line, "training_step", fail)
+    with pytest.raises(error, match="wrong"):
+        train_recorded()
+
+
+def test_a_resumed_run_keeps_its_choice(tmp_path):
+    strategy = CudaGraph(device="cpu")
+    for choice in (True, False, None):
+        strategy.use_graph = choice
+        strategy.save_checkpoint({"state": 1}, tmp_path / "file.ckpt")
+        resumed = CudaGraph(device="cpu")
+        assert resumed.load_checkpoint(tmp_path / "file.ckpt", weights_only=True)["state"] == 1
+        assert resumed.use_graph is choice
 
 
 def test_numbers_of_a_batch_are_not_frozen():
@@ -151,6 +172,7 @@ def test_numbers_of_a_batch_are_not_frozen():
     def loss(batch: dict) -> torch.Tensor:
         return (parameter * batch["x"]).sum() * batch["scale"]
 
-    step = RecordedStep(loss, {"x": torch.ones(2), "scale": 3}, [parameter], lambda f: (f(), f)[1])
+    first = {"x": torch.ones(2), "scale": 3}
+    step = RecordedStep(loss, first, [parameter], lambda f: (f(), (f, 1.0))[1])
     step.replay({"x": torch.tensor([1.0, 2.0]), "scale": 5})
     assert parameter.grad.tolist() == [5.0, 10.0]

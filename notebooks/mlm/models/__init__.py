@@ -5,7 +5,7 @@ encoders     one entry for each kind of encoder: its head, its positions, its at
 loading      from the Hub, from a folder, or with random weights
 cpu          four optimizations for CPUs: memory, float32 products, dropout, attention
 gpu          settings for GPUs: deterministic operations
-compilation  torch.compile, if the run is long enough to benefit
+compilation  torch.compile for the encoder, if the parameters ask for it
 preparation  a loaded model made ready for training: bias of a new head, kernels, torch.compile
 flops        floating-point operations per token, and how many a device can do per second
 """
