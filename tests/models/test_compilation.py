@@ -98,10 +98,10 @@ def test_compile_true_is_refused_where_it_cannot_work(monkeypatch, device, missi
 @pytest.mark.usefixtures("all_tools_installed")
 def test_the_compiler_that_triton_takes_is_the_one_in_CC(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "icc" else name)
-    assert choose_compile(True, GPU, 1)[0]
+    assert choose_compile(True, GPU)[0]
     monkeypatch.setenv("CC", "icc")
     with refused("Triton needs a C compiler", "CC"):
-        choose_compile(True, GPU, 1)
+        choose_compile(True, GPU)
 
 
 def test_the_header_is_where_a_compiler_finds_it():

@@ -139,8 +139,8 @@ def test_a_gpu_does_not_inherit_the_precision_of_an_earlier_run_on_the_cpu(
     monkeypatch.setattr(preparation, "tune_for_gpu", lambda: None)
     bert.head_was_missing = False
     torch.set_float32_matmul_precision("highest")
-    prepare_model(bert, dataset, CPU, compile=False, total_steps=1)
+    prepare_model(bert, dataset, CPU, compile=False)
     torch.set_float32_matmul_precision("medium")  # also where the CPU does not use it
-    prepare_model(bert, dataset, GPU, compile=False, total_steps=1)
+    prepare_model(bert, dataset, GPU, compile=False)
     assert torch.get_float32_matmul_precision() == "highest"
     assert bert.config._attn_implementation == "sdpa"
