@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import mlm.data.corpus as corpus
+import mlm.data.split as split
 from helpers import ROOT, refused, sentences
 from mlm.data.corpus import is_intact, load_corpus, make_workdir
 from mlm.data.dataset import MaskedLMDataset
@@ -288,7 +289,7 @@ def test_an_empty_text_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("older_text", [False, True], ids=["new", "changed"])
-@pytest.mark.parametrize("crash", [0, 1, 2])
+@pytest.mark.parametrize("crash", range(4))
 def test_an_interrupted_split_is_repeated(tmp_path, monkeypatch, crash, older_text):
     """Whichever files were written when the process died, the next call splits its own text."""
     old, new = sentences(50, seed=1), sentences(60, seed=2)
@@ -399,6 +400,24 @@ def test_a_full_disk_is_reported_and_incomplete_files_are_never_used(tmp_path):
     assert len(errors) >= 10
     for message in errors:
         assert "disk of" in message and "is full" in message and "\n" not in message
+
+
+def test_other_processes_see_a_split_only_when_it_is_complete(tmp_path, monkeypatch):
+    """Neither the validation lines before duplicates are removed, nor the split of another rule."""
+    text = save(tmp_path, sentences(30) * 4)
+    folder = load_corpus(text, tmp_path)
+    expected, seen = file_contents(folder), []
+    (folder / "corpus.json").unlink()
+    remove = split.remove_common_lines
+
+    def remove_and_look(*paths):
+        seen.append([file_contents(folder)[name] for name in ("train.txt", "valid.txt")])
+        return remove(*paths)
+
+    monkeypatch.setattr(split, "remove_common_lines", remove_and_look)
+    load_corpus(text, tmp_path)
+    assert seen == [[expected["train.txt"], expected["valid.txt"]]] * 2
+    assert file_contents(folder) == expected
 
 
 def test_several_processes_may_load_one_corpus_at_once(tmp_path):

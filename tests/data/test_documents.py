@@ -16,9 +16,20 @@ from texts import as_csv, as_tar, as_text, put, text_of
 
 def sentence(i):
     """An English sentence of 6 to 20 words."""
-    words = (
-        "river stone market harbour old lantern winter garden letter captain window silver".split()
-    )
+    words = [
+        "river",
+        "stone",
+        "market",
+        "harbour",
+        "old",
+        "lantern",
+        "winter",
+        "garden",
+        "letter",
+        "captain",
+        "window",
+        "silver",
+    ]
     middle = " ".join(words[(i * j) % len(words)] for j in range(4, 8 + i % 11))
     return f"The {words[i % 11]} of {i} follows the {middle} near a bridge."
 

@@ -80,6 +80,15 @@ def test_unicode_encodings_are_read_if_given_and_named_if_not(tmp_path, encoding
             load_corpus(given, tmp_path / "work")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-32-le"])
+def test_a_byte_order_mark_is_no_text(tmp_path, encoding):
+    lines = lines_of("cp1252")
+    text = as_csv(lines).decode()
+    content = (text if encoding == "utf-16" else f"\ufeff{text}").encode(encoding)
+    folder = load_corpus(put(tmp_path / "a.csv", content), tmp_path, encoding=encoding)
+    assert {*all_lines(folder)} - {""} == {*lines}
+
+
 @pytest.mark.fault
 def test_japanese_mail_is_named_for_its_encoding(tmp_path):
     """ISO-2022-JP consists of ASCII characters, so it is valid UTF-8."""

@@ -13,6 +13,7 @@ from helpers import refused, sentences
 from mlm.data.corpus import load_corpus, make_workdir
 from mlm.data.download import fetch_corpus
 from texts import (
+    LINES,
     TEXT,
     about,
     as_arrow,
@@ -91,15 +92,20 @@ def test_files_without_a_suffix_are_recognized_by_their_names(tmp_path, capsys):
     assert "left out: 1 x Makefile, 1 x _SUCCESS" in capsys.readouterr().out
 
 
-def test_json_files_that_describe_texts_are_left_out(tmp_path, capsys):
-    """A file with one object is no text, unless it is passed itself."""
-    put(tmp_path / "texts" / "a.json", as_json(["one", "two"] * 10))
-    put(tmp_path / "texts" / "b.json", as_jsonl(sentences(10)))
-    put(tmp_path / "texts" / "config.json", json.dumps({"text": "no"}))
-    put(tmp_path / "texts" / "settings.json", json.dumps({"text": "no", "b": [1]}, indent=2))
-    assert len(fetch_corpus(str(tmp_path / "texts"), tmp_path)) == 2
-    assert "2 text file(s); left out: 2 x .json" in capsys.readouterr().out
-    assert len(fetch_corpus(str(tmp_path / "texts/*.json"), tmp_path)) == 4
+def test_json_files_that_describe_texts_are_left_out(tmp_path):
+    """Beside other files, one object without the column is no text; each text may be an object."""
+    put(tmp_path / "texts" / "a.json", as_json(LINES[:10]))
+    put(tmp_path / "texts" / "b.json", as_jsonl(LINES[10:20]))
+    put(tmp_path / "texts" / "c.json", json.dumps({"text": LINES[20]}, indent=2))
+    put(tmp_path / "texts" / "d.json", as_jsonl(LINES[21:22]))
+    put(tmp_path / "texts" / "config.json", json.dumps({"name": "text"}))
+    put(tmp_path / "texts" / "settings.json", json.dumps({"a": "x", "b": [{"c": 1}]}, indent=2))
+    folder = load_corpus(str(tmp_path / "texts"), tmp_path / "work")
+    assert text_of(folder) == sorted(LINES[:22])
+    split = about(folder)["split"]
+    assert (split["files"], split["left_out"]) == (4, {".json": 2})
+    with refused("line 1 has no column 'text'", "'name'"):
+        load_corpus(f"{tmp_path}/texts/config.json", tmp_path / "work")
 
 
 def save_dataset(folder, *parts):

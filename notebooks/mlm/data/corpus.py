@@ -1,6 +1,7 @@
 """Fetch and split a text: train.txt, valid.txt, and corpus.json, which describes both. Taught in 02."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from mlm.data.documents import choose_documents
 from mlm.data.download import fetch_corpus, is_download, short_label
 from mlm.data.formats import Contents, format_by_name, numbered_lines
 from mlm.data.split import SPLIT_FILES, SPLIT_VERSION, split_by_files, split_text
-from mlm.data.text_options import is_encoding
+from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.env.files import (
     absolute_path,
     describe_path,
@@ -68,16 +69,35 @@ def count_lines(lines: Iterable[tuple[int, str]]) -> tuple[int, int]:
     return num_lines, num_documents
 
 
-def check_num_lines(parameter: str, given: str | list[str], num_lines: int, min_lines: int) -> None:
+def check_num_lines(
+    parameter: str, given: str | list[str], num_lines: int, min_lines: int, left_out: Counter[str]
+) -> None:
     """Raise NotebookError if a text has fewer than `min_lines` lines."""
     if not num_lines:
+        others = ", ".join(f"{count} x {suffix}" for suffix, count in left_out.items())
         raise NotebookError(
-            f"{parameter}={short_repr(given)} has no text: all files are empty or blank; pass a text"
+            f"{parameter}={short_repr(given)} has no text: all files are empty or blank"
+            + (f", or have no such column (left out: {others})" if others else "")
+            + "; pass a text"
         )
     if num_lines < min_lines:
         raise NotebookError(
             f"{parameter}={short_repr(given)} must have at least {min_lines} non-blank lines, since a "
             f"tenth is held out, got {num_lines}: put each sentence or paragraph on its own line"
+        )
+
+
+def check_options(encoding: str | None, documents: str | None) -> None:
+    """Raise NotebookError if `encoding` or `documents` is not valid."""
+    if encoding is not None and not is_encoding(encoding):
+        raise NotebookError(
+            "encoding must be an encoding that Python knows, such as 'cp1252' or 'gb18030', or None "
+            f"(UTF-8), got {short_repr(encoding)}"
+        )
+    if documents is not None and documents not in DOCUMENTS:
+        names = ", ".join(map(repr, DOCUMENTS))
+        raise NotebookError(
+            f"documents must be one of {names} or None, got {short_repr(documents)}"
         )
 
 
@@ -124,11 +144,7 @@ def load_corpus(
     version stays where it is. Raises NotebookError if a text is not found or not text, if it has too
     few lines, or if the disk is full.
     """
-    if encoding is not None and not is_encoding(encoding):
-        raise NotebookError(
-            f"encoding must be an encoding that Python knows, such as 'cp1252' or 'gb18030', or None "
-            f"(UTF-8), got {short_repr(encoding)}"
-        )
+    check_options(encoding, documents)
     valid_files = fetch_corpus(valid_corpus, workdir, "valid_corpus") if valid_corpus else ()
     files = tuple(path for path in fetch_corpus(corpus, workdir) if path not in valid_files)
     if not files:
@@ -150,11 +166,13 @@ def load_corpus(
         documents = choose_documents(files, column, encoding, documents)
         read = partial(numbered_lines, files, column, encoding, documents)
         num_lines, num_documents = count_lines(read(contents=contents))
-        check_num_lines("corpus", corpus, num_lines, 1 if valid_corpus else MIN_LINES)
+        min_lines = 1 if valid_corpus else MIN_LINES
+        check_num_lines("corpus", corpus, num_lines, min_lines, contents.left_out)
         read_valid = partial(numbered_lines, valid_files, column, encoding, documents)
         if valid_corpus:
             num_valid_lines, _ = count_lines(read_valid(contents=valid_contents))
-            check_num_lines("valid_corpus", valid_corpus, num_valid_lines, 1)
+            left_out = valid_contents.left_out
+            check_num_lines("valid_corpus", valid_corpus, num_valid_lines, 1, left_out)
         check_column(column, contents, valid_contents)
     except NotebookError:
         for path in (*files, *valid_files):

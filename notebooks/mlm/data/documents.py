@@ -113,13 +113,7 @@ def sample_layout(
 def choose_documents(
     files: Iterable[Path], column: str, encoding: str | None, documents: str | None
 ) -> str | None:
-    """`documents`, or if it is None, "blank line" for plain text in BERT's input format.
-
-    Raises NotebookError if it is not in DOCUMENTS.
-    """
-    if documents is not None and documents not in DOCUMENTS:
-        names = ", ".join(map(repr, DOCUMENTS))
-        raise NotebookError(f"documents must be one of {names} or None, got {documents!r}")
+    """`documents`, or if it is None, "blank line" for plain text in BERT's input format."""
     if documents is not None:
         return documents
     layout, contents = sample_layout(files, column, encoding)

@@ -61,19 +61,17 @@ def open_decoded(
         )
     if encoding is None and is_binary(file.head):
         raise NotebookError(f"{file.name} is a binary file, not text; pass a text file")
-    if (
-        encoding is not None
-        and not codecs.lookup(encoding).name.startswith("utf")
-        and is_utf8(file.head)
-    ):
+    name = codecs.lookup(encoding or "utf-8").name
+    if not name.startswith("utf") and is_utf8(file.head):
         raise NotebookError(
             f"{file.name} is UTF-8 text, and encoding={encoding!r} would garble it: leave encoding at "
             "None, and convert files of other encodings"
         )
-    is_default = encoding is None or codecs.lookup(encoding).name == "utf-8"
-    return io.TextIOWrapper(
-        file.stream, encoding="utf-8-sig" if is_default else encoding, newline=newline
-    )
+    if name == "utf-8":
+        name = "utf-8-sig"
+    elif marked in BYTE_ORDER_MARKS.values() and name.startswith(marked):
+        name = marked  # "utf-16-le" would keep the mark
+    return io.TextIOWrapper(file.stream, encoding=name, newline=newline)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from mlm.data.archives import COMPRESSIONS, HEAD_BYTES, ByteFile, open_files
@@ -100,9 +100,9 @@ def is_wiki(file: TextFile, column: str) -> bool:
 
 def missing_column(where: str, column: str, names: Iterable[str]) -> NotebookError:
     """The error for a file or row (`where`) that has only the columns `names`."""
-    found = ", ".join(map(short_repr, names)) or "none"
+    found = ", ".join(short_repr(name, 50) for name in names) or "none"
     return NotebookError(
-        f"{where} has no column {column!r}; pass column= one of these: {found[:400]}"
+        f"{where} has no column {column!r}; pass column= one of these: {found[:300]}"
     )
 
 
@@ -164,7 +164,8 @@ def csv_rows(file: TextFile, column: str) -> Iterator[str]:
     try:
         names = next(filter(None, rows), [])
         if column not in names:
-            raise missing_column(file.name, column, names)
+            error = missing_column(file.name, column, names)
+            raise NotebookError(f"{error} (these are the fields of the first line)")
         for row in filter(None, rows):
             if len(row) != len(names):
                 raise NotebookError(
@@ -188,7 +189,7 @@ def is_csv(file: TextFile, column: str) -> bool:
 
 
 def csv_label(file: TextFile, column: str) -> str:
-    """ "CSV", with the delimiter."""
+    """The name of the format with its delimiter."""
     return f"CSV with the delimiter {find_dialect(file, column)[0].delimiter!r}"
 
 
@@ -420,13 +421,13 @@ def find_format(file: TextFile, column: str) -> str:
     return format_by_name(file.name)
 
 
-def is_settings(file: TextFile) -> bool:
-    """Whether a file beside texts is no text: a .json file that has one object, not many."""
-    name = PurePath(file.name).name
-    if suffix_of(name) != ".json" or PART_NAME.fullmatch(name):
+def is_settings(file: TextFile, column: str) -> bool:
+    """Whether a .json file beside texts is no text: one object that does not have the column."""
+    if suffix_of(file.name) != ".json" or is_json_array(file):
         return False
-    has_many = is_json_array(file) or (is_jsonl(file, "") and len(file.head_lines) > 1)
-    return not has_many
+    if is_jsonl(file, column) and len(file.head_lines) > 1:
+        return False
+    return not re.search(rf'"{re.escape(column)}"\s*:', file.head)
 
 
 def format_table() -> str:
@@ -448,8 +449,10 @@ def row_lines(value: Any, column: str, where: str) -> Iterator[str]:
     Raises NotebookError if the value is not text or cannot be encoded as UTF-8.
     """
     if not isinstance(value, str | None):
-        kind = type(value).__name__
-        raise NotebookError(f"{where}: {column!r} is of type {kind}, not text; pass another column")
+        raise NotebookError(
+            f"{where}: {column!r} is of type {type(value).__name__}, not text; pass another column, or "
+            "export its texts as JSON lines"
+        )
     text = value or ""
     try:
         text.encode()
@@ -472,7 +475,7 @@ class Contents:
     documents: set[str] = field(default_factory=set)  # what a document is: "file" or "row"
     has_columns: bool = False  # whether a file has columns
     num_empty: int = 0  # files and rows without text
-    left_out: Counter[str] = field(default_factory=Counter)  # files in archives that are not texts
+    left_out: Counter[str] = field(default_factory=Counter)  # files that are not texts
 
 
 def read_texts(
@@ -484,14 +487,15 @@ def read_texts(
     ask for the next: only one row or line is in memory at a time. Raises NotebookError if a file is
     not text.
     """
-    number = 0
-    for path in files:
+    number, paths = 0, list(files)
+    for path in paths:
         for opened in open_files(path, is_text_name, contents.left_out):
             if found := recognize_type(opened.head):
                 kind, advice = found
                 raise NotebookError(f"{opened.name} is {kind}, not text; {advice}")
             file = TextFile(opened, encoding)
-            if file.name != str(path) and is_settings(file):
+            is_alone = len(paths) == 1 and file.name == str(path)
+            if not is_alone and is_settings(file, column):
                 contents.left_out[".json"] += 1
                 continue
             name = find_format(file, column)

@@ -1,6 +1,5 @@
 """Local files of a corpus: which files a path, a folder or a pattern means."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -11,11 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mlm.data.archives import ARCHIVE_SUFFIXES, open_files
+from mlm.data.archives import ARCHIVE_SUFFIXES
 from mlm.data.formats import (
-    TextFile,
     corpus_suffixes,
-    is_settings,
     is_text_name,
     name_without_compression,
 )
@@ -93,8 +90,8 @@ def folder_files(folder: Path, workdir: Path, parameter: str) -> list[Path]:
         paths = [Path(parent, n) for n in names if n[0] != "."]
         dataset_files = saved_dataset_files(Path(parent), parameter)
         for path in paths:
-            is_text = is_text_file(path) if dataset_files is None else path in dataset_files
-            if is_text:
+            is_text = is_text_name(path.name) if dataset_files is None else path in dataset_files
+            if is_text and path.is_file():
                 texts.append(path)
                 continue
             left_out[path.suffix or path.name] += 1
@@ -108,20 +105,6 @@ def folder_files(folder: Path, workdir: Path, parameter: str) -> list[Path]:
             f"archives, for example {short_repr(min(archives))}, or a pattern"
         )
     return sorted(texts)
-
-
-def is_text_file(path: Path) -> bool:
-    """Whether a file in a folder is a text, by its name; a .json file must have several objects."""
-    if not is_text_name(path.name) or not path.is_file():
-        return False
-    if not name_without_compression(path.name).endswith(".json"):
-        return True
-    with (
-        contextlib.suppress(NotebookError),
-        contextlib.closing(open_files(path, is_text_name)) as files,
-    ):
-        return not is_settings(TextFile(next(files), None))
-    return True  # what is wrong with it is said when it is read
 
 
 def saved_dataset_files(folder: Path, parameter: str) -> list[Path] | None:

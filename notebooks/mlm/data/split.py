@@ -6,17 +6,19 @@ split needs no random numbers, so every machine gets the same files. Memory does
 
 import contextlib
 import hashlib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, groupby
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from mlm.env.files import atomic_write
+from mlm.env.files import atomic_write, move_into_place, partial_path, write_error
 from mlm.env.notebook import NotebookError
 
 SPLIT_FILES = "train.txt", "valid.txt"
@@ -39,13 +41,26 @@ ReadLines = Callable[[], Iterable[tuple[int, str]]]
 SPACES = "\t\v\f\r\x1c\x1d\x1e\x1f\x85\u1680\u2028\u2029"  # left by NFKC; line ends stay
 
 
+@lru_cache(None)
+def compatible_characters() -> re.Pattern[str]:
+    """The characters below U+10000 that NFKC replaces, wherever they are."""
+    letters = map(chr, chain(range(0x80, 0xD800), range(0xE000, 0x10000)))
+    replaced = (letter for letter in letters if unicodedata.normalize("NFKC", letter) != letter)
+    return re.compile(f"[{re.escape(''.join(replaced))}]")
+
+
 def normalize(text: str) -> str:
     """Lines in the form in which they are compared: NFKC, case folded, spaces collapsed to one.
 
     NFKC (https://unicode.org/reports/tr15) replaces compatible characters, such as full-width letters.
     Works on one line or on many lines at once, which is much faster.
     """
-    text = unicodedata.normalize("NFKC", text).casefold()
+    if not text.isascii():
+        # NFKC takes several times as long for a text with any of these.
+        for letter in set(compatible_characters().findall(text)):
+            text = text.replace(letter, unicodedata.normalize("NFKC", letter))
+        text = unicodedata.normalize("NFKC", text)
+    text = text.casefold()
     for space in SPACES:
         text = text.replace(space, " ")
     if has_extra_spaces(text):
@@ -119,6 +134,26 @@ def remove_common_lines(path: Path, other: Path) -> int:
 # write
 
 
+@contextlib.contextmanager
+def split_files(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Context manager that yields two paths, and names these files train.txt and valid.txt at the end.
+
+    Until then, no other process sees them: several may split the same text at once. Raises
+    NotebookError if they cannot be written; then none is left.
+    """
+    train, valid = (partial_path(folder / name) for name in SPLIT_FILES)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield train, valid
+        move_into_place(train, folder / SPLIT_FILES[0])
+        move_into_place(valid, folder / SPLIT_FILES[1])
+    except OSError as error:
+        raise write_error(folder / SPLIT_FILES[0], error) from None
+    finally:
+        train.unlink(missing_ok=True)
+        valid.unlink(missing_ok=True)
+
+
 class DocumentFile:
     """A text file for the lines of documents, with a blank line between two of them."""
 
@@ -136,41 +171,35 @@ class DocumentFile:
 
 
 @contextlib.contextmanager
-def new_document_file(path: Path) -> Iterator[DocumentFile]:
-    """Context manager that yields a DocumentFile. It is named `path` only when it is complete."""
-    with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
+def document_file(path: Path) -> Iterator[DocumentFile]:
+    """Context manager that yields a DocumentFile."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
         yield DocumentFile(file)
 
 
 def write_lines(path: Path, lines: Iterable[tuple[int, str]]) -> int:
     """Write lines, given as (document number, line), to a file; returns their number."""
-    with new_document_file(path) as file:
+    with document_file(path) as file:
         for document, line in lines:
             file.write(document, line)
     return file.num_lines
 
 
 def write_split(
-    lines: Iterable[tuple[int, str]], folder: Path, is_valid: Callable[[int, int, str], bool]
+    lines: Iterable[tuple[int, str]],
+    train_path: Path,
+    valid_path: Path,
+    is_valid: Callable[[int, int, str], bool],
 ) -> tuple[int, int]:
-    """Write lines to valid.txt if is_valid(line number, document number, line), others to train.txt.
+    """Write lines to `valid_path` if is_valid(line number, document number, line), else to `train_path`.
 
     Returns the numbers of training and validation lines.
     """
-    with (
-        new_document_file(folder / "train.txt") as train,
-        new_document_file(folder / "valid.txt") as valid,
-    ):
+    with document_file(train_path) as train, document_file(valid_path) as valid:
         for number, (document, line) in enumerate(lines):
             part = valid if is_valid(number, document, line) else train
             part.write(document, line)
     return train.num_lines, valid.num_lines
-
-
-def remove_split(folder: Path) -> None:
-    """Remove both files of a split."""
-    for name in SPLIT_FILES:
-        (folder / name).unlink(missing_ok=True)
 
 
 # which lines are held out
@@ -264,23 +293,23 @@ def split_text(
     lines, how many were removed, and the rule. Raises NotebookError if all lines of the text are equal.
     """
     least, most = (fraction * num_lines for fraction in VALID_FRACTIONS)
-    for rule in split_rules(read, num_lines, num_documents):
-        num_train, num_valid = write_split(read(), folder, rule.is_valid)
-        if not num_valid or (rule.holds_out_documents and not least <= num_valid <= most):
-            continue
-        removed = remove_common_lines(folder / "valid.txt", folder / "train.txt")
-        if num_valid - removed >= MIN_REMAINING * num_valid:
-            return {
-                "train": num_train,
-                "valid": num_valid - removed,
-                "removed": removed,
-                "rule": rule.text,
-            }
-    remove_split(folder)
-    raise NotebookError(
-        "the text has too few different lines to hold some of them out: pass a text with more different "
-        "lines, or pass valid_corpus"
-    )
+    with split_files(folder) as (train, valid):
+        for rule in split_rules(read, num_lines, num_documents):
+            num_train, num_valid = write_split(read(), train, valid, rule.is_valid)
+            if not num_valid or (rule.holds_out_documents and not least <= num_valid <= most):
+                continue
+            removed = remove_common_lines(valid, train)
+            if num_valid - removed >= MIN_REMAINING * num_valid:
+                return {
+                    "train": num_train,
+                    "valid": num_valid - removed,
+                    "removed": removed,
+                    "rule": rule.text,
+                }
+        raise NotebookError(
+            "the text has too few different lines to hold some of them out: pass a text with more "
+            "different lines, or pass valid_corpus"
+        )
 
 
 def split_by_files(read: ReadLines, read_valid: ReadLines, folder: Path) -> dict[str, int | str]:
@@ -289,22 +318,23 @@ def split_by_files(read: ReadLines, read_valid: ReadLines, folder: Path) -> dict
     They are removed from the validation set. If that removes most of it, they are removed from the
     training text instead. Returns what `split_text` returns. Raises NotebookError if no line is left.
     """
-    train, valid = folder / "train.txt", folder / "valid.txt"
-    num_train = write_lines(train, read())
-    num_valid = write_lines(valid, read_valid())
-    rule = f"valid_corpus is the validation set, {WITHOUT_DUPLICATES}"
-    removed = remove_common_lines(valid, train)
-    if num_valid - removed < MIN_REMAINING * num_valid:
+    with split_files(folder) as (train, valid):
+        num_train = write_lines(train, read())
         num_valid = write_lines(valid, read_valid())
-        removed = remove_common_lines(train, valid)
-        rule = "valid_corpus is the validation set; its lines are removed from the training text"
-        num_train -= removed
-    else:
-        num_valid -= removed
-    if not num_train:
-        remove_split(folder)
-        raise NotebookError(
-            "all lines of corpus are also in valid_corpus, so none is left for training; pass another "
-            "valid_corpus"
-        )
+        rule = f"valid_corpus is the validation set, {WITHOUT_DUPLICATES}"
+        removed = remove_common_lines(valid, train)
+        if num_valid - removed < MIN_REMAINING * num_valid:
+            num_valid = write_lines(valid, read_valid())
+            removed = remove_common_lines(train, valid)
+            rule = (
+                "valid_corpus is the validation set; its lines are removed from the training text"
+            )
+            num_train -= removed
+        else:
+            num_valid -= removed
+        if not num_train:
+            raise NotebookError(
+                "all lines of corpus are also in valid_corpus, so none is left for training; pass "
+                "another valid_corpus"
+            )
     return {"train": num_train, "valid": num_valid, "removed": removed, "rule": rule}
