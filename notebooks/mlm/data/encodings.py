@@ -69,7 +69,7 @@ def open_decoded(
         )
     if name == "utf-8":
         name = "utf-8-sig"
-    elif marked in BYTE_ORDER_MARKS.values() and name.startswith(marked):
+    elif marked and name.startswith(marked):
         name = marked  # "utf-16-le" would keep the mark
     return io.TextIOWrapper(file.stream, encoding=name, newline=newline)
 
