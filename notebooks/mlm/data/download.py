@@ -10,7 +10,7 @@ from typing import Any
 import pooch
 import requests
 
-from mlm.data.formats import format_of
+from mlm.data.formats import suffix_of
 from mlm.data.local_files import CORPUS_HELP, find_local_files, parse_url
 from mlm.env.files import (
     DISK_FULL,
@@ -68,7 +68,7 @@ def web_text(url: str, downloads: Path, parameter: str) -> Path:
     # Two URLs may differ only in punctuation, and long names are cut: a digest keeps them apart.
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]
     stem = re.sub(r"\W+", "-", url.split("://", 1)[1])[:60] + f"-{digest}"
-    path = downloads / stem / (stem + (format_of(Path(parts.path)) or ".txt"))
+    path = downloads / stem / (stem + (suffix_of(parts.path) or ".txt"))
     about_path = path.with_name("download.json")
     about = read_checked_json(about_path) or {}
     if about.get("url") != url or first_damaged(path.parent, {path.name: about["sha256"]}):
