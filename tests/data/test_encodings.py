@@ -9,8 +9,9 @@ import subprocess
 import pytest
 
 from helpers import refused
+from mlm.data.archives import HEAD_BYTES
 from mlm.data.corpus import load_corpus
-from mlm.data.encodings import LIKELY_ENCODINGS
+from mlm.data.encodings import LIKELY_ENCODINGS, marked_encoding
 from mlm.env.notebook import error_message
 from texts import all_lines, as_csv, as_tar, as_text, put
 
@@ -78,6 +79,28 @@ def test_unicode_encodings_are_read_if_given_and_named_if_not(tmp_path, encoding
             f"is {name} text, not UTF-8", f'"{name.lower()}"', f"iconv -f {name} -t UTF-8"
         ):
             load_corpus(given, tmp_path / "work")
+
+
+SAMPLES = {
+    "English": "The quick brown fox", "Russian": "Съешь ещё этих", "Hindi": "घर में बैठा है", "Thai": "แม่ ไป ตลาด",
+    "Greek": "Ξεσκεπάζω την", "Chinese": "今天天气 很好我们去公园散步", "Japanese": "いろはにほへと ちりぬるを",
+    "Korean": "다람쥐 헌 쳇바퀴에",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", SAMPLES)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_recognized_for_any_script(language, encoding):
+    for num_lines in (1, 3000):
+        content = f"{SAMPLES[language]}\n".encode(encoding) * num_lines
+        assert marked_encoding(content[:HEAD_BYTES]) == encoding.replace("16-", "16")
+
+
+@pytest.mark.parametrize("language", SAMPLES)
+@pytest.mark.parametrize("damage", ["\0", "\n\0", "\n\0\0", "\0\n\0", " \0"])
+def test_a_utf_8_file_with_nul_bytes_is_no_utf_16(language, damage):
+    for text in (SAMPLES[language], "text", "texts\n"):
+        assert marked_encoding(f"{text}{damage}".encode()) is None
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-32-le"])

@@ -98,10 +98,10 @@ def open_files(
     cannot be read, or if an archive has no text.
     """
     with damage_reported(path), open(path, "rb") as stream:
-        yield from unpack(str(path), path, stream, True, is_text, left_out)
+        yield from unpacked_files(str(path), path, stream, True, is_text, left_out)
 
 
-def unpack(
+def unpacked_files(
     name: str,
     source: Path,
     stream: BinaryIO,
@@ -114,7 +114,7 @@ def unpack(
     replayed = io.BufferedReader(Replay(head, stream), HEAD_BYTES)
     for magic, (_, decompress) in COMPRESSIONS.items():
         if head.startswith(magic):
-            yield from unpack(name, source, decompress(replayed), False, is_text, left_out)
+            yield from unpacked_files(name, source, decompress(replayed), False, is_text, left_out)
             return
     if is_tar(head):
         members = tar_members(replayed)
@@ -133,7 +133,9 @@ def unpack(
             skipped[path.suffix or path.name] += 1
             continue
         num_texts += 1
-        yield from unpack(f"{name}/{member}", source, member_stream(), False, is_text, left_out)
+        yield from unpacked_files(
+            f"{name}/{member}", source, member_stream(), False, is_text, left_out
+        )
     if not num_texts:
         found = ", ".join(f"{count} x {suffix}" for suffix, count in skipped.most_common(8))
         raise NotebookError(

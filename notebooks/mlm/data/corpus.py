@@ -7,8 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from mlm.data.documents import choose_documents
-from mlm.data.download import fetch_corpus, is_download, short_label
-from mlm.data.formats import Contents, format_by_name, numbered_lines
+from mlm.data.download import bad_downloads_removed, fetch_corpus, short_label
+from mlm.data.formats import (
+    DEFAULT_COLUMN,
+    Contents,
+    check_column,
+    count_lines,
+    format_by_name,
+    numbered_lines,
+)
 from mlm.data.split import SPLIT_FILES, SPLIT_VERSION, split_by_files, split_text
 from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.env.files import (
@@ -26,7 +33,6 @@ from mlm.env.files import (
 from mlm.env.notebook import NotebookError
 
 MIN_LINES = 10  # a tenth is held out, so fewer lines give no validation set
-DEFAULT_COLUMN = "text"
 
 
 def make_workdir(workdir: str | Path) -> Path:
@@ -60,15 +66,6 @@ def file_sums(files: Iterable[Path]) -> list[tuple[str, str]]:
         ) from None
 
 
-def count_lines(lines: Iterable[tuple[int, str]]) -> tuple[int, int]:
-    """The number of lines, given as (document number, line), and of documents."""
-    num_lines, num_documents = 0, 0
-    for document, _ in lines:
-        num_lines += 1
-        num_documents = document + 1
-    return num_lines, num_documents
-
-
 def check_num_lines(
     parameter: str, given: str | list[str], num_lines: int, min_lines: int, left_out: Counter[str]
 ) -> None:
@@ -98,16 +95,6 @@ def check_options(encoding: str | None, documents: str | None) -> None:
         names = ", ".join(map(repr, DOCUMENTS))
         raise NotebookError(
             f"documents must be one of {names} or None, got {short_repr(documents)}"
-        )
-
-
-def check_column(column: str, *contents: Contents) -> None:
-    """Raise NotebookError if no file has columns, but a column was chosen."""
-    if column != DEFAULT_COLUMN and not any(part.has_columns for part in contents):
-        formats = ", ".join(name for part in contents for name in part.formats)
-        raise NotebookError(
-            f"column={column!r} names a column, but the text has none ({formats}): leave column at "
-            f"{DEFAULT_COLUMN!r}, or pass a table (CSV, JSON lines, parquet)"
         )
 
 
@@ -152,17 +139,16 @@ def load_corpus(
             f"corpus={short_repr(corpus)} has no file that is not in valid_corpus as well; pass "
             "another valid_corpus"
         )
-    downloads = Path(workdir).resolve() / "corpus"
     sums, valid_sums = file_sums(files), file_sums(valid_files)
     reading = {"column": column, "encoding": encoding, "documents": documents}
     # Everything that decides train.txt and valid.txt; names and paths of files do not count.
     sha256 = json_digest({"files": [sums, valid_sums], "split": SPLIT_VERSION, **reading})
-    folder = downloads / f"{short_label(corpus, files)}-{sha256[:8]}"
+    folder = Path(workdir).resolve() / "corpus" / f"{short_label(corpus, files)}-{sha256[:8]}"
     if is_intact(folder, sha256):
         return folder
 
     contents, valid_contents = Contents(), Contents()
-    try:
+    with bad_downloads_removed((*files, *valid_files)):
         documents = choose_documents(files, column, encoding, documents)
         read = partial(numbered_lines, files, column, encoding, documents)
         num_lines, num_documents = count_lines(read(contents=contents))
@@ -174,11 +160,6 @@ def load_corpus(
             left_out = valid_contents.left_out
             check_num_lines("valid_corpus", valid_corpus, num_valid_lines, 1, left_out)
         check_column(column, contents, valid_contents)
-    except NotebookError:
-        for path in (*files, *valid_files):
-            if is_download(path, downloads):
-                path.unlink(missing_ok=True)  # so that the next call downloads it again
-        raise
 
     remove_stale_parts(folder)
     if valid_corpus:

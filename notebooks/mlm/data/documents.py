@@ -1,12 +1,18 @@
 """What separates the documents of a text, and whether its lines are parts of sentences."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, pairwise
 from pathlib import Path
 
-from mlm.data.formats import Contents, numbered_lines, read_texts
+from mlm.data.formats import (
+    DEFAULT_COLUMN,
+    Contents,
+    check_column,
+    count_lines,
+    numbered_lines,
+    read_texts,
+)
 from mlm.data.text_options import DOCUMENTS
 from mlm.env.files import short_repr
 from mlm.env.notebook import NotebookError
@@ -123,25 +129,28 @@ def choose_documents(
 
 def describe_layout(
     files: Sequence[Path],
-    column: str = "text",
+    column: str = DEFAULT_COLUMN,
     encoding: str | None = None,
     documents: str | None = None,
 ) -> str:
     """What a text is and what separates its documents, with advice; one line each.
 
-    Raises NotebookError if the text has no line.
+    Raises NotebookError if the text has no line, or if `column` is of no use.
     """
     chosen = choose_documents(files, column, encoding, documents)
     contents = Contents()
-    lines = numbered_lines(files, column, encoding, chosen, contents)
-    counts = Counter(document for document, _ in lines)
-    if not counts:
+    num_lines, num_documents = count_lines(
+        numbered_lines(files, column, encoding, chosen, contents)
+    )
+    if not num_lines:
+        others = f" (with {len(files) - 1} other file(s))" if len(files) > 1 else ""
         raise NotebookError(
-            f"{short_repr(files[0])} has no text: it is empty or blank; pass another one"
+            f"{short_repr(files[0])}{others} has no text: all lines are blank; pass another one"
         )
+    check_column(column, contents)
     formats = ", ".join(f"{name} ({count} file(s))" for name, count in contents.formats.items())
     meaning = DOCUMENTS.get(chosen or "", f"each {' or '.join(sorted(contents.documents))} is one")
-    found = [f"{formats}: {counts.total():,} lines, {len(counts):,} document(s); {meaning}"]
+    found = [f"{formats}: {num_lines:,} lines, {num_documents:,} document(s); {meaning}"]
     layout, _ = sample_layout(files, column, encoding)
     if layout.is_wrapped:
         found.append(

@@ -62,7 +62,7 @@ def open_decoded(
     if encoding is None and is_binary(file.head):
         raise NotebookError(f"{file.name} is a binary file, not text; pass a text file")
     name = codecs.lookup(encoding or "utf-8").name
-    if not name.startswith("utf") and is_utf8(file.head):
+    if not name.startswith("utf") and is_utf8(file.head) and not file.head.isascii():
         raise NotebookError(
             f"{file.name} is UTF-8 text, and encoding={encoding!r} would garble it: leave encoding at "
             "None, and convert files of other encodings"
@@ -121,7 +121,7 @@ def marked_encoding(head: bytes) -> str | None:
             return encoding
     if JAPANESE_MARK.search(head):
         return "iso-2022-jp"
-    if b"\0" not in head:
+    if 0 not in head or len(head) % 2 or (is_utf8(head) and 4 * count_low_bytes(head) < len(head)):
         return None
     for encoding in ("utf-16le", "utf-16be"):  # without a mark
         text = head[: len(head) // 2 * 2].decode(encoding, "replace")
@@ -131,15 +131,25 @@ def marked_encoding(head: bytes) -> str | None:
 
 
 def is_utf8(head: bytes) -> bool:
-    """Whether the first bytes of a file are UTF-8 text that is not ASCII."""
+    """Whether the first bytes of a file are valid UTF-8. They may end inside a character."""
     try:
-        return not codecs.getincrementaldecoder("utf-8")().decode(head).isascii()
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+        return True
     except UnicodeDecodeError:
         return False
 
 
+def count_low_bytes(head: bytes) -> int:
+    """The number of bytes below 32, without line ends: in UTF-16, every second one of most scripts.
+
+    Chinese, Japanese and Korean text has other ones, but is never valid UTF-8.
+    """
+    return len(head) - len(head.translate(None, LOW_BYTES))
+
+
 # describe what cannot be decoded
 
+LOW_BYTES = bytes({*range(32)} - {*b"\r\n"})
 JAPANESE_MARK = re.compile(rb"\x1b\$[@B]")  # begins Japanese characters in ISO-2022-JP
 NOT_TEXT = re.compile(  # control characters, the replacement character, some that are not assigned
     r"[\0-\x08\x0e-\x19\x1c-\x1f\x7f-\x9f\u0a00\ufff0-\uffff]"

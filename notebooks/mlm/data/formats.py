@@ -28,6 +28,7 @@ from mlm.data.file_types import recognize_type
 from mlm.env.files import short_repr
 from mlm.env.notebook import NotebookError
 
+DEFAULT_COLUMN = "text"
 # Characters per field. Without a limit, a quote that is never closed reads the whole file into memory.
 MAX_FIELD_CHARS = 2**24
 csv.field_size_limit(MAX_FIELD_CHARS)
@@ -478,6 +479,16 @@ class Contents:
     left_out: Counter[str] = field(default_factory=Counter)  # files that are not texts
 
 
+def check_column(column: str, *contents: Contents) -> None:
+    """Raise NotebookError if no file has columns, but a column was chosen."""
+    if column != DEFAULT_COLUMN and not any(part.has_columns for part in contents):
+        formats = ", ".join(name for part in contents for name in part.formats)
+        raise NotebookError(
+            f"column={column!r} names a column, but the text has none ({formats}): leave column at "
+            f"{DEFAULT_COLUMN!r}, or pass a table (CSV, JSON lines, parquet)"
+        )
+
+
 def read_texts(
     files: Iterable[Path], column: str, encoding: str | None, contents: Contents
 ) -> Iterator[tuple[int, Iterator[str]]]:
@@ -541,3 +552,12 @@ def numbered_lines(
         contents.num_empty += is_empty
         if not is_empty:
             last_file = file
+
+
+def count_lines(lines: Iterable[tuple[int, str]]) -> tuple[int, int]:
+    """The number of lines, given as (document number, line), and of documents."""
+    num_lines, num_documents = 0, 0
+    for document, _ in lines:
+        num_lines += 1
+        num_documents = document + 1
+    return num_lines, num_documents
