@@ -120,8 +120,13 @@ def text_of(folder: Path) -> list[str]:
 
 
 def normalized(line: str) -> str:
-    """A line as lines are compared: NFKC, case folded, spaces collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", line).casefold().split())
+    """A line as lines are compared: without invisible characters, NFKC, case folded, spaces collapsed."""
+    visible = (
+        letter
+        for letter in line
+        if letter.isspace() or letter > "\uffff" or unicodedata.category(letter) not in ("Cc", "Cf")
+    )
+    return " ".join(unicodedata.normalize("NFKC", "".join(visible)).casefold().split())
 
 
 def common_lines(folder: Path) -> set[str]:

@@ -65,8 +65,8 @@ class Layout:
 
 
 def group_lines(lines: Iterable[str]) -> list[list[str]]:
-    """The non-blank lines of a text in groups that blank lines separate."""
-    groups = groupby((line.strip() for line in lines), key=bool)
+    """The non-blank lines of a text in groups that blank lines separate, without the > of mail."""
+    groups = groupby((line.strip().lstrip("> ") for line in lines), key=bool)
     return [list(group) for is_text, group in groups if is_text]
 
 

@@ -30,11 +30,12 @@ LIKELY_ENCODINGS = {
     "cp932": "CP932", "euc_jp": "EUC-JP",  # Japanese
     "cp949": "CP949",  # Korean
     "cp1252": "CP1252", "iso8859_15": "ISO-8859-15",  # Western European
-    "cp1251": "CP1251", "koi8_r": "KOI8-R",  # Cyrillic
+    "cp1251": "CP1251", "koi8_r": "KOI8-R", "iso8859_5": "ISO-8859-5",  # Cyrillic
     "cp1250": "CP1250", "iso8859_2": "ISO-8859-2",  # Central European
     "cp1253": "CP1253", "cp1254": "CP1254", "cp1255": "CP1255",  # Greek, Turkish, Hebrew
     "cp1256": "CP1256", "cp874": "CP874",  # Arabic, Thai
-    "cp866": "CP866", "mac_roman": "MACINTOSH", "cp850": "CP850",  # DOS and old Macs
+    "cp866": "CP866", "cp850": "CP850",  # DOS
+    "mac_roman": "MACINTOSH", "mac_cyrillic": "MACCYRILLIC",  # old Macs
 }  # fmt: skip
 BYTE_ORDER_MARKS = {  # at the start of a file; the longer ones first
     codecs.BOM_UTF32_LE: "utf-32",
@@ -211,6 +212,10 @@ def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) ->
         )
     with file.reopen() as stream:
         found = find_undecoded_lines(stream, encoding or "utf-8")
+    if not found.num_invalid:  # each line is valid, but not one after the other
+        return NotebookError(
+            f"{file.name} is not {encoding} text ({error}); pass another encoding, or None for UTF-8"
+        )
     where = (
         f"line {found.first_line:,}, byte offset {found.first_offset:,} ({found.first_byte:#04x})"
     )
@@ -224,7 +229,7 @@ def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) ->
     if found.is_cut and found.num_valid_non_ascii:
         return NotebookError(
             f"{file.name} ends inside a character: {where}, {affected}; it was cut off: pass a "
-            f"complete copy{drop_command(file, 'or drop its last bytes')}"
+            f"complete copy{cut_command(file, found.first_offset)}"
         )
     if is_damaged(found):
         return NotebookError(
@@ -281,8 +286,13 @@ def drop_command(file: ByteFile, words: str) -> str:
     return f", {words}: iconv -c -f UTF-8 -t UTF-8 {converted_paths(file)}"
 
 
+def cut_command(file: ByteFile, num_bytes: int) -> str:
+    """The command that keeps the first bytes of a file, after a comma and a word."""
+    return f", or cut it: head -c {num_bytes} {converted_paths(file)}" if file.is_plain else ""
+
+
 def converted_paths(file: ByteFile) -> str:
-    """A file, and a file in the current folder that iconv writes, as the end of a command line."""
+    """A file, and a file in the current folder that is written, as the end of a command line."""
     new = f"{file.source.stem}.utf8{file.source.suffix}"
     return f"{shlex.quote(str(file.source))} > {shlex.quote(new)}"
 

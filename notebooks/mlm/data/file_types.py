@@ -15,6 +15,8 @@ FILE_TYPES = {
         rb"\x28\xb5\x2f\xfd": ("a zstd archive", DECOMPRESS),
         rb"\x04\x22\x4d\x18": ("an lz4 archive", DECOMPRESS),
         rb"7z\xbc\xaf": ("a 7z archive", DECOMPRESS),
+        rb"PK\x05\x06": ("an empty zip archive", NO_TEXT),
+        rb"\0{512}": ("an empty tar archive, or a damaged file of zeros", "pass another copy of it"),
         rb"Rar!\x1a\x07": ("a RAR archive", DECOMPRESS),
         rb"!<arch>\n": ("an ar archive (such as .deb or .a)", DECOMPRESS),
         rb"\xd0\xcf\x11\xe0": ("an old Office document", EXPORT),
@@ -49,11 +51,11 @@ FILE_TYPES = {
         rb"MZ.{,62}\0\0": ("a Windows program", NO_TEXT),
         rb"\xca\xfe\xba\xbe|\xcf\xfa\xed\xfe": ("a Java class or a macOS program", NO_TEXT),
         rb"version https://git-lfs": ("a Git LFS pointer", "run `git lfs pull` to get the file itself"),
-        rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html)": ("an HTML page", EXTRACT),
+        rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head>|<body)": ("an HTML page", EXTRACT),
         rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<mediawiki": (
             "a MediaWiki dump", "extract its text with WikiExtractor first and pass its output"
         ),
-        rb"(\xef\xbb\xbf)?\s*<\?xml": ("an XML file", EXTRACT),
+        rb"(\xef\xbb\xbf)?\s*<(\?xml|svg\b)": ("an XML file", EXTRACT),
     }.items()
 }  # fmt: skip
 CONTROL_BYTES = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})

@@ -142,7 +142,7 @@ def find_dialect(file: TextFile, column: str) -> tuple[Dialect, list[str], bool]
     """The dialect in which a table's head makes most sense, its first row, and whether all rows fit.
 
     Best is a dialect in which the first row has `column`. If several have it (or none), all rows should
-    have the same number of columns, as many as possible; then more rows are better.
+    have the same number of columns, as many as possible; then tabs in a .tsv file, then more rows.
     """
     is_cut = len(file.bytes.head) >= HEAD_BYTES
     found = []
@@ -152,7 +152,8 @@ def find_dialect(file: TextFile, column: str) -> tuple[Dialect, list[str], bool]
             continue  # the delimiter does not occur
         counts = {len(row) for row in (rows[:-1] if is_cut else rows)}
         is_regular = counts <= {len(names)}
-        score = (column in names, is_regular, len(names), len(rows), -number)
+        fits_name = dialect.delimiter == "\t" and suffix_of(file.name) == ".tsv"
+        score = (column in names, is_regular, len(names), fits_name, len(rows), -number)
         found.append((score, dialect, names, is_regular))
     _, dialect, names, is_regular = max(found, key=lambda item: item[0])
     return dialect, names, is_regular
@@ -166,7 +167,9 @@ def csv_rows(file: TextFile, column: str) -> Iterator[str]:
         names = next(filter(None, rows), [])
         if column not in names:
             error = missing_column(file.name, column, names)
-            raise NotebookError(f"{error} (these are the fields of the first line)")
+            raise NotebookError(
+                f"{error} (these are the fields of the first line, which must name the columns)"
+            )
         for row in filter(None, rows):
             if len(row) != len(names):
                 raise NotebookError(
@@ -191,7 +194,10 @@ def is_csv(file: TextFile, column: str) -> bool:
 
 def csv_label(file: TextFile, column: str) -> str:
     """The name of the format with its delimiter."""
-    return f"CSV with the delimiter {find_dialect(file, column)[0].delimiter!r}"
+    dialect, names, _ = find_dialect(file, column)
+    return (
+        f"CSV with the delimiter {dialect.delimiter!r}" if len(names) > 1 else "CSV with one column"
+    )
 
 
 # JSON

@@ -111,6 +111,7 @@ def saved_dataset_files(folder: Path, parameter: str) -> list[Path] | None:
     """The files of a dataset that `datasets.save_to_disk` wrote to a folder; None if it is no dataset.
 
     Raises NotebookError if the folder has several splits: training on all would include the test split.
+    Raises it too if a file is missing.
     """
     splits = read_json(folder / "dataset_dict.json").get("splits")
     if splits:
@@ -119,8 +120,17 @@ def saved_dataset_files(folder: Path, parameter: str) -> list[Path] | None:
             f"{parameter}={short_repr(folder)} is a saved dataset with the splits {', '.join(splits)}: "
             f"pass one of them, for example {first}"
         )
-    files = read_json(folder / "state.json").get("_data_files")
-    return [folder / file["filename"] for file in files] if files else None
+    listed = read_json(folder / "state.json").get("_data_files")
+    if not listed:
+        return None
+    files = [folder / file["filename"] for file in listed]
+    for file in files:
+        if not file.is_file():
+            raise NotebookError(
+                f"{parameter}={short_repr(folder)} is a saved dataset, but its file {file.name} is missing: "
+                "copy the whole folder again"
+            )
+    return files
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain, compress, groupby
 from pathlib import Path
 from typing import IO
 
@@ -38,14 +38,25 @@ ReadLines = Callable[[], Iterable[tuple[int, str]]]
 
 # equal lines
 
-SPACES = "\t\v\f\r\x1c\x1d\x1e\x1f\x85\u1680\u2028\u2029"  # left by NFKC; line ends stay
+
+def comparable(letter: str) -> str:
+    """A character in the form in which lines are compared: NFKC, spaces as " ", invisible ones as ""."""
+    if letter.isspace():
+        return " "
+    invisible = unicodedata.category(letter) in ("Cc", "Cf")  # BERT's tokenizer drops them, too
+    return "" if invisible else unicodedata.normalize("NFKC", letter)
+
+
+CONTROL_CHARACTERS = {
+    code: comparable(chr(code)) for code in (*range(32), 127) if chr(code) != "\n"
+}
 
 
 @lru_cache(None)
-def compatible_characters() -> re.Pattern[str]:
-    """The characters below U+10000 that NFKC replaces, wherever they are."""
+def replaced_characters() -> re.Pattern[str]:
+    """The characters from U+0080 to U+FFFF that `comparable` changes."""
     letters = map(chr, chain(range(0x80, 0xD800), range(0xE000, 0x10000)))
-    replaced = (letter for letter in letters if unicodedata.normalize("NFKC", letter) != letter)
+    replaced = (letter for letter in letters if comparable(letter) != letter)
     return re.compile(f"[{re.escape(''.join(replaced))}]")
 
 
@@ -53,31 +64,24 @@ def normalize(text: str) -> str:
     """Lines in the form in which they are compared: NFKC, case folded, spaces collapsed to one.
 
     NFKC (https://unicode.org/reports/tr15) replaces compatible characters, such as full-width letters.
-    Works on one line or on many lines at once, which is much faster.
+    Invisible characters, such as soft hyphens, are left out. Works on one line or on many lines at once,
+    which is much faster.
     """
     if not text.isascii():
         # NFKC takes several times as long for a text with any of these.
-        for letter in set(compatible_characters().findall(text)):
-            text = text.replace(letter, unicodedata.normalize("NFKC", letter))
+        for letter in set(replaced_characters().findall(text)):
+            text = text.replace(letter, comparable(letter))
         text = unicodedata.normalize("NFKC", text)
     text = text.casefold()
-    for space in SPACES:
-        text = text.replace(space, " ")
-    if has_extra_spaces(text):
-        while "  " in text:
-            text = text.replace("  ", " ")
-        text = text.replace(" \n", "\n").replace("\n ", "\n").strip(" ")
-    return text
-
-
-def has_extra_spaces(text: str) -> bool:
-    """Whether a text has a space at an end, or a space beside another one or a line end.
-
-    May be true for other control characters as well. Much faster than searching for each of these.
-    """
-    characters = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
-    is_space, is_control = characters == ord(" "), characters <= ord(" ")
-    return bool((is_space[1:] & is_control[:-1]).any() or (is_control[1:] & is_space[:-1]).any())
+    bytes_ = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
+    is_space, is_control = bytes_ == ord(" "), bytes_ <= ord(" ")
+    if is_control.sum() > is_space.sum() + (bytes_ == ord("\n")).sum() or (bytes_ == 127).any():
+        text = text.translate(CONTROL_CHARACTERS)
+    elif not (is_space[1:] & is_control[:-1]).any() and not (is_control[1:] & is_space[:-1]).any():
+        return text  # no space is at an end of a line or beside another space
+    while "  " in text:
+        text = text.replace("  ", " ")
+    return text.replace(" \n", "\n").replace("\n ", "\n").strip(" ")
 
 
 def line_hashes(path: Path) -> Iterator[np.ndarray]:
@@ -85,8 +89,9 @@ def line_hashes(path: Path) -> Iterator[np.ndarray]:
     with open(path, encoding="utf-8", newline="\n") as file:
         while text := file.read(READ_CHARS):
             text += file.readline()
-            hashes = map(hash, filter(None, normalize(text).split("\n")))
-            yield np.fromiter(hashes, np.int64)
+            # A non-blank line may be empty in this form: select by the lines themselves.
+            lines = compress(normalize(text).split("\n"), text.split("\n"))
+            yield np.fromiter(map(hash, lines), np.int64)
 
 
 def hash_batches(path: Path) -> Iterator[np.ndarray]:
