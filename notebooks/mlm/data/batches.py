@@ -1,6 +1,8 @@
 """Masked batches: each one is a pure function of its key (epoch, indices of examples, their rows)."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -9,25 +11,52 @@ from torch.utils.data import IterableDataset
 
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.masking import candidate_counts, mask_tokens, masked_counts, max_masked_tokens
-from mlm.data.packing import BatchKey, PackingPlan
+from mlm.data.packing import BatchKey, PackingPlan, divide_up
+
+CELLS_AT_ONCE = 2**15  # tokens, with padding, of the batches that are made at once
+EXAMPLES_AT_ONCE = 256  # examples of similar length that are masked at once
 
 
 class TrainingOrder:
     """The keys of a plan's batches, from step `start` to step `stop` - 1.
 
-    A resumed run starts at a later step: it needs no state of a sampler.
+    A resumed run starts at a later step: it needs no state of a sampler. A thread lays out the next
+    epoch while the batches of an epoch are used, so there is no pause between epochs.
     """
 
     def __init__(self, plan: PackingPlan, start: int, stop: int) -> None:
         self.plan, self.start, self.stop = plan, start, stop
 
     def __iter__(self) -> Iterator[BatchKey]:
-        current_epoch, keys = None, []
-        for step in range(self.start, self.stop):
-            epoch, batch_index = divmod(step, self.plan.steps_per_epoch)
-            if epoch != current_epoch:
-                current_epoch, keys = epoch, self.plan.keys(epoch)
-            yield keys[batch_index]
+        length = self.plan.steps_per_epoch
+        epochs = range(self.start // length, divide_up(self.stop, length))
+        with ThreadPoolExecutor(1, "next-epoch") as thread:
+            next_keys = thread.submit(self.plan.keys, epochs.start)
+            for epoch in epochs:
+                keys = next_keys.result()
+                if epoch + 1 in epochs:
+                    next_keys = thread.submit(self.plan.keys, epoch + 1)
+                first_step = epoch * length
+                yield from keys[max(0, self.start - first_step) : self.stop - first_step]
+
+
+def padded_examples(
+    data: MaskedLMDataset, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """These examples as the rows of an array, filled up with [PAD] on the right.
+
+    Returns input_ids (n, T) int32; whether a word starts at each token, (n, T) bool; and whether there
+    is a token and no padding, (n, T) bool. An example starts with a word, even if it was cut out of one.
+    """
+    lengths = data.lengths[indices][:, None]
+    column = np.arange(lengths.max() + 2)
+    is_text = (column > 0) & (column <= lengths)
+    position = np.where(is_text, data.starts[indices][:, None] + column - 1, 0)  # in the text
+    input_ids = np.where(is_text, np.asarray(data.ids)[position], data.tokenizer.pad_token_id)
+    input_ids[:, 0] = data.cls_id
+    input_ids[column == lengths + 1] = data.sep_id
+    starts_word = np.asarray(data.word_starts)[position] | ~is_text | (column == 1)
+    return input_ids, starts_word, column <= lengths + 1
 
 
 def lay_out_rows(
@@ -38,34 +67,40 @@ def lay_out_rows(
     shape: tuple[int, int],
     pad_token_id: int,
 ) -> dict[str, np.ndarray]:
-    """Put examples one after the other into the rows of a batch.
+    """Put examples one after the other into rows.
 
     rows, sizes (n,): the row of each example, in ascending order, and its number of tokens;
-    input_ids, labels (n, T'): one example per row, padded on the right; shape: (B, T) of the batch.
-    Returns input_ids, labels, sequence_ids and position_ids, all (B, T) int64.
+    input_ids, labels (tokens,): the examples' tokens, one example after the other; shape: (R, T).
+    Returns input_ids, labels, sequence_ids and position_ids, all (R, T) int64.
     """
     num_rows, width = shape
     first_in_row = np.searchsorted(rows, rows)  # of each example: the first example of its row
     tokens_before = np.cumsum(sizes) - sizes  # in all rows
     start_in_row = tokens_before - tokens_before[first_in_row]
-    start = rows * width + start_in_row  # in the flattened batch
+    start = rows * width + start_in_row  # in the flattened rows
     sequence_ids = 1 + np.arange(len(rows)) - first_in_row  # 1, 2, ... in each row
-
-    position_ids = np.arange(input_ids.shape[1])
-    is_token = position_ids < sizes[:, None]  # (n, T')
-    cells = (start[:, None] + position_ids)[is_token]
+    position_ids = np.arange(len(input_ids)) - np.repeat(tokens_before, sizes)
+    cells = np.repeat(start, sizes) + position_ids
 
     def scatter(values: np.ndarray, padding: int) -> np.ndarray:
         flat = np.full(num_rows * width, padding)
-        flat[cells] = np.broadcast_to(values, is_token.shape)[is_token]
+        flat[cells] = values
         return flat.reshape(num_rows, width)
 
     return {
         "input_ids": scatter(input_ids, pad_token_id),
         "labels": scatter(labels, -100),
-        "sequence_ids": scatter(sequence_ids[:, None], 0),
+        "sequence_ids": scatter(np.repeat(sequence_ids, sizes), 0),
         "position_ids": scatter(position_ids, 0),
     }
+
+
+def masked_positions(labels: np.ndarray, max_positions: int) -> np.ndarray:
+    """Where the labels (batches, cells) of each batch are not -100: (batches, max_positions), then 0."""
+    batch, position = np.nonzero(labels != -100)
+    positions = np.zeros((len(labels), max_positions), np.int64)
+    positions[batch, np.arange(len(batch)) - np.searchsorted(batch, batch)] = position
+    return positions
 
 
 class MaskedBatches(IterableDataset):
@@ -81,12 +116,18 @@ class MaskedBatches(IterableDataset):
                        Tokens attend only to their own example
     position_ids       (B, T) int64: the position in the example. Both are left out if every example
                        fills a row
-    num_masked         float: the number of masked tokens in the batches of all processes together
+    num_masked         float: the number of masked tokens in the batches of all processes together,
+                       divided by `accumulate`
     num_tokens, num_examples  int: the numbers of tokens and examples in all of them
 
-    shape: (B, T, K) of all batches, from a PackingPlan; as small as possible if omitted. rank: this
-    process gets rows rank * B to (rank + 1) * B - 1. masking: "token" or "word"; replace: see
-    `mask_tokens`. count_fn and mask_fn have the arguments of `masked_counts` and `mask_tokens`.
+    shape: (B, T, K) of all batches, from a PackingPlan; as small as possible if omitted. The rows of a key
+    are split: each process gets `accumulate` batches of B rows, process `rank` those that begin at row
+    rank * accumulate * B. (Lightning averages the loss over the batches of a step, so num_masked is
+    a mean.) masking: "token" or "word"; replace: see `mask_tokens`. count_fn and mask_fn have the
+    arguments of `masked_counts` and `mask_tokens`.
+
+    Several batches are made at once, which is faster. It does not change them: a batch depends on its
+    key only.
     """
 
     def __init__(
@@ -101,56 +142,73 @@ class MaskedBatches(IterableDataset):
         mask_fn: Callable[..., tuple[np.ndarray, np.ndarray]] = mask_tokens,
         masking: str = "token",
         replace: str = "80/10/10",
+        accumulate: int = 1,
     ) -> None:
         self.dataset, self.keys = dataset, keys
         self.mlm_probability, self.seed = mlm_probability, seed
-        self.shape, self.rank = shape, rank
+        self.shape, self.rank, self.accumulate = shape, rank, accumulate
         self.count_fn, self.mask_fn = count_fn, mask_fn
         self.masking, self.replace = masking, replace
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self.batch(*key) for key in self.keys)
+        keys_at_once = 1
+        if self.shape:
+            num_rows, width, _ = self.shape
+            keys_at_once = max(1, CELLS_AT_ONCE // (num_rows * width * self.accumulate))
+        for epoch, keys in groupby(self.keys, lambda key: key[0]):
+            while some := list(islice(keys, keys_at_once)):
+                yield from self.make(epoch, [key[1:] for key in some])
 
-    def batch(
-        self, epoch: int, indices: np.ndarray, rows: np.ndarray | None = None
-    ) -> dict[str, Any]:
-        """The batch of these examples, with the masks of this epoch."""
+    def make(self, epoch: int, groups: list[tuple]) -> Iterator[dict[str, Any]]:
+        """The batches of several groups of examples, (indices,) or (indices, rows), in this epoch."""
         data = self.dataset
-        if rows is None:
-            rows = np.arange(len(indices))
+        indices = np.concatenate([group[0] for group in groups])
+        rows = np.concatenate([group[1] if group[1:] else np.arange(len(group[0])) for group in groups])
+        num_examples = [len(group[0]) for group in groups]
+        group = np.repeat(np.arange(len(groups)), num_examples)  # of each example
         sizes = data.lengths[indices] + 2  # [CLS] and [SEP]
         candidates = candidate_counts(data, self.masking)[indices]
         counts = self.count_fn(candidates, self.seed, epoch, indices, self.mlm_probability)
         num_rows, width, num_positions = self.shape or self.smallest_shape(indices, rows, counts)
 
-        on_this_rank = rows // num_rows == self.rank
+        rows_here = self.accumulate * num_rows  # of a group, in this process
+        is_here = rows // rows_here == self.rank
         if self.masking == "word":  # the number of tokens is known once the words are chosen
             input_ids, labels = self.masked_examples(epoch, indices, counts)
-            num_masked = (labels != -100).sum()
-            input_ids, labels = input_ids[on_this_rank], labels[on_this_rank]
+            num_masked = np.bincount(np.repeat(group, sizes)[labels != -100], minlength=len(groups))
+            is_token_here = np.repeat(is_here, sizes)
+            input_ids, labels = input_ids[is_token_here], labels[is_token_here]
         else:
-            num_masked = counts.sum()
-            input_ids, labels = self.masked_examples(
-                epoch, indices[on_this_rank], counts[on_this_rank]
-            )
+            num_masked = np.bincount(group, counts, len(groups))
+            input_ids, labels = self.masked_examples(epoch, indices[is_here], counts[is_here])
 
         arrays = lay_out_rows(
-            rows=rows[on_this_rank] % num_rows,
-            sizes=sizes[on_this_rank],
+            rows=(group * rows_here + rows % rows_here)[is_here],
+            sizes=sizes[is_here],
             input_ids=input_ids,
             labels=labels,
-            shape=(num_rows, width),
+            shape=(len(groups) * rows_here, width),
             pad_token_id=data.tokenizer.pad_token_id,
         )
-        if (sizes == width).all():  # neither packed nor padded: models need no attention mask
-            del arrays["sequence_ids"], arrays["position_ids"]
-        positions = np.flatnonzero(arrays["labels"] != -100)
-        arrays["positions"] = np.pad(positions, (0, num_positions - len(positions)))
-        return {name: torch.from_numpy(array) for name, array in arrays.items()} | {
-            "num_masked": torch.tensor(float(num_masked)),
-            "num_tokens": int(data.lengths[indices].sum()),
-            "num_examples": len(indices),
-        }
+        num_batches = len(groups) * self.accumulate
+        arrays = {name: array.reshape(num_batches, num_rows, width) for name, array in arrays.items()}
+        labels = arrays["labels"].reshape(num_batches, -1)
+        arrays["positions"] = masked_positions(labels, num_positions)
+        num_masked = num_masked.astype(np.float32) / np.float32(self.accumulate)
+        arrays["num_masked"] = np.repeat(num_masked, self.accumulate)
+        tensors = {name: torch.from_numpy(array).unbind() for name, array in arrays.items()}
+
+        num_tokens = np.bincount(group, sizes - 2, len(groups)).astype(int).tolist()
+        is_full = np.bincount(group, sizes < width, len(groups)) == 0
+        for number in range(num_batches):
+            of_group = number // self.accumulate
+            batch = {name: tensor[number] for name, tensor in tensors.items()}
+            if is_full[of_group]:  # neither packed nor padded: models need no attention mask
+                del batch["sequence_ids"], batch["position_ids"]
+            yield batch | {
+                "num_tokens": num_tokens[of_group],
+                "num_examples": num_examples[of_group],
+            }
 
     def smallest_shape(
         self, indices: np.ndarray, rows: np.ndarray, counts: np.ndarray
@@ -164,28 +222,33 @@ class MaskedBatches(IterableDataset):
     def masked_examples(
         self, epoch: int, indices: np.ndarray, counts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The masked input_ids and the labels of these examples, (n, T'), one example per row."""
+        """The masked input_ids and the labels of these examples, one after the other: (tokens,) int64.
+
+        Examples of similar length are masked together, so little time is spent on padding.
+        """
         data = self.dataset
         sizes = data.lengths[indices] + 2
-        input_ids = np.full((len(indices), sizes.max(initial=2)), data.tokenizer.pad_token_id)
-        starts_word = np.ones(input_ids.shape, bool)  # masking="token": every token is a word
-        for row, index in enumerate(indices):
-            input_ids[row, : sizes[row]] = data[index].numpy()
-            if self.masking == "word":  # an example starts with a word, even if cut out of one
-                start, length = data.starts[index], data.lengths[index]
-                starts_word[row, 2 : length + 1] = data.word_starts[start + 1 : start + length]
-        return self.mask_fn(
-            input_ids,
-            special_ids=data.special_ids,
-            counts=counts,
-            seed=self.seed,
-            epoch=epoch,
-            indices=indices,
-            mask_token_id=data.tokenizer.mask_token_id,
-            vocab_size=data.vocab_size,
-            word_ids=starts_word.cumsum(axis=1) - 1,
-            replace=self.replace,
-        )
+        starts = np.cumsum(sizes) - sizes
+        masked_ids, labels = np.empty((2, sizes.sum()), np.int64)
+        by_size = sizes.argsort()
+        for start in range(0, len(indices), EXAMPLES_AT_ONCE):
+            some = by_size[start : start + EXAMPLES_AT_ONCE]
+            input_ids, starts_word, is_token = padded_examples(data, indices[some])
+            some_masked_ids, some_labels = self.mask_fn(
+                input_ids,
+                special_ids=data.special_ids,
+                counts=counts[some],
+                seed=self.seed,
+                epoch=epoch,
+                indices=indices[some],
+                mask_token_id=data.tokenizer.mask_token_id,
+                vocab_size=data.vocab_size,
+                word_ids=starts_word.cumsum(axis=1) - 1 if self.masking == "word" else None,
+                replace=self.replace,
+            )
+            cells = (starts[some][:, None] + np.arange(input_ids.shape[1]))[is_token]
+            masked_ids[cells], labels[cells] = some_masked_ids[is_token], some_labels[is_token]
+        return masked_ids, labels
 
 
 def split_into_examples(batch: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:

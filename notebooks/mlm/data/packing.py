@@ -336,11 +336,10 @@ class PackingPlan:
 
     def keys(self, epoch: int) -> list[BatchKey]:
         """The keys (epoch, indices, rows) of an epoch's batches: which examples, and the row of each."""
-        keys = []
-        for batch in self.packed_batches(epoch):  # (rows, slots)
-            rows, _ = np.nonzero(batch != EMPTY)
-            keys.append((epoch, batch[batch != EMPTY], rows))
-        return keys
+        is_example = (packed := self.packed_batches(epoch)) != EMPTY
+        indices, (_, rows, _) = packed[is_example], np.nonzero(is_example)
+        ends = is_example.sum(axis=(1, 2)).cumsum().tolist()  # of each batch
+        return [(epoch, indices[i:j], rows[i:j]) for i, j in zip([0, *ends], ends)]
 
 
 @functools.lru_cache(maxsize=8)
