@@ -1,9 +1,10 @@
 """Masked batches: each one is a pure function of its key (epoch, indices of examples, their rows)."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +14,21 @@ from mlm.data.dataset import MaskedLMDataset
 from mlm.data.masking import candidate_counts, mask_tokens, masked_counts, max_masked_tokens
 from mlm.data.packing import BatchKey, PackingPlan, divide_up
 
+T = TypeVar("T")
 CELLS_AT_ONCE = 2**15  # tokens, with padding, of the batches that are made at once
 EXAMPLES_AT_ONCE = 256  # examples of similar length that are masked at once
+
+
+def one_ahead(function: Callable[[int], T], arguments: Iterable[int]) -> Iterator[T]:
+    """function(argument) for each argument; a thread computes the next one while one is used."""
+    with ThreadPoolExecutor(1, "one-ahead") as thread:
+        tasks: deque[Future[T]] = deque()
+        for argument in arguments:
+            tasks.append(thread.submit(function, argument))
+            if len(tasks) > 1:
+                yield tasks.popleft().result()
+        for task in tasks:
+            yield task.result()
 
 
 class TrainingOrder:
@@ -30,14 +44,9 @@ class TrainingOrder:
     def __iter__(self) -> Iterator[BatchKey]:
         length = self.plan.steps_per_epoch
         epochs = range(self.start // length, divide_up(self.stop, length))
-        with ThreadPoolExecutor(1, "next-epoch") as thread:
-            next_keys = thread.submit(self.plan.keys, epochs.start)
-            for epoch in epochs:
-                keys = next_keys.result()
-                if epoch + 1 in epochs:
-                    next_keys = thread.submit(self.plan.keys, epoch + 1)
-                first_step = epoch * length
-                yield from keys[max(0, self.start - first_step) : self.stop - first_step]
+        for epoch, keys in zip(epochs, one_ahead(self.plan.keys, epochs)):
+            first_step = epoch * length
+            yield from keys[max(0, self.start - first_step) : self.stop - first_step]
 
 
 def padded_examples(
@@ -45,8 +54,8 @@ def padded_examples(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """These examples as the rows of an array, filled up with [PAD] on the right.
 
-    Returns input_ids (n, T) int32; whether a word starts at each token, (n, T) bool; and whether there
-    is a token and no padding, (n, T) bool. An example starts with a word, even if it was cut out of one.
+    Returns input_ids (n, T); whether a word starts at each token, (n, T) bool; and whether there is a
+    token and no padding, (n, T) bool. An example starts with a word, even if it was cut out of one.
     """
     lengths = data.lengths[indices][:, None]
     column = np.arange(lengths.max() + 2)
@@ -95,11 +104,15 @@ def lay_out_rows(
     }
 
 
-def masked_positions(labels: np.ndarray, max_positions: int) -> np.ndarray:
-    """Where the labels (batches, cells) of each batch are not -100: (batches, max_positions), then 0."""
-    batch, position = np.nonzero(labels != -100)
-    positions = np.zeros((len(labels), max_positions), np.int64)
-    positions[batch, np.arange(len(batch)) - np.searchsorted(batch, batch)] = position
+def masked_positions(labels: np.ndarray, num_positions: int) -> np.ndarray:
+    """The positions in each flattened batch where the labels (batches, B, T) are not -100.
+
+    Returns (batches, num_positions) int64, filled up with 0.
+    """
+    batch, position = np.nonzero(labels.reshape(len(labels), -1) != -100)
+    number = np.arange(len(batch)) - np.searchsorted(batch, batch)  # 0, 1, ... in each batch
+    positions = np.zeros((len(labels), num_positions), np.int64)
+    positions[batch, number] = position
     return positions
 
 
@@ -116,18 +129,17 @@ class MaskedBatches(IterableDataset):
                        Tokens attend only to their own example
     position_ids       (B, T) int64: the position in the example. Both are left out if every example
                        fills a row
-    num_masked         float: the number of masked tokens in the batches of all processes together,
-                       divided by `accumulate`
-    num_tokens, num_examples  int: the numbers of tokens and examples in all of them
+    num_masked         float: the number of masked tokens of the whole key, in all processes together,
+                       divided by `accumulate`: Lightning averages the loss over a step's batches
+    num_tokens, num_examples  int: the numbers of tokens and examples of the whole key
 
-    shape: (B, T, K) of all batches, from a PackingPlan; as small as possible if omitted. The rows of a key
-    are split: each process gets `accumulate` batches of B rows, process `rank` those that begin at row
-    rank * accumulate * B. (Lightning averages the loss over the batches of a step, so num_masked is
-    a mean.) masking: "token" or "word"; replace: see `mask_tokens`. count_fn and mask_fn have the
-    arguments of `masked_counts` and `mask_tokens`.
+    shape: (B, T, K) of all batches, from a PackingPlan; as small as possible if omitted. Each process
+    gets `accumulate` batches per key, of B rows each; process `rank` gets those from row
+    rank * accumulate * B on. masking: "token" or "word"; replace: see `mask_tokens`. count_fn and
+    mask_fn have the arguments of `masked_counts` and `mask_tokens`.
 
-    Several batches are made at once, which is faster. It does not change them: a batch depends on its
-    key only.
+    The batches of several keys of an epoch are made at once, because few calls of numpy with large arrays
+    are faster than many with small ones. A batch depends only on its own key.
     """
 
     def __init__(
@@ -154,61 +166,58 @@ class MaskedBatches(IterableDataset):
         keys_at_once = 1
         if self.shape:
             num_rows, width, _ = self.shape
-            keys_at_once = max(1, CELLS_AT_ONCE // (num_rows * width * self.accumulate))
+            keys_at_once = max(1, CELLS_AT_ONCE // (self.accumulate * num_rows * width))
         for epoch, keys in groupby(self.keys, lambda key: key[0]):
             while some := list(islice(keys, keys_at_once)):
                 yield from self.make(epoch, [key[1:] for key in some])
 
-    def make(self, epoch: int, groups: list[tuple]) -> Iterator[dict[str, Any]]:
-        """The batches of several groups of examples, (indices,) or (indices, rows), in this epoch."""
+    def make(self, epoch: int, steps: list[tuple]) -> Iterator[dict[str, Any]]:
+        """The batches of several steps, each (indices,) or (indices, rows), in this epoch."""
         data = self.dataset
-        indices = np.concatenate([group[0] for group in groups])
-        rows = np.concatenate([group[1] if group[1:] else np.arange(len(group[0])) for group in groups])
-        num_examples = [len(group[0]) for group in groups]
-        group = np.repeat(np.arange(len(groups)), num_examples)  # of each example
+        num_examples = [len(indices) for indices, *_ in steps]
+        step = np.repeat(np.arange(len(steps)), num_examples)  # of each example
+        indices = np.concatenate([indices for indices, *_ in steps])
+        rows = np.concatenate([rows[0] if rows else np.arange(len(i)) for i, *rows in steps])
         sizes = data.lengths[indices] + 2  # [CLS] and [SEP]
         candidates = candidate_counts(data, self.masking)[indices]
         counts = self.count_fn(candidates, self.seed, epoch, indices, self.mlm_probability)
         num_rows, width, num_positions = self.shape or self.smallest_shape(indices, rows, counts)
 
-        rows_here = self.accumulate * num_rows  # of a group, in this process
+        rows_here = self.accumulate * num_rows  # of a step, in this process
         is_here = rows // rows_here == self.rank
         if self.masking == "word":  # the number of tokens is known once the words are chosen
             input_ids, labels = self.masked_examples(epoch, indices, counts)
-            num_masked = np.bincount(np.repeat(group, sizes)[labels != -100], minlength=len(groups))
+            num_masked = np.bincount(np.repeat(step, sizes)[labels != -100], minlength=len(steps))
             is_token_here = np.repeat(is_here, sizes)
             input_ids, labels = input_ids[is_token_here], labels[is_token_here]
         else:
-            num_masked = np.bincount(group, counts, len(groups))
+            num_masked = np.bincount(step, counts)
             input_ids, labels = self.masked_examples(epoch, indices[is_here], counts[is_here])
 
         arrays = lay_out_rows(
-            rows=(group * rows_here + rows % rows_here)[is_here],
+            rows=(step * rows_here + rows % rows_here)[is_here],
             sizes=sizes[is_here],
             input_ids=input_ids,
             labels=labels,
-            shape=(len(groups) * rows_here, width),
+            shape=(len(steps) * rows_here, width),
             pad_token_id=data.tokenizer.pad_token_id,
         )
-        num_batches = len(groups) * self.accumulate
-        arrays = {name: array.reshape(num_batches, num_rows, width) for name, array in arrays.items()}
-        labels = arrays["labels"].reshape(num_batches, -1)
-        arrays["positions"] = masked_positions(labels, num_positions)
-        num_masked = num_masked.astype(np.float32) / np.float32(self.accumulate)
+        batch_shape = len(steps) * self.accumulate, num_rows, width
+        arrays = {name: array.reshape(batch_shape) for name, array in arrays.items()}
+        arrays["positions"] = masked_positions(arrays["labels"], num_positions)
+        num_masked = np.float32(num_masked) / np.float32(self.accumulate)
         arrays["num_masked"] = np.repeat(num_masked, self.accumulate)
         tensors = {name: torch.from_numpy(array).unbind() for name, array in arrays.items()}
 
-        num_tokens = np.bincount(group, sizes - 2, len(groups)).astype(int).tolist()
-        is_full = np.bincount(group, sizes < width, len(groups)) == 0
-        for number in range(num_batches):
-            of_group = number // self.accumulate
-            batch = {name: tensor[number] for name, tensor in tensors.items()}
-            if is_full[of_group]:  # neither packed nor padded: models need no attention mask
+        num_tokens = np.bincount(step, sizes - 2).astype(int).tolist()
+        is_full = np.bincount(step, sizes < width) == 0  # neither packed nor padded
+        for number, values in enumerate(zip(*tensors.values())):
+            of_step = number // self.accumulate
+            batch = dict(zip(tensors, values))
+            if is_full[of_step]:  # models need no attention mask
                 del batch["sequence_ids"], batch["position_ids"]
-            yield batch | {
-                "num_tokens": num_tokens[of_group],
-                "num_examples": num_examples[of_group],
-            }
+            batch["num_tokens"], batch["num_examples"] = num_tokens[of_step], num_examples[of_step]
+            yield batch
 
     def smallest_shape(
         self, indices: np.ndarray, rows: np.ndarray, counts: np.ndarray

@@ -78,7 +78,9 @@ def mask_tokens(
 
     # Choose the `counts` words of each row that have the smallest numbers.
     sorted_draws = np.sort(word_draws, axis=1)
-    word_rank = (np.diff(sorted_draws, prepend=-1.0) != 0).cumsum(axis=1)  # equal draws, equal ranks
+    word_rank = (np.diff(sorted_draws, prepend=-1.0) != 0).cumsum(
+        axis=1
+    )  # equal draws, equal ranks
     last_chosen = np.where(word_rank <= counts, sorted_draws, -1.0).max(axis=1, keepdims=True)
     row, column = np.nonzero(word_draws <= last_chosen)
 

@@ -14,7 +14,7 @@ from mlm.data.dataset import MaskedLMDataset
 from mlm.data.packing import VALIDATION_EPOCH, cached_plan
 
 VALIDATION_MLM_PROBABILITY = 0.15  # the masking rate of the validation set, the same in every run
-PREFETCHED_BATCHES = 2  # batches that are prepared while a GPU computes
+PREFETCHED_BATCHES = 8  # batches that are prepared while a GPU computes: several are made at once
 
 Batch = dict[str, Any]
 
@@ -35,7 +35,7 @@ class GuardedBatches(IterableDataset):
 
 
 class PrefetchedBatches:
-    """The same batches in pinned memory for a GPU. A thread prepares the next two while it computes.
+    """The same batches in pinned memory for a GPU. A thread prepares the next ones while it computes.
 
     Lightning copies from pinned memory without waiting. There is no worker process: it would pass
     batches through shared memory, which took longer than preparing them. An error is raised where
