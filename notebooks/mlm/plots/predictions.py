@@ -35,7 +35,8 @@ def draw_predictions(predictions: dict[str, list[list[tuple[str, float]]]], sent
             hide_frame(ax)
             ax.margins(x=0.15)
             ax.xaxis.set_major_formatter(lambda x, _: percent(x))
-    figure.suptitle(labels[sentence], wrap=True, **options)
+    title = labels[sentence].replace("$", r"\$")  # wrap=True ignores parse_math=False
+    figure.suptitle(title, wrap=True, fontfamily=options["fontfamily"])
 
 
 def percent(p: float) -> str:

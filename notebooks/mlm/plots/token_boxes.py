@@ -72,9 +72,9 @@ def draw_tokens(
     states = token_states(input_ids, labels, tokenizer)
     num_rows, num_tokens = states.shape
     width = max(12, num_tokens)  # the legend needs as much
-    shown_ids = np.append(input_ids, labels[labels != -100])
-    tokens = dict(zip(shown_ids.tolist(), tokenizer.convert_ids_to_tokens(shown_ids.tolist())))
-    box_labels, options = drawable(tokens.values())
+    ids = np.append(input_ids, labels[labels != -100]).tolist()
+    names = {i: tokenizer.convert_ids_to_tokens(i) or f"id {i}" for i in ids}  # some ids are unused
+    box_labels, options = drawable(names.values())
     _, ax = plt.subplots(figsize=(0.75 * width, 0.5 * num_rows + 0.6), layout="constrained")
     for (row, column), state in np.ndenumerate(states):
         edge_color, line_style = ("0.8", ":") if state == PADDING else ("white", "-")
@@ -89,7 +89,7 @@ def draw_tokens(
                 (labels[row, column], "italic", 0.69),
             ]
         for token_id, style, height in lines:
-            token = box_labels[tokens[int(token_id)]][:16]
+            token = box_labels[names[int(token_id)]][:16]
             ax.text(
                 column + 0.48,
                 row + height,
