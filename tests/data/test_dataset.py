@@ -79,7 +79,7 @@ def test_a_document_can_fill_its_blocks_exactly(tmp_path, tokenizer):
 # the table of options
 
 
-ENDS = np.array([5, 7, 8, 18])  # units of 5, 2, 1 and 10 tokens
+ENDS = np.array([5, 7, 7, 8, 18])  # units of 5, 2, 0, 1 and 10 tokens
 
 
 @pytest.mark.parametrize(

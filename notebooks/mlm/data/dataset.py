@@ -1,9 +1,10 @@
 """MaskedLMDataset: the lines or blocks of a text as examples. Taught in 03."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from mlm.data.encoding import provides_words
+from mlm.data.epoch_examples import EpochExamples, example_sources
 from mlm.data.token_ids import encode_lines
 from mlm.env.notebook import NotebookError
 
@@ -19,13 +21,15 @@ READ_STEP = 10**7  # tokens read from disk at once
 
 
 # Ways to make examples of a text. Each function takes the end of each unit that was tokenized (units,),
-# counted in tokens, and the maximum length of an example. It returns the first token of each example
+# counted in tokens, and the maximum length of an example. A unit may have no tokens. It returns the first token of each example
 # and its length, both (examples,).
 
 
 def cut_off(ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Each unit is an example; the rest of a long one is cut off, as in the 2020 tutorial."""
     starts = np.concatenate([[0], ends[:-1]])
+    has_tokens = ends > starts
+    starts, ends = starts[has_tokens], ends[has_tokens]
     return starts, np.minimum(ends - starts, max_tokens)
 
 
@@ -123,6 +127,8 @@ class MaskedLMDataset(Dataset):
     starts, lengths (examples,): the first token of each example and its length without special tokens;
     maskable, word_counts (examples,): tokens that may be masked (all but [UNK] and additional special
     tokens), and words of these, or None if the tokenizer does not provide words;
+    epochs: the examples of each epoch; all of them, unless `mixture` from corpus.json gives weights, with
+    which an example may be in the dataset several times;
     used_ids (ids,): the ids that have a token, ascending; vocab_size: the largest of them plus 1;
     unk_fraction: fraction of [UNK] in the text; num_truncated: tokens beyond max_len, left out.
     """
@@ -133,6 +139,7 @@ class MaskedLMDataset(Dataset):
         tokenizer: PreTrainedTokenizerBase,
         max_len: int = 128,
         examples: str = "line",
+        mixture: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.used_ids = np.unique([*tokenizer.get_vocab().values()])
@@ -156,6 +163,14 @@ class MaskedLMDataset(Dataset):
         if provides_words(tokenizer):
             num_words = count_words(self.word_starts, self.starts, self.lengths)
             self.word_counts = num_words - num_special  # each special token is a word
+
+        sources = np.zeros(len(self.starts), np.int64)
+        if mixture:
+            sources = example_sources(mixture, unit, ends, self.starts)
+        self.epochs = EpochExamples(sources, [source["weight"] for source in mixture] or [1])
+        for name in ("starts", "lengths", "maskable", "word_counts"):
+            if getattr(self, name) is not None:
+                setattr(self, name, getattr(self, name)[self.epochs.examples])
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -70,8 +70,17 @@ def whole_text(pieces: Pieces) -> Iterator[tuple[str, bool]]:
     return join_lines(pieces, across_documents=True)
 
 
+def non_blank_lines(pieces: Pieces) -> Iterator[tuple[str, bool]]:
+    """Each line, without blank ones."""
+    starts_line = True
+    for text, ends_line in pieces:
+        if text or not starts_line:
+            yield text, ends_line
+        starts_line = ends_line
+
+
 UNITS: dict[str, Callable[[Pieces], Pieces]] = {
-    "line": lambda pieces: pieces,
+    "line": non_blank_lines,
     "document": documents,
     "text": whole_text,
 }
@@ -109,7 +118,6 @@ def write_token_ids(
     with contextlib.ExitStack() as stack:
         id_file, end_file, word_file = (stack.enter_context(atomic_write(path)) for path in paths)
         num_tokens = 0  # so far
-        last_end = 0  # of the last unit that was written
         encoded = stack.enter_context(
             contextlib.closing(encode_batches(tokenizer, texts_of_batches()))
         )
@@ -118,10 +126,7 @@ def write_token_ids(
             word_file.write(word_starts.tobytes())
             ends = (num_tokens + np.cumsum(lengths))[ends_unit.popleft()]
             num_tokens += len(ids)
-            ends = ends[np.diff(ends, prepend=last_end) > 0]  # a unit without tokens is left out
             end_file.write(ends.astype(np.int64).tobytes())
-            if len(ends):
-                last_end = int(ends[-1])
 
 
 def remove_outdated_files(text_file: Path, source: dict[str, str], current_stem: str) -> None:
@@ -147,9 +152,9 @@ def encode_lines(
     """Token ids of every line, without special tokens around them, in files next to the text.
 
     `unit` is what is tokenized as one text: "line"; "document", the lines between two blank lines,
-    joined by a space; or "text", all lines. A unit without tokens is left out.
+    joined by a space; or "text", all lines. Blank lines are left out.
     Returns three memory-mapped arrays: ids (tokens,) int32; ends (units,) int64, where unit i is
-    ids[ends[i-1]:ends[i]]; word_starts (tokens,) bool, whether a word starts at a token. Tokenizing
+    ids[ends[i-1]:ends[i]], maybe without a token; word_starts (tokens,) bool, whether a word starts at a token. Tokenizing
     uses all cores (`encode_batches`); memory does not grow with the text.
     A JSON file has the SHA-256 of the text, of the tokenizer and of the three files. They are used
     again while all of these match, otherwise rebuilt. Raises NotebookError if the text has no tokens,

@@ -181,7 +181,7 @@ def run_results(
             list(evaluations["loss"].items()),
             baseline,
             from_scratch=settings["model"].startswith("scratch:"),
-            epochs=state["examples"] / len(train) * kept["step"] / run.step,
+            epochs=state["examples"] / len(train.epochs) * kept["step"] / run.step,
         ),
         "xla": state.get("xla"),
         "compile": state.get("compile"),
