@@ -62,7 +62,7 @@ def test_a_pattern_that_matches_files_is_a_pattern(tmp_path):
 @pytest.mark.parametrize("weight", ["0", "0.0", "101", "1.2.3", "."])
 def test_an_invalid_weight_is_refused(texts, tmp_path, weight):
     with refused("weight", "above 0 and at most 100", f"got {weight} in", "*2"):
-        load_corpus([texts["truth"], f"{texts['mail']}*{weight}"], tmp_path)
+        load_corpus([texts["truth"], f"{texts['spirit']}*{weight}"], tmp_path)
 
 
 def test_only_a_list_with_a_weight_other_than_1_is_a_mixture(texts):
@@ -156,11 +156,11 @@ def test_an_epoch_has_each_source_as_often_as_its_weight_says(mixed, tokenizer, 
             ]
             texts = ["truth", "spirit", "beyond"]
             assert first_words == [{tokenizer(text)["input_ids"][1]} for text in texts]
-    # weight 2: each example twice; weight 1.5: once or twice
+    # with weight 2, each example occurs twice; with 1.5, once or twice
     times = np.bincount(data.epochs.examples[indices])
-    mail = times[boundaries[0] : boundaries[1]]
-    code = times[boundaries[1] : boundaries[2]]
-    assert {*mail} == {2} and {*code} == {1, 2}
+    spirit = times[boundaries[0] : boundaries[1]]
+    beyond = times[boundaries[1] : boundaries[2]]
+    assert {*spirit} == {2} and {*beyond} == {1, 2}
 
 
 def test_what_is_drawn_is_a_pure_function_of_seed_and_epoch(mixed):
