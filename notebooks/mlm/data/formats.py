@@ -430,7 +430,7 @@ def find_format(file: TextFile, column: str) -> str:
 
 def is_settings(file: TextFile, column: str) -> bool:
     """Whether a .json file beside texts is no text: one object that does not have the column."""
-    if suffix_of(file.name) != ".json" or is_json_array(file):
+    if not name_without_compression(file.name).endswith(".json") or is_json_array(file):
         return False
     if is_jsonl(file, column) and len(file.head_lines) > 1:
         return False
