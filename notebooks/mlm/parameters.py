@@ -95,7 +95,7 @@ def is_replacement(value: str) -> bool:
 
 
 TEXTS = '"nietzsche", "pydoc", a file, folder, pattern or URL, hf://datasets/... or hf:NAME:SPLIT'
-CORPUS = Valid(f"{TEXTS}, or a list of these", is_corpus)
+CORPUS = Valid(f'{TEXTS}, or a list of these, also with weights ("wiki.txt*2")', is_corpus)
 MODEL = Valid(f'a Hub name, a folder, or "scratch:" and {join_or(SIZES)}', is_model)
 FOLDER = Valid("the path of a folder", is_text)
 RUN_NAME = Valid(

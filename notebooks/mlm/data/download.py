@@ -13,6 +13,7 @@ import requests
 
 from mlm.data.formats import suffix_of
 from mlm.data.local_files import CORPUS_HELP, find_local_files, parse_url
+from mlm.data.mixture import parse_entry
 from mlm.env.files import (
     DISK_FULL,
     atomic_write,
@@ -229,10 +230,10 @@ def fetch_corpus(
 
     `corpus` is "nietzsche", "pydoc", a file, a folder, a pattern ("texts/**/*.txt"), a URL, files of a
     dataset on the Hub (hf://datasets/OWNER/NAME/FILES), a split of a dataset (hf:NAME:SPLIT), or a
-    list of these. Downloads are stored in `workdir`/corpus and fetched again if they were changed. Local
+    list of these, maybe with weights ("wiki.txt*2"), which do not matter here. Downloads are stored in `workdir`/corpus and fetched again if they were changed. Local
     files stay where they are. Raises NotebookError, which names `parameter`, if a text is not found.
     """
-    texts = [corpus] if isinstance(corpus, str) else corpus
+    texts = [corpus] if isinstance(corpus, str) else [parse_entry(entry)[0] for entry in corpus]
     files = [
         path for text in texts for path in fetch_text(text, Path(workdir).resolve(), parameter)
     ]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, BertweetTokenizer, PreTrainedTokenizerBase
 
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
 from mlm.env.notebook import NotebookError
@@ -57,7 +57,7 @@ def learn_wordpiece(
     return BertTokenizer(vocab=learner.get_vocab(), model_max_length=MODEL_MAX_LENGTH)
 
 
-def load_tokenizer(model: str, text_file: str | Path | None) -> PreTrainedTokenizerFast:
+def load_tokenizer(model: str, text_file: str | Path | None) -> PreTrainedTokenizerBase:
     """The tokenizer of `model` (a Hub name or a folder); "scratch:..." learns one from the text.
 
     Raises NotebookError if there is no such model, or if its tokenizer cannot be used for masking.
@@ -80,9 +80,14 @@ def load_tokenizer(model: str, text_file: str | Path | None) -> PreTrainedTokeni
                 f"model={model!r}: its tokenizer has no {role} token, so it is not a masked language "
                 "model; pass one, such as bert-base-uncased"
             )
-    if not tokenizer.is_fast:
-        raise NotebookError(
-            f"model={model!r}: its tokenizer, {type(tokenizer).__name__}, has no fast version "
-            "(tokenizer.json); pass a model that has one, such as bert-base-multilingual-cased"
-        )
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer so that the loaded one gives the same ids."""
+    tokenizer.save_pretrained(folder)
+    if isinstance(tokenizer, BertweetTokenizer):
+        # transformers 5 writes the merges without the last column, but drops it when it reads them.
+        merges = sorted(tokenizer.bpe_ranks, key=lambda merge: tokenizer.bpe_ranks[merge])
+        lines = "".join(f"{' '.join(merge)} 0\n" for merge in merges)
+        (folder / "bpe.codes").write_text(lines, encoding="utf-8", newline="\n")
