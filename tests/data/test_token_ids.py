@@ -16,8 +16,8 @@ import pytest
 from helpers import json_output, sentences, start_python
 from mlm.data import token_ids
 from mlm.data import tokenizer as tokenizer_module
-from mlm.data.encoding import find_word_starts
 from mlm.data.token_ids import encode_lines, join_lines
+from mlm.data.tokenization import find_word_starts
 from mlm.data.tokenizer import learn_wordpiece, load_tokenizer
 from mlm.env.notebook import NotebookError
 

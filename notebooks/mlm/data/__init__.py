@@ -13,7 +13,7 @@ split              lines -> train.txt and valid.txt; no line is in both
 corpus             files -> a folder with train.txt, valid.txt and corpus.json
 text_size          suggested settings for your text size, with measured results
 tokenizer          the tokenizer of a model, or one learned from a text
-encoding           texts -> token ids and words, by a fast tokenizer or by several processes
+tokenization       texts -> token ids and words, by a fast tokenizer or by several processes
 token_ids          the token ids of a text, in memory-mapped files
 token_frequencies  the unigram model: how frequent each token is
 random_numbers     random numbers as a pure function of integer keys, with named purposes

@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from mlm.data.encoding import provides_words
 from mlm.data.epoch_examples import EpochExamples, example_sources
 from mlm.data.token_ids import encode_lines
+from mlm.data.tokenization import provides_words
 from mlm.env.notebook import NotebookError
 
 MAX_UNK_FRACTION = 0.5  # a text with more [UNK] tokens is refused

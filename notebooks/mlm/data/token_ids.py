@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from mlm.data.encoding import (
+from mlm.data.tokenization import (
     FAST_BATCH_CHARS,
     PYTHON_BATCH_CHARS,
     encode_batches,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlm.data.encoding import tokenizer_digest
+from mlm.data.tokenization import tokenizer_digest
 from mlm.parameters import parameters_of
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are

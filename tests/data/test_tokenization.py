@@ -15,9 +15,11 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from encoders import CONFIGS, OTHERS, make_tokenizer
 from helpers import json_output, refused, sentences, start_python
-from mlm.data import encoding, token_ids
+from mlm.data import token_ids, tokenization
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.encoding import (
+from mlm.data.masking import candidate_counts
+from mlm.data.token_ids import encode_lines
+from mlm.data.tokenization import (
     encode_in_processes,
     limit_words,
     own_special_tokens,
@@ -26,8 +28,6 @@ from mlm.data.encoding import (
     text_backend,
     tokenizer_digest,
 )
-from mlm.data.masking import candidate_counts
-from mlm.data.token_ids import encode_lines
 from mlm.data.tokenizer import save_tokenizer
 from python_tokenizers import JAPANESE, MAKERS, bertweet, esm, japanese, lines_for, phobert
 
@@ -207,8 +207,8 @@ def test_a_long_text_is_tokenized_in_processes_and_a_short_one_is_not(tmp_path, 
         used.append(processes)
         return map(encoder, batches)
 
-    monkeypatch.setattr(encoding, "encode_in_processes", encode)
-    monkeypatch.setattr(encoding, "num_processes", lambda: 2)
+    monkeypatch.setattr(tokenization, "encode_in_processes", encode)
+    monkeypatch.setattr(tokenization, "num_processes", lambda: 2)
     monkeypatch.setattr(token_ids, "PYTHON_BATCH_CHARS", 2000)
     tokenizer = esm(tmp_path / "esm")
     for count, expected in ((2, []), (200, [2])):
@@ -242,7 +242,7 @@ def test_interrupted_tokenizing_starts_again(tmp_path, monkeypatch):
     monkeypatch.setattr(token_ids, "PYTHON_BATCH_CHARS", 1000)
     tokenizer = esm(tmp_path / "esm")
     path = write_documents(tmp_path / "text.txt", [lines_for("esm", 200)])
-    real, calls = encoding.encode_in_processes, []
+    real, calls = tokenization.encode_in_processes, []
 
     def interrupted(*arguments):
         for encoded in real(*arguments):
@@ -251,9 +251,9 @@ def test_interrupted_tokenizing_starts_again(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield encoded
 
-    monkeypatch.setattr(encoding, "num_processes", lambda: 2)
+    monkeypatch.setattr(tokenization, "num_processes", lambda: 2)
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "encode_in_processes", interrupted)
+        patch.setattr(tokenization, "encode_in_processes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             encode_lines(path, tokenizer)
     assert multiprocessing.active_children() == []
@@ -271,7 +271,7 @@ def test_processes_end_with_their_parent(tmp_path):
     program = """
 import multiprocessing
 from pathlib import Path
-from mlm.data.encoding import encode_in_processes, python_encoder
+from mlm.data.tokenization import encode_in_processes, python_encoder
 from python_tokenizers import esm
 encoded = encode_in_processes(python_encoder(esm(Path(sys.argv[1]))), iter([["MKT"]] * 9), 2)
 next(encoded)
@@ -299,8 +299,8 @@ def is_running(pid):
 def test_a_process_of_a_pool_tokenizes_by_itself(tmp_path):
     """It may not start processes."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply(encoding.num_processes) == 1
-    assert encoding.num_processes() >= 1
+        assert pool.apply(tokenization.num_processes) == 1
+    assert tokenization.num_processes() >= 1
 
 
 # identity
@@ -345,8 +345,8 @@ def test_two_processes_are_faster_than_one_that_calls_the_tokenizer(tmp_path):
     program = """
 import json, time
 from pathlib import Path
-from mlm.data import encoding
-from mlm.data.encoding import encode_batches, num_processes
+from mlm.data import tokenization
+from mlm.data.tokenization import encode_batches, num_processes
 from python_tokenizers import esm, lines_for
 tokenizer = esm(Path(sys.argv[1]))
 lines = lines_for("esm", 8_000)
