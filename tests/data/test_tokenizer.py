@@ -1,5 +1,7 @@
 """Tokenizers: learned from a text, or loaded with a model; unusable ones are refused."""
 
+import importlib.util
+import json
 import threading
 
 import pytest
@@ -93,6 +95,33 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, tokenizer):
             f"model={str(path)!r}", "pass the name of a masked language model", '"scratch:tiny"'
         ):
             load_tokenizer(str(path), None)
+
+
+MISSING = [  # class, its options, its files, the missing module, what the message says
+    ("BertJapaneseTokenizer", {"word_tokenizer_type": "mecab"}, "fugashi", "pip install fugashi"),
+    ("BertJapaneseTokenizer", {"word_tokenizer_type": "jumanpp"}, "rhoknp", "pip install rhoknp"),
+    ("BertGenerationTokenizer", {}, "sentencepiece", "pip install sentencepiece"),
+    ("XLMRobertaTokenizer", {}, "sentencepiece", "pip install sentencepiece"),
+    ("XLMTokenizer", {}, "sacremoses", "pip install sacremoses"),
+]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("tokenizer_class, options, module, command", MISSING)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    tmp_path, tokenizer_class, options, module, command
+):
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed")
+    config = {"tokenizer_class": tokenizer_class} | options
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    files = "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "merges.txt"
+    for name in files:
+        (tmp_path / name).write_text("[UNK]\n")
+    (tmp_path / "vocab.json").write_text('{"<unk>": 0}')
+    with refused(f"model={str(tmp_path)!r}", f"`{command}`", "restart the kernel"):
+        load_tokenizer(str(tmp_path), None)
 
 
 @pytest.mark.fault

@@ -6,6 +6,7 @@ download           nietzsche, pydoc, URLs and datasets of the Hub -> files
 corpus             files -> train.txt and valid.txt
 text_size          suggested settings for your text size, with measured results
 tokenizer          the tokenizer of a model, or one learned from a text
+encoding           texts -> token ids and words, by a fast tokenizer or by several processes
 token_ids          the token ids of a text, in memory-mapped files
 token_frequencies  the unigram model: how frequent each token is
 dataset            MaskedLMDataset: the lines or blocks of a text as examples

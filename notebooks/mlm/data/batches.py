@@ -185,6 +185,7 @@ class MaskedBatches(IterableDataset):
             vocab_size=data.vocab_size,
             word_ids=starts_word.cumsum(axis=1) - 1,
             replace=self.replace,
+            used_ids=data.used_ids,
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.random_numbers import Purpose, uniform
+from mlm.env.notebook import NotebookError
 
 # value of the parameter `masking`: the attribute of MaskedLMDataset that counts what may be masked
 CANDIDATES: dict[str, Literal["maskable", "word_counts"]] = {
@@ -18,8 +19,17 @@ CANDIDATES: dict[str, Literal["maskable", "word_counts"]] = {
 
 
 def candidate_counts(dataset: MaskedLMDataset, masking: str) -> np.ndarray:
-    """How many tokens (masking="token") or words ("word") of each example may be masked, (examples,)."""
-    return getattr(dataset, CANDIDATES[masking])
+    """How many tokens (masking="token") or words ("word") of each example may be masked, (examples,).
+
+    Raises NotebookError if the tokenizer does not provide words.
+    """
+    counts: np.ndarray | None = getattr(dataset, CANDIDATES[masking])
+    if counts is None:
+        raise NotebookError(
+            f'masking must be "token" with this tokenizer, got {masking!r}: '
+            f'{type(dataset.tokenizer).__name__} does not say where words start; pass masking="token"'
+        )
+    return counts
 
 
 def max_masked_tokens(
@@ -40,8 +50,8 @@ def masked_counts(
 
     lengths (B,): how many tokens of each example may be masked; indices (B,): which examples. Rounding
     up or down at random keeps the mean exact: every token is masked with mlm_probability. No example
-    gets more than the product rounded up, so the number of targets of a batch is known before
-    training. For whole-word masking, lengths and the result count words.
+    gets more than the product rounded up, so the number of targets hardly varies from batch to batch.
+    It depends only on seed, epoch and index, so it is known before training. For whole-word masking, lengths and the result count words.
     """
     random = uniform(seed, epoch, indices, Purpose.NUM_MASKED)
     return np.floor(mlm_probability * lengths + random).astype(np.int64)
@@ -58,6 +68,7 @@ def mask_tokens(
     vocab_size: int,
     word_ids: np.ndarray | None = None,
     replace: str = "80/10/10",
+    used_ids: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask tokens as BERT does (Devlin et al. 2018, arXiv:1810.04805, appendix A.1).
 
@@ -66,6 +77,7 @@ def mask_tokens(
     example are masked, and the examples' indices. With word_ids (B, T), the index of each token's
     word, counts are words, and a chosen word is masked as a whole (whole-word masking, Devlin 2019).
     replace: percentages of masked tokens that become [MASK], a random token, or stay unchanged.
+    used_ids (ids,): the ids that have a token, if not all below vocab_size do.
     Returns the masked input_ids and the labels, both (B, T); labels are -100 where nothing is predicted.
     """
     positions = np.arange(input_ids.shape[1])
@@ -90,7 +102,9 @@ def mask_tokens(
     to_mask, to_random, _ = np.cumsum([int(percent) for percent in replace.split("/")]) / 100
     replacement_draws = uniform(*key, positions, Purpose.REPLACEMENT)
     random_draws = uniform(*key, positions, Purpose.RANDOM_TOKEN)
-    random_ids = (random_draws * vocab_size).astype(np.int64)
+    if used_ids is None:
+        used_ids = np.arange(vocab_size)
+    random_ids = used_ids[(random_draws * len(used_ids)).astype(np.int64)]
     replacements = np.where(replacement_draws < to_random, random_ids, input_ids)
     replacements = np.where(replacement_draws < to_mask, mask_token_id, replacements)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, BertweetTokenizer, PreTrainedTokenizerBase
 
 from mlm.data.vocabulary_choice import choose_vocabulary
 from mlm.data.vocabulary_learning import learn_bert, learn_vocabulary
@@ -58,7 +58,7 @@ def learn_tokenizer(text_file: str | Path, vocabulary: str | None) -> Any:
 
 def load_tokenizer(
     model: str, text_file: str | Path | None, vocabulary: str | None = None
-) -> PreTrainedTokenizerFast:
+) -> PreTrainedTokenizerBase:
     """The tokenizer of `model` (a Hub name or a folder); "scratch:..." learns one from the text.
 
     `vocabulary` says which kind to learn, None: what fits the text. Raises NotebookError if there is no
@@ -87,9 +87,14 @@ def load_tokenizer(
                 f"model={model!r}: its tokenizer has no {role} token, so it is not a masked language "
                 "model; pass one, such as bert-base-uncased"
             )
-    if not tokenizer.is_fast:
-        raise NotebookError(
-            f"model={model!r}: its tokenizer, {type(tokenizer).__name__}, has no fast version "
-            "(tokenizer.json); pass a model that has one, such as bert-base-multilingual-cased"
-        )
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer so that the loaded one gives the same ids."""
+    tokenizer.save_pretrained(folder)
+    if isinstance(tokenizer, BertweetTokenizer):
+        # transformers 5 writes the merges without the last column, but drops it when it reads them.
+        merges = sorted(tokenizer.bpe_ranks, key=lambda merge: tokenizer.bpe_ranks[merge])
+        lines = "".join(f"{' '.join(merge)} 0\n" for merge in merges)
+        (folder / "bpe.codes").write_text(lines, encoding="utf-8", newline="\n")

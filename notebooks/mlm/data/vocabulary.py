@@ -11,7 +11,8 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm.data.token_ids import MAX_WORD_TOKENS, encode_lines
+from mlm.data.encoding import MAX_WORD_TOKENS
+from mlm.data.token_ids import encode_lines
 from mlm.env.notebook import NotebookError
 
 CHUNK = 10**6  # tokens that are read from disk at once

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from mlm.data.corpus import load_corpus, make_workdir
-from mlm.data.tokenizer import load_tokenizer
+from mlm.data.tokenizer import load_tokenizer, save_tokenizer
 from mlm.data.vocabulary import init_added_embeddings
 from mlm.env.files import absolute_path
 from mlm.env.notebook import NotebookError
@@ -240,5 +240,5 @@ def save_untrained(model: str, corpus: str | list[str], workdir: str | Path, see
     torch.save({"state_dict": weights}, folder / "checkpoints" / "last.ckpt")
     with quiet_transformers():
         untrained.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tokenizer(tokenizer, folder / "model")
     return folder

@@ -13,6 +13,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.tokenizer import save_tokenizer
 from mlm.env.files import (
     first_damaged,
     move_into_place,
@@ -86,7 +87,7 @@ def write_model(module: MaskedLM, tokenizer: Any, folder: Path) -> None:
     torch.save(module.state_dict(), folder / "saved.bin")
     module.bert.save_pretrained(folder / "model")
     try:
-        tokenizer.save_pretrained(folder / "model")
+        save_tokenizer(tokenizer, folder / "model")
     except Exception as error:
         if (
             type(error) is Exception

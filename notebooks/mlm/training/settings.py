@@ -1,9 +1,8 @@
 """The settings of a run. Two runs are the same run if all their settings are equal."""
 
-import json
 from typing import Any
 
-from mlm.env.files import json_digest
+from mlm.data.encoding import tokenizer_digest
 from mlm.parameters import parameters_of
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
@@ -20,12 +19,6 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     # compared as the values that the recipe chose
     "recipe",
 )  # fmt: skip
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """The SHA-256 of a tokenizer's behaviour, without its last padding and truncation options."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json_digest({k: v for k, v in content.items() if k not in ("truncation", "padding")})
 
 
 def run_settings(
