@@ -76,8 +76,8 @@ def choose_accents(words: Counter[str], folded: dict[str, str]) -> tuple[bool, s
     merged = num_merged(words, plain) - num_merged(words, folded)
     fraction = sum(words[word] for word in changed) / max(1, words.total())
     if fraction <= FEW_ACCENTS and merged <= FEW_MERGED * len(words):
-        return False, f"accents: in {len(changed):,} distinct words; removing them merges {merged:,}"
-    return True, f"accents and other marks: in {fraction:.0%} of the words"
+        return False, f"{len(changed):,} distinct words have any; removing them merges {merged:,}"
+    return True, f"{fraction:.0%} of the words have any; removing them merges {merged:,}"
 
 
 def choose_vocabulary(counts: TextCounts, asked: str | None) -> VocabularyChoice:
@@ -95,11 +95,11 @@ def choose_vocabulary(counts: TextCounts, asked: str | None) -> VocabularyChoice
     normalizer = make_normalizer(cased=False, dotless_i=dotless_i)
     folded = {word: normalizer.normalize_str(word) for word in words}
     case_effect = f"folding merges {num_merged(words, folded):,} of {len(words):,} distinct words"
-    keeps_accents, accent_reason = True, "always with case"
+    keeps_accents, accent_reason = True, "as always with case"
     if not cased:
         keeps_accents, accent_reason = choose_accents(words, folded)
     if kind != "wordpiece":
-        keeps_accents, accent_reason = True, f"always in {KINDS[kind]}"
+        keeps_accents, accent_reason = True, f"as always in {KINDS[kind]}"
     reasons = (
         f"{KINDS[kind]} ({kind_reason}), {'cased' if cased else 'uncased'} ({case_reason}; "
         f"{case_effect}), accents {'kept' if keeps_accents else 'removed'} ({accent_reason})"

@@ -172,6 +172,7 @@ def learn_vocabulary(lines: Lines, counts: TextCounts, choice: VocabularyChoice)
     """A fast tokenizer with a vocabulary learned from a text, as chosen for it."""
     if not choice.keeps_accents:
         return learn_bert(lines, counts, choice.size, MIN_FREQUENCY)
+    model: Any
     normalizer = make_normalizer(choice.cased, choice.dotless_i)
     letters = normalized_letters(counts.letters, normalizer)
     if choice.kind == "wordpiece":

@@ -14,7 +14,7 @@ FORM = re.compile(rf"({'|'.join(KINDS)})(-cased)?(?::(\d{{1,7}}))?")
 def is_vocabulary(value: str) -> bool:
     """Whether a value names a kind of vocabulary and, optionally, a valid size."""
     match = FORM.fullmatch(value)
-    return bool(match) and MIN_SIZE <= int(match[3] or DEFAULT_SIZE) <= MAX_SIZE
+    return match is not None and MIN_SIZE <= int(match[3] or DEFAULT_SIZE) <= MAX_SIZE
 
 
 def parse_vocabulary(value: str) -> tuple[str, bool, int]:
