@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
@@ -133,7 +134,7 @@ def word_lengths(tokenizer, text, tmp_path):
     ids, _, word_starts = encode_lines(path, tokenizer)
     tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
     edges = [*np.flatnonzero(word_starts), len(tokens)]
-    return [tokens[a:b] for a, b in zip(edges, edges[1:])]
+    return [tokens[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @pytest.mark.parametrize("maker", [bertweet, phobert])

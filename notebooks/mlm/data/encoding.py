@@ -171,7 +171,7 @@ def split_japanese(tokenizer: Any, text: str) -> tuple[list[str], list[bool]]:
     return tokens, [index == 0 for word in pieces for index in range(len(word))]
 
 
-def split_text(tokenizer: Any, mark: str | None, text: str) -> tuple[list[str], list[bool]]:
+def tokens_and_words(tokenizer: Any, mark: str | None, text: str) -> tuple[list[str], list[bool]]:
     """`tokenizer.tokenize(text)`, and whether each token starts a word: all do if there is no mark."""
     if splits_japanese(tokenizer):
         return split_japanese(tokenizer, text)
@@ -186,7 +186,7 @@ def encode_in_python(
     tokenizer: Any, text_ids: np.ndarray, mark: str | None, texts: list[str]
 ) -> Encoded:
     """Tokenize texts with a tokenizer that is written in Python."""
-    splits = [split_text(tokenizer, mark, text) for text in texts]
+    splits = [tokens_and_words(tokenizer, mark, text) for text in texts]
     ids = [tokenizer.convert_tokens_to_ids(tokens) for tokens, _ in splits]
     joined = text_ids[np.fromiter(chain.from_iterable(ids), np.int64)]
     is_start = np.fromiter(chain.from_iterable(starts for _, starts in splits), bool)
