@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from mlm.data.encoding import split_text, text_backend, word_mark
+from mlm.data.encoding import text_backend, word_mark
 from mlm.data.tokenizer import read_lines
 from mlm.data.word_counts import take_evenly
 from mlm.env.notebook import NotebookError
@@ -41,7 +41,7 @@ def unknown_chars(tokenizer: PreTrainedTokenizerBase, lines: list[str]) -> list[
         ]
     mark, found = word_mark(tokenizer), []
     for line in lines:
-        tokens, _ = split_text(tokenizer, mark, line)
+        tokens = tokenizer.tokenize(line)
         known = [t for t in tokens if t != unk and tokenizer.convert_tokens_to_ids(t) != unk_id]
         num_known = sum(len(token.replace(mark or "", "")) for token in known)
         found.append(max(0, num_letters(line) - num_known))
