@@ -190,7 +190,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("03 03b 04 06", "max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
           Valid("8 to 512, the number of positions of BERT", number(8, 512).check)),
         P("03 03b 04 06", "vocabulary", "Optional[str]", None,
-          f'of "scratch:" models: "{"|".join(KINDS)}", + "-cased", + ":8000"; None: what fits the text',
+          'to learn, for "scratch:"; "bpe-cased:16000"; None: what fits',
           either(None, "what fits the text", VOCABULARY)),
         P("04", "add_words", "int", 0, "number of frequent words to add to the vocabulary", number(0, 20_000)),
     ],

@@ -77,7 +77,18 @@ def test_a_value_names_kind_case_and_size(value, expected):
 
 
 @pytest.mark.parametrize(
-    "value", ["", "bpe:", "bpe:99", "bpe:1000001", "BPE", "words", "bpe-uncased", "bpe:8000-cased", "bpe: 500"]
+    "value",
+    [
+        "",
+        "bpe:",
+        "bpe:99",
+        "bpe:1000001",
+        "BPE",
+        "words",
+        "bpe-uncased",
+        "bpe:8000-cased",
+        "bpe: 500",
+    ],
 )
 def test_other_values_are_not_valid(value):
     assert not is_vocabulary(value)

@@ -42,10 +42,14 @@ def test_no_two_words_of_a_language_become_the_same_tokens(tmp_path, language):
         by_tokens.setdefault(key, set()).add(same_word(word))
         assert tokenizer.unk_token_id not in key
     if language == "turkish":  # str.lower makes "IŞIK" "işik"; in Turkish it is "ışık"
-        assert tokenizer.tokenize("IŞIK") == tokenizer.tokenize("ışık") != tokenizer.tokenize("isik")
+        assert (
+            tokenizer.tokenize("IŞIK") == tokenizer.tokenize("ışık") != tokenizer.tokenize("isik")
+        )
         return
     if language == "greek":
-        assert tokenizer.tokenize("ΔΑΣΚΑΛΟΣ ΝΕΟΣ") != tokenizer.tokenize("δάσκαλος νέος")  # no accents
+        assert tokenizer.tokenize("ΔΑΣΚΑΛΟΣ ΝΕΟΣ") != tokenizer.tokenize(
+            "δάσκαλος νέος"
+        )  # no accents
     assert [same for same in by_tokens.values() if len(same) > 1] == []
 
 
@@ -85,7 +89,9 @@ def test_the_pipeline_sees_a_masked_word_as_training_does(tmp_path, language, vo
     assert len(fill_mask(text, top_k=3)) == 3
 
 
-@pytest.mark.parametrize("vocabulary", ["wordpiece-cased:150", "bpe:150", "unigram:150", "unigram-cased:300"])
+@pytest.mark.parametrize(
+    "vocabulary", ["wordpiece-cased:150", "bpe:150", "unigram:150", "unigram-cased:300"]
+)
 def test_a_vocabulary_has_the_size_that_is_asked_for(tmp_path, vocabulary):
     lines = [line.split(" ", 1)[-1] for line in sentences(400)]
     _, tokenizer, _ = learn(tmp_path, lines, vocabulary)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mlm.data.normalization import is_word
@@ -24,16 +24,18 @@ def find_split_words(text_file: Path, tokenizer: PreTrainedTokenizerBase) -> pd.
     Columns: `count`, the number of occurrences; `tokens`, the tokens of the word after a space; `saved`,
     the number of tokens that the text is shorter by if the word becomes one token. Sorted by `saved`, the
     largest first. Words are as normalized by the tokenizer. Only words of letters (with their accents,
-    vowel signs and joiners) count: no numbers, no words with [UNK].
+    vowel signs and joiners) count: no numbers, no words with [UNK], and no words that are a token already
+    (without the space before them, in BPE).
     """
     normalizer = tokenizer.backend_tokenizer.normalizer or normalizers.Sequence([])
     counts = count_words(read_lines(text_file), normalizer, pre_tokenizers.BertPreTokenizer())
+    vocabulary = tokenizer.get_vocab()
     words = sorted(filter(is_word, counts))
     ids = tokenizer([f" {word}" for word in words], add_special_tokens=False, verbose=False)
     rows = [
         (word, counts[word], " ".join(tokenizer.convert_ids_to_tokens(row)), len(row) - 1)
         for word, row in zip(words, ids["input_ids"] if words else [])
-        if len(row) > 1 and tokenizer.unk_token_id not in row
+        if len(row) > 1 and tokenizer.unk_token_id not in row and word not in vocabulary
     ]
     found = pd.DataFrame(rows, columns=["word", "count", "tokens", "saved"]).set_index("word")
     found["saved"] *= found["count"]
@@ -73,13 +75,20 @@ def with_space_before_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTok
     added word separates; in the copy, only before the whole text. All of it is in tokenizer.json.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    for step in steps_of(content["pre_tokenizer"]):
+    steps = steps_of(content["pre_tokenizer"])
+    for step in steps:
         if step["type"] == "Metaspace" and step["prepend_scheme"] == "always":
             step["prepend_scheme"] = "first"
+    backend = Tokenizer.from_str(json.dumps(content))
+    if [step["type"] for step in steps] == ["WhitespaceSplit", "Metaspace"]:
+        one_space = normalizers.Replace(Regex(r"\s+"), " ")
+        before = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([*before, one_space])
+        backend.pre_tokenizer = backend.pre_tokenizer[1]
     tokens, roles = tokenizer.added_tokens_decoder, tokenizer.special_tokens_map
     own = {role: token for role, token in roles.items() if isinstance(token, str)}
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
+        tokenizer_object=backend,
         **{role: tokens[tokenizer.convert_tokens_to_ids(token)] for role, token in own.items()},
         extra_special_tokens=tokenizer.extra_special_tokens,
         model_max_length=tokenizer.model_max_length,
