@@ -13,7 +13,9 @@ NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##c", "."]
 @pytest.fixture
 def small():
     """A tokenizer that knows four words: a, b, ac and bc."""
-    return BertTokenizer(vocab={name: number for number, name in enumerate(NAMES)})
+    return BertTokenizer(
+        vocab={name: number for number, name in enumerate(NAMES)}, do_lower_case=True
+    )
 
 
 def test_unknown_words_count_by_their_letters(tmp_path, small):

@@ -35,7 +35,9 @@ def text(tmp_path):
 
 @pytest.fixture
 def tokenizer():
-    return BertTokenizer(vocab={token: number for number, token in enumerate(TOKENS)})
+    return BertTokenizer(
+        vocab={token: number for number, token in enumerate(TOKENS)}, do_lower_case=True
+    )
 
 
 # words
