@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlm.data.text_options import DOCUMENTS, is_encoding
+from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
 from mlm.env.notebook import NotebookError
 from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
@@ -97,6 +98,11 @@ def is_replacement(value: str) -> bool:
 TEXTS = '"nietzsche", "pydoc", a file, folder, pattern or URL, hf://datasets/... or hf:NAME:SPLIT'
 CORPUS = Valid(f'{TEXTS}, or a list of these, also with weights ("wiki.txt*2")', is_corpus)
 MODEL = Valid(f'a Hub name, a folder, or "scratch:" and {join_or(SIZES)}', is_model)
+VOCABULARY = Valid(
+    f'{join_or(map(literal, KINDS))}, optionally with "-cased" and a number of tokens from {MIN_SIZE:,} to '
+    f'{MAX_SIZE:,}, such as "bpe-cased:16000"',
+    is_vocabulary,
+)
 FOLDER = Valid("the path of a folder", is_text)
 RUN_NAME = Valid(
     'a name of letters, digits, "_", "-" and ".", but not "corpus", the folder of the texts',
@@ -189,6 +195,9 @@ TABLE = {  # {heading in the parameters cell: parameters}
           one_of("line", "block", "stream")),
         P("03 03b 04 06", "max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
           Valid("8 to 512, the number of positions of BERT", number(8, 512).check)),
+        P("03 03b 04 06", "vocabulary", "Optional[str]", None,
+          'to learn, for "scratch:"; "bpe-cased:16000"; None: what fits',
+          either(None, "what fits the text", VOCABULARY)),
         P("04", "add_words", "int", 0, "number of frequent words to add to the vocabulary", number(0, 20_000)),
     ],
     "Masking": [

@@ -121,7 +121,8 @@ def test_word_and_token_counts_leave_out_unknown_words(long_words, examples):
         starts_word[0] = True
         assert data.maskable[i] == (~is_unk).sum()
         assert data.word_counts[i] == (starts_word & ~is_unk).sum()
-    assert data.unk_fraction == (data.ids[:] == data.tokenizer.unk_token_id).mean() > 0.02
+    letters = "".join(long_words[0].read_text("utf-8").split())
+    assert data.unk_fraction == letters.count("unknown") * len("unknown") / len(letters) > 0.1
     assert data.word_starts.dtype == bool and len(data.word_starts) == len(data.ids)
     assert data.num_truncated == len(data.ids) - data.lengths.sum()
 
@@ -159,17 +160,6 @@ def test_padding_and_truncation_in_tokenizer_json_change_nothing(
     assert loaded["truncation"]["max_length"] == 20
     dataset = MaskedLMDataset(odd_text, padded, 64, examples)
     assert [example.tolist() for example in dataset] == [example.tolist() for example in expected]
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize(
-    "line", ["\u0e01" * 150, "0123456789abcdef" * 20, "a" * 101 + " the " + "b" * 101]
-)
-def test_a_text_that_is_mostly_unknown_is_refused(tmp_path, line):
-    (tmp_path / "a.txt").write_text(f"{line}\n" * 20, "utf-8")
-    learned = load_tokenizer("scratch:tiny", tmp_path / "a.txt")
-    with refused("a.txt", "% of its tokens are [UNK]", "spaces", "scratch:tiny"):
-        MaskedLMDataset(tmp_path / "a.txt", learned)
 
 
 @pytest.mark.fault

@@ -62,15 +62,34 @@ def test_a_long_line_without_a_space_loses_no_letter(tmp_path, monkeypatch):
 # load
 
 
-def test_scratch_learns_a_vocabulary_and_a_folder_is_loaded(corpus_folder, tokenizer, tmp_path):
-    path = corpus_folder / "train.txt"
+def test_scratch_learns_a_vocabulary_and_a_folder_is_loaded(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(["The cat sat on a mat.", "A dog sat, too."] * 10))
     learned = load_tokenizer("scratch:tiny", path)
+    assert "WordPiece (the text has words), uncased" in capsys.readouterr().out
     assert isinstance(learned, BertTokenizer)
     assert learned.get_vocab() == learn_wordpiece(path).get_vocab()
+    learned.save_pretrained(tmp_path / "model")
+    loaded = load_tokenizer(str(tmp_path / "model"), None)
+    line = "THE cát sat"
+    assert (
+        loaded(line)["input_ids"]
+        == learned(line)["input_ids"]
+        == learned("the cat sat")["input_ids"]
+    )
+
+
+def test_the_vocabulary_that_is_asked_for_is_learned(corpus_folder):
+    learned = load_tokenizer("scratch:tiny", corpus_folder / "train.txt", "bpe-cased:200")
+    assert len(learned) == 200 and learned.tokenize("the Übermensch")[0] == "▁the"
+    assert "Ü" in learned.get_vocab()
+
+
+@pytest.mark.fault
+def test_a_pretrained_model_keeps_its_vocabulary(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
-    line = "Philosophers' morality, ÜBER alles"
-    loaded = load_tokenizer(str(tmp_path), None)
-    assert loaded(line)["input_ids"] == tokenizer(line)["input_ids"]
+    with refused("vocabulary must be None", str(tmp_path), "got 'bpe'", "scratch:tiny"):
+        load_tokenizer(str(tmp_path), None, "bpe")
 
 
 @pytest.mark.fault

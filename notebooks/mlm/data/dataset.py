@@ -1,8 +1,6 @@
 """MaskedLMDataset: the lines or blocks of a text as examples. Taught in 03."""
 
-import re
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from mlm.data.epoch_examples import EpochExamples, example_sources
 from mlm.data.token_ids import encode_lines
 from mlm.data.tokenization import provides_words
+from mlm.data.unknown_text import check_unk_fraction, find_unk_fraction
 from mlm.env.notebook import NotebookError
 
-MAX_UNK_FRACTION = 0.5  # a text with more [UNK] tokens is refused
 READ_STEP = 10**7  # tokens read from disk at once
 
 
@@ -68,37 +66,6 @@ def count_words(word_starts: np.ndarray, starts: np.ndarray, lengths: np.ndarray
     return started + ~word_starts[starts]  # a block may start inside a word
 
 
-SEQUENCE = re.compile(r"(?=.{20})([ACGTUN]+|[A-Z*.-]+|[acgtun]+)")  # DNA, RNA, protein
-
-
-def is_sequences(text_file: str | Path) -> bool:
-    """Whether the first lines of a text are sequences of nucleotides or amino acids, not words."""
-    with open(text_file, encoding="utf-8") as file:
-        lines = [line.strip() for line in islice(file, 1000)]
-    lines = [line for line in lines if line]
-    return sum(SEQUENCE.fullmatch(line) is not None for line in lines) > len(lines) / 2
-
-
-def check_unk_fraction(text_file: str | Path, unk_fraction: float) -> None:
-    """Raise NotebookError if the tokenizer knows too little of a text to learn from it."""
-    if unk_fraction <= MAX_UNK_FRACTION:
-        return
-    if is_sequences(text_file):
-        advice = (
-            "these look like sequences of nucleotides or amino acids, so pass a model of such "
-            "sequences, for example facebook/esm2_t6_8M_UR50D for proteins"
-        )
-    else:
-        advice = (
-            "put spaces between the words (a word of more than 100 letters is always [UNK]), or pass a "
-            'model of this language, or model="scratch:tiny", which learns a vocabulary from the text'
-        )
-    raise NotebookError(
-        f"{text_file}: {unk_fraction:.0%} of its tokens are [UNK], not in the vocabulary (at most "
-        f"{MAX_UNK_FRACTION:.0%} can be): {advice}"
-    )
-
-
 def special_ids_around(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """The special tokens that a tokenizer puts before and after a text: [CLS] and [SEP] in BERT.
 
@@ -130,7 +97,8 @@ class MaskedLMDataset(Dataset):
     epochs: the examples of each epoch; all of them, unless `mixture` from corpus.json gives weights, with
     which an example may be in the dataset several times;
     used_ids (ids,): the ids that have a token, ascending; vocab_size: the largest of them plus 1;
-    unk_fraction: fraction of [UNK] in the text; num_truncated: tokens beyond max_len, left out.
+    unk_fraction: fraction of the text's characters (without spaces) that are in [UNK]; num_truncated:
+    tokens beyond max_len, left out.
     """
 
     def __init__(
@@ -153,8 +121,8 @@ class MaskedLMDataset(Dataset):
         self.num_truncated = len(self.ids) - int(self.lengths.sum())
 
         special_positions = find_ids(self.ids, self.special_ids)  # [UNK] and additional ones
-        num_unk = np.count_nonzero(self.ids[special_positions] == tokenizer.unk_token_id)
-        self.unk_fraction = num_unk / len(self.ids)
+        has_unk = (self.ids[special_positions] == tokenizer.unk_token_id).any()
+        self.unk_fraction = find_unk_fraction(text_file, tokenizer) if has_unk else 0.0
         check_unk_fraction(text_file, self.unk_fraction)
         first, last = np.searchsorted(special_positions, [self.starts, self.starts + self.lengths])
         num_special = last - first
