@@ -266,6 +266,9 @@ def test_options_that_are_not_valid_are_refused(tmp_path):
     text = save(tmp_path, LINES)
     with refused("encoding must be", "'klingon'", "'gb18030'"):
         load_corpus(text, tmp_path, encoding="klingon")
+    for name in ("unicode_escape", "idna", "rot13", "base64", "undefined"):  # not of a text file
+        with refused("encoding must be an encoding that Python knows", f"got '{name}'"):
+            load_corpus(text, tmp_path, encoding=name)
     with refused("documents must be one of 'file', 'blank line', 'line' or None, got 'page'"):
         load_corpus(text, tmp_path, documents="page")
     with refused("column='review' names a column, but the text has none (plain text)"):

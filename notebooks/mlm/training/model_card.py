@@ -26,9 +26,9 @@ fill_mask(f"This is a {{fill_mask.tokenizer.mask_token}}.")
 
 ## Evaluation
 
-{validation_set} 15% of the tokens of the validation set are masked. The loss is in nats per masked token,
-perplexity is exp(loss), and accuracy is the fraction of masked tokens for which the most probable
-prediction is correct.
+{validation_set}
+15% of the tokens of the validation set are masked. The loss is in nats per masked token, perplexity is
+exp(loss), and accuracy is the fraction of masked tokens for which the most probable prediction is correct.
 
 | | loss | perplexity | accuracy |
 |---|---|---|---|
