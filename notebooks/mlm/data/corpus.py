@@ -19,6 +19,7 @@ from mlm.env.files import (
     short_repr,
     write_checked_json,
 )
+from mlm.env.names import public_names
 from mlm.env.notebook import NotebookError
 
 SPLIT_FILES = "train.txt", "valid.txt"
@@ -218,7 +219,7 @@ def load_corpus(
         num_bytes = sum((folder / name).stat().st_size for name in SPLIT_FILES)
         split |= {"files": len(files), "documents": counts["documents"], "empty": counts["empty"]}
     about = {
-        "source": corpus,
+        "source": public_names(corpus),
         "sha256": sha256,
         "bytes": num_bytes,
         "lines": counts["lines"],

@@ -4,6 +4,7 @@ run.json says what was run and with what result. It stores the SHA-256 of the ot
 the checkpoint that they were made from, so damage is found and repaired from the checkpoint.
 """
 
+import json
 import platform
 import shutil
 from pathlib import Path
@@ -20,9 +21,11 @@ from mlm.env.files import (
     sha256_sums,
     write_checked_json,
 )
+from mlm.env.names import public_names, without_paths
 from mlm.env.notebook import NotebookError, installed_version
 from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
+from mlm.parameters import public_parameters
 from mlm.training.checkpoint import LAST, staging_folder, write_errors
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
@@ -31,6 +34,7 @@ from mlm.training.module import MaskedLM
 from mlm.training.run import Run
 from mlm.training.verdict import verdict
 
+CONFIGS = "config.json", "tokenizer_config.json"  # in model/
 CHECKPOINT = f"checkpoints/{LAST}"
 PACKAGES = "torch", "torch_xla", "transformers", "pytorch-lightning"  # their versions are stored
 
@@ -93,6 +97,11 @@ def write_model(module: MaskedLM, tokenizer: Any, folder: Path) -> None:
         ):  # tokenizers raises a bare Exception, for example on a full disk
             raise OSError(str(error)) from None
         raise
+    for name in CONFIGS:
+        path = folder / "model" / name
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if without_paths(config) != config:  # of the files that training started from
+            path.write_text(json.dumps(without_paths(config), indent=2) + "\n", encoding="utf-8")
     for weights in (folder / "model").glob("*.safetensors"):
         shutil.copymode(folder / "saved.bin", weights)  # safetensors lets only the owner read
 
@@ -142,7 +151,7 @@ def run_results(
     evaluations = run.evaluations.loc[: kept["step"]]
     hardware, speed = speed_results(run, train, model)
     return {
-        "parameters": parameters,
+        "parameters": public_parameters(parameters),
         "versions": {
             "python": platform.python_version(),
             **{name: installed_version(name) for name in PACKAGES},
@@ -155,7 +164,7 @@ def run_results(
             **hardware,
         },
         "data": {
-            "source": about_corpus["source"],
+            "source": public_names(about_corpus["source"]),  # of an earlier version
             "sha256": about_corpus["sha256"],
             "lines": about_corpus["lines"],
             "tokens": len(train.ids),
