@@ -52,7 +52,9 @@ class SmallRuns:
         options = {name: RECIPE[name] for name in ("optimizer", "lr", "schedule", "weight_decay")}
         self.module = MaskedLM(bert, options | {"total_steps": STEPS})
         self.start = copy.deepcopy(self.module.state_dict())
-        self.about_corpus = dict(source="a test", sha256="0" * 64, lines=len(self.train))
+        self.about_corpus = dict(
+            source="a test", sha256="0" * 64, bytes=40_000, lines=len(self.train)
+        )
 
     def settings(self, **parameters):
         """The settings of a run with some other parameters."""

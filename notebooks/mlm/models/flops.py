@@ -84,7 +84,9 @@ def hidden_size(config: Any) -> int:
 
 # per second
 
-PEAKS = {  # {name of a GPU: dense 10^12 operations per second}, without sparsity and its factor of 2
+PEAKS: dict[
+    str, dict[str, float]
+] = {  # {name of a GPU: dense 10^12 operations per second}, without sparsity and its factor of 2
     # Products are summed in float32, as PyTorch does it; "tf32" are float32 products in TensorFloat-32.
     # Sources: NVIDIA's data sheet of each card; for GeForce cards the whitepapers "NVIDIA Ampere GA102",
     # "NVIDIA Ada" and "NVIDIA RTX Blackwell GPU Architecture", appendix A.
@@ -125,7 +127,7 @@ def vendor_peak(name: str, dtype: str, matmul_precision: str) -> float | None:
             kind = dtype.removeprefix("torch.")
             if kind == "float32" and matmul_precision != "highest" and "tf32" in peaks:
                 kind = "tf32"
-            tera = peaks.get(kind) or ("float" in kind and "16" in kind and peaks.get("16"))
+            tera = peaks.get(kind) or (peaks.get("16") if kind.endswith("float16") else None)
             return tera * 1e12 if tera else None
     return None
 
@@ -180,7 +182,7 @@ def device_peak(kind: str, dtype: str) -> tuple[float | None, str | None]:
     """
     if kind == "tpu":
         peak = tpu_peak()
-        return peak, peak and "vendor"
+        return peak, "vendor" if peak else None
     precision = torch.get_float32_matmul_precision()
     if kind == "gpu" and not torch.cuda.is_initialized():
         name, measured = run_in_subprocess(measured_peak, kind, dtype, precision)

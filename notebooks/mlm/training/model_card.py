@@ -16,6 +16,8 @@ TEXT = """\
 A masked language model: it predicts masked tokens of a text. It was trained from {origin} on {text}
 for {steps:,} steps. {verdict}.
 
+{comparison}
+
 ```python
 from transformers import pipeline
 
@@ -111,6 +113,7 @@ def model_card(name: str, results: dict[str, Any]) -> str:
             else "every tenth block of lines of the text"
         ),
         verdict=results["verdict"]["text"],
+        comparison=results["verdict"].get("comparison", ""),  # new in this version
         before=table_row(results["before"]),
         after=table_row(results["after"]),
         baseline=results["baseline"]["loss"],

@@ -27,12 +27,14 @@ from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters import public_parameters
 from mlm.training.checkpoint import LAST, staging_folder, write_errors
+from mlm.training.evaluation import repeated_fraction
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
 from mlm.training.model_card import write_card
 from mlm.training.module import MaskedLM
+from mlm.training.normal_loss import Size, compare_with_measured
 from mlm.training.run import Run
-from mlm.training.verdict import verdict
+from mlm.training.verdict import Evidence, verdict
 
 CONFIGS = "config.json", "tokenizer_config.json"  # in model/
 CHECKPOINT = f"checkpoints/{LAST}"
@@ -131,6 +133,21 @@ def speed_results(
     )
 
 
+def evidence_of(run: Run, train: MaskedLMDataset, baseline: float) -> Evidence:
+    """What the verdict on a finished run is based on."""
+    state, step = run.state or {}, run.kept["step"]
+    training = [(row["step"], row["train_loss"]) for row in run.history if "train_loss" in row]
+    return Evidence(
+        validation=list(run.evaluations.loc[:step, "loss"].items()),
+        training=[(at, loss) for at, loss in training if at <= step],
+        baseline=baseline,
+        from_scratch=run.settings["model"].startswith("scratch:"),
+        epochs=state["examples"] / len(train) * step / run.step,
+        unk_fraction=train.unk_fraction,
+        repeated_fraction=repeated_fraction(train),
+    )
+
+
 def run_results(
     run: Run,
     parameters: dict[str, Any],
@@ -149,6 +166,8 @@ def run_results(
         return stored
     state, settings, kept = run.state or {}, run.settings, run.kept
     evaluations = run.evaluations.loc[: kept["step"]]
+    evidence = evidence_of(run, train, baseline)
+    size = Size(settings["model"], about_corpus["bytes"], settings["mlm_probability"])
     hardware, speed = speed_results(run, train, model)
     return {
         "parameters": public_parameters(parameters),
@@ -166,6 +185,7 @@ def run_results(
         "data": {
             "source": public_names(about_corpus["source"]),  # of an earlier version
             "sha256": about_corpus["sha256"],
+            "bytes": about_corpus["bytes"],
             "lines": about_corpus["lines"],
             "tokens": len(train.ids),
         },
@@ -183,12 +203,7 @@ def run_results(
         "after": evaluations.iloc[-1].to_dict(),
         "kept": {"which": settings["keep"], **kept},
         "baseline": {"loss": baseline},
-        "verdict": verdict(
-            list(evaluations["loss"].items()),
-            baseline,
-            from_scratch=settings["model"].startswith("scratch:"),
-            epochs=state["examples"] / len(train) * kept["step"] / run.step,
-        ),
+        "verdict": {**verdict(evidence), "comparison": compare_with_measured(evidence, size)},
         "xla": state.get("xla"),
         "compile": state.get("compile"),
     }
