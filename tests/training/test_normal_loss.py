@@ -39,6 +39,12 @@ def test_the_answer_says_what_was_measured_and_what_was_not(model, kilobytes, wo
     assert "\n" not in text and text.count(". ") == 1 and len(text) < 700
 
 
+def test_a_loss_above_the_baseline_is_called_so():
+    run = Evidence([(0, 6.0), (9, 8.3)], [(9, 0.1)], 5.6, from_scratch=True, epochs=15)
+    text = compare_with_measured(run, Size("scratch:tiny", 1e5, 0.3))
+    assert "this run is 2.7 nats above it after 15" in text
+
+
 def test_the_answer_is_in_run_json_and_in_the_card(trained):
 
     verdict = json.loads((trained / "run.json").read_text())["verdict"]

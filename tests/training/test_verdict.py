@@ -62,8 +62,11 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         ("too few steps", evidence((8.3, 8.29), (), steps=1, epochs=0.01), False, "after 1 step(s)"),
         ("too few steps", evidence((10.7, 10.6), (10.7,), False, steps=1), False, "pass more epochs"),
         # plateaus
-        ("plateau", evidence((8.3, 5.62), FLAT), False, "training loss no longer falls"),
+        ("plateau", evidence((8.3, 5.62), FLAT), False, "and no longer falls"),
         ("plateau", evidence((10.7, 5.6), FLAT, False, steps=500), False, "neighbouring tokens do not predict"),
+        # below the unigram baseline, but not below what needs no context
+        ("plateau", evidence((8.3, 5.2), FLAT, visible_gain=0.42), False, "below 5.18, which needs no context"),
+        ("none", evidence((8.3, 5.0), FLAT, visible_gain=0.42), True, "0.60 nats below"),
         # the text
         ("unknown tokens", evidence((8.3, 5.62), FLAT, unk_fraction=0.45), False, "45% of the training tokens are [UNK]"),
         ("none", evidence((8.3, 3.2), FALLING, unk_fraction=0.3), True, "30% of the training tokens are [UNK]"),

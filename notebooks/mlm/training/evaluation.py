@@ -87,3 +87,18 @@ def repeated_fraction(train: MaskedLMDataset) -> float:
         hashes.append(np.add.reduceat((ids + np.uint64(1)) * factors[position], row_starts))
         first = last
     return 1 - len(np.unique(np.concatenate(hashes))) / len(train)
+
+
+def visible_gain(train: MaskedLMDataset) -> float:
+    """How many nats below the unigram baseline a model gets without any context.
+
+    10% of the masked tokens stay visible, and 10% are replaced by a random token. So a model that sees a
+    token x at a masked position does best to predict x with the probability that x was kept, which is
+    p(x) / (p(x) + 1/V), and the unigram distribution p otherwise.
+    """
+    log_p = log_frequencies(train)
+    p = np.exp(log_p)
+    kept = p / (p + 1 / len(p))
+    gain_if_kept = (p * (np.log(kept + (1 - kept) * p) - log_p)).sum()
+    loss_if_random = -np.log1p(-kept).mean()
+    return float(0.1 * gain_if_kept - 0.1 * loss_if_random)

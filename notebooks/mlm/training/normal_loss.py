@@ -56,10 +56,11 @@ def compare_with_measured(run: Evidence, size: Size) -> str:
         note = "; models that come with their head, such as bert-base-uncased, end lower"
     elif size.model != kind:
         note = f"; for {size.model} there is no such figure, and wider models need more steps"
+    place = f"{abs(run.below):.1f} nats {'below' if run.below >= 0 else 'above'} it"
     return (
         f"Is this normal? With {kind} on {texts}, we measured {distances} nats below the unigram baseline "
         f"(validation loss {losses}, perplexity {perplexities}, accuracy {accuracies}) after {epochs} "
-        f"epoch(s); this run is {run.below:.1f} nats below it after {run.epochs:.3g}{note}. Losses on "
+        f"epoch(s); this run is {place} after {run.epochs:.3g}{note}. Losses on "
         "other texts or with other tokenizers are not comparable, nor is the training loss: "
         f"{size.mlm_probability:.0%} of the tokens are masked in training, "
         f"{VALIDATION_MLM_PROBABILITY:.0%} in validation."

@@ -27,7 +27,7 @@ from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters import public_parameters
 from mlm.training.checkpoint import LAST, staging_folder, write_errors
-from mlm.training.evaluation import repeated_fraction
+from mlm.training.evaluation import repeated_fraction, visible_gain
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
 from mlm.training.model_card import write_card
@@ -143,6 +143,7 @@ def evidence_of(run: Run, train: MaskedLMDataset, baseline: float) -> Evidence:
         baseline=baseline,
         from_scratch=run.settings["model"].startswith("scratch:"),
         epochs=state["examples"] / len(train) * step / run.step,
+        visible_gain=visible_gain(train),
         unk_fraction=train.unk_fraction,
         repeated_fraction=repeated_fraction(train),
     )

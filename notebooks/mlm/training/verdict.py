@@ -9,7 +9,8 @@ from typing import Any
 
 STEPS_FROM_SCRATCH = 2000  # steps after which a narrow model from scratch uses context
 MAX_EPOCHS = 40  # with more epochs a model overfits
-MIN_BELOW_BASELINE = 0.3  # nats below the unigram baseline that show the use of context
+MIN_BELOW_BASELINE = 0.3  # nats below the unigram baseline that show the use of context, at least
+MARGIN = 0.1  # nats below what a model reaches without context that show the use of context
 MAX_RISE = 0.1  # nats by which the validation loss may rise after its minimum
 MIN_GAP = 0.5  # nats by which an overfitted model's training loss is below its validation loss
 MAX_TRAINING_RISE = 0.5  # nats by which the training loss may rise after its minimum
@@ -27,8 +28,8 @@ class Evidence:
     """What is known about a run, up to the step of the weights that it keeps.
 
     validation: the first loss was measured before training. training: means since the last log line.
-    baseline: the unigram loss. epochs: how often the model saw the text. unk_fraction: [UNK] among the
-    training tokens. repeated_fraction: training examples that are copies of another.
+    baseline: the unigram loss. visible_gain: nats below it that need no context. epochs: how often the
+    model saw the text. unk_fraction: [UNK] among the training tokens. repeated_fraction: training examples that are copies of another.
     """
 
     validation: Losses
@@ -36,6 +37,7 @@ class Evidence:
     baseline: float
     from_scratch: bool
     epochs: float
+    visible_gain: float = 0.0
     unk_fraction: float = 0.0
     repeated_fraction: float = 0.0
 
@@ -65,6 +67,19 @@ class Evidence:
     def below(self) -> float:
         """How far the validation loss is below the unigram baseline, in nats."""
         return self.baseline - self.after
+
+    @property
+    def min_below(self) -> float:
+        """How far below the unigram baseline a loss shows the use of context."""
+        return max(MIN_BELOW_BASELINE, self.visible_gain + MARGIN)
+
+    @property
+    def without_context(self) -> str:
+        """The losses that need no context, as text."""
+        return (
+            f"{self.baseline - self.visible_gain:.2f}, which needs no context (unigram baseline: "
+            f"{self.baseline:.2f}; 10% of the masked tokens stay visible)"
+        )
 
     @property
     def is_finite(self) -> bool:
@@ -124,7 +139,7 @@ def cause_of(run: Evidence) -> str:
     """The key of CAUSES that the evidence points to."""
     if not run.is_finite:
         return "divergence"
-    learned = run.below >= MIN_BELOW_BASELINE
+    learned = run.below >= run.min_below
     is_worse = run.after > run.best[1] + MAX_RISE
     if learned and not is_worse:
         return "none"
@@ -146,7 +161,7 @@ def uses_context(run: Evidence) -> str:
         f"The model uses context: its validation loss is {run.below:.2f} nats below the unigram baseline "
         f"(perplexity {perplexity(run.after)} instead of {perplexity(run.baseline)})"
     )
-    knew_before = run.baseline - run.before >= MIN_BELOW_BASELINE
+    knew_before = run.baseline - run.before >= run.min_below
     if knew_before and abs(run.after - run.before) < NO_CHANGE:
         text += f"; training hardly changed it ({run.before:.2f} before): it knew this kind of text already"
     return text
@@ -198,15 +213,15 @@ def was_made_worse(run: Evidence) -> str:
 
 def has_unknown_tokens(run: Evidence) -> str:
     return (
-        f"The model does not use context: its validation loss of {run.after:.2f} is not clearly below the "
-        f"unigram baseline of {run.baseline:.2f}, because the vocabulary does not fit the text"
+        f"The model does not use context: its validation loss of {run.after:.2f} is not clearly below "
+        f"{run.without_context}, because the vocabulary does not fit the text"
     )
 
 
 def needs_more_steps(run: Evidence) -> str:
     return (
         f"The model does not use context yet: its validation loss of {run.after:.2f} is not clearly "
-        f"below the unigram baseline of {run.baseline:.2f} after {run.steps:,} step(s); "
+        f"below {run.without_context} after {run.steps:,} step(s); "
         f"{longer_training(run.steps, run.epochs, run.from_scratch)}"
     )
 
@@ -214,9 +229,9 @@ def needs_more_steps(run: Evidence) -> str:
 def is_at_plateau(run: Evidence) -> str:
     return (
         f"The model does not use context: its validation loss of {run.after:.2f} is not clearly below "
-        f"the unigram baseline of {run.baseline:.2f}, and the training loss no longer falls; either the learning "
-        "rate does not suit the model (leave lr to the recipe), or neighbouring tokens do not predict "
-        "each other in this text (lists, random words, very short lines)"
+        f"{run.without_context}, and no longer falls; either the learning rate does not suit the model "
+        "(leave lr to the recipe), or neighbouring tokens do not predict each other in this text (lists, "
+        "random words, very short lines)"
     )
 
 
@@ -271,7 +286,7 @@ def verdict(run: Evidence) -> dict[str, Any]:
     cause = cause_of(run)
     return {
         "nats_below_baseline": run.below if math.isfinite(run.below) else None,
-        "learned": run.is_finite and run.below >= MIN_BELOW_BASELINE,
+        "learned": run.is_finite and run.below >= run.min_below,
         "cause": cause,
         "text": CAUSES[cause](run) + remarks(run),
     }
