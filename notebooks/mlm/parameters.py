@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
 from mlm.models.sizes import SIZES
@@ -176,11 +177,16 @@ TABLE = {  # {heading in the parameters cell: parameters}
     "Text": [
         P("02 03 03b 04 06", "column", "str", "text", "the column to read, if the corpus is a table",
           Valid("the name of a column", is_text)),
+        P("02 03 03b 04 06", "encoding", "Optional[str]", None, "encoding of the text files; None: UTF-8",
+          either(None, "UTF-8", Valid('an encoding that Python knows, such as "cp1252" or "gb18030"', is_encoding))),
+        P("02 03 03b 04 06", "documents", "Optional[str]", None,
+          'what ends a document: "file", "blank line", "line"; None: chosen',
+          either(None, "chosen for the text", one_of(*DOCUMENTS))),
         P("03 03b 04 06", "valid_corpus", "Optional[str]", None,
-          "validation text; None: every tenth block of 50 lines",
-          either(None, "every tenth block of lines", Valid(TEXTS, is_text))),
+          "validation text; None: a tenth of the corpus",
+          either(None, "a tenth of the corpus", Valid(TEXTS, is_text))),
         P("03 03b 04", "examples", "str", "line",
-          '"line": one line each; "block", "stream": lines joined up to max_len',
+          '"line": one each; "block": a document cut up; "stream": all text cut up',
           one_of("line", "block", "stream")),
         P("03 03b 04 06", "max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
           Valid("8 to 512, the number of positions of BERT", number(8, 512).check)),
@@ -200,7 +206,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
     ],
     "Optimizer": [
         P("04", "recipe", "str", "fast",
-          '"fast": chosen for model and batch size; "tutorial": as in the tutorial',
+          '"fast": chosen for model and batch size; "tutorial": as in 2020',
           one_of("fast", "tutorial")),
         P("04", "optimizer", "Optional[str]", None, '"adamw" or "muon"; None: the recipe\'s',
           either(None, RECIPE, one_of("adamw", "muon"))),
@@ -221,7 +227,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("01 04", "gpus", "Optional[int]", None, "a number; 0: none; -1: all, an error if none; None: all there are",
           either(None, "all there are", Valid("-1 (all), 0 (none) or a number", lambda v: v >= -1))),
         P("01 04", "tpu_cores", "Optional[Union[int, str, list]]", None,
-          "0, 1, 8, -1 (all) or [k]; None: all there are",
+          "0, 1, 8, -1: all, [k]: core k; None: all here",
           either(None, "all there are",
                  Valid("0 (none), 1, the number of all cores, -1 (all) or [k] (one by index)",
                        lambda v: bool(re.fullmatch(r"-1|\d+|\[\s*\d+\s*\]", str(v)))))),
@@ -237,7 +243,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("06", "precision", "Union[int, str]", "auto",
           '"auto" (the fastest here), "32" or "bf16"',
           one_of("auto", "32", "bf16", convert=str)),
-        P("04", "compile", "Union[bool, str]", "auto", 'torch.compile: True, False or "auto" (long runs on a GPU)',
+        P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph, if faster; True: also torch.compile; False: neither',
           one_of("auto", True, False)),
     ],
     "Checkpoints and evaluation": [
@@ -248,7 +254,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("04", "keep", "str", "last", 'weights to save: "last" or "best" (lowest validation loss)',
           one_of("last", "best")),
         P("04", "checkpoint_steps", "int", 500, "optimizer steps between checkpoints ...", POSITIVE),
-        P("04", "checkpoint_minutes", "float", 10.0, "... or minutes, whichever come first", number(above=0)),
+        P("04", "checkpoint_minutes", "float", 10.0, "... or minutes, whichever comes first", number(above=0)),
         P("04", "resume", "str", "auto", '"auto": continue an unfinished run; "never": start in a new folder',
           one_of("auto", "never")),
     ],

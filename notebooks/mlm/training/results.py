@@ -186,8 +186,10 @@ def run_results(
         "data": {
             "source": public_names(about_corpus["source"]),  # of an earlier version
             "sha256": about_corpus["sha256"],
+            "text_sha256": about_corpus["text_sha256"],
             "bytes": about_corpus["bytes"],
             "lines": about_corpus["lines"],
+            "split": about_corpus["split"],
             "tokens": len(train.ids),
         },
         "model": {"name": settings["model"], "parameters": model.num_parameters()},
