@@ -234,9 +234,6 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("01 04", "cpu_processes", "int", 1, "processes on the CPU, to try training on several devices",
           number(1, 1024)),
         P("01 04", "num_nodes", "int", 1, "machines, each started by torchrun or SLURM", number(1, 4096)),
-        P("01 04", "strategy", "str", "auto",
-          'how devices share the work: "auto", "ddp" or "fsdp" (never tested)',
-          one_of("auto", "ddp", "fsdp")),
         P("01 04", "precision", "Union[int, str]", "auto",
           '"auto" (the fastest here), "32", "bf16" or "16" (GPUs)',
           one_of("auto", "32", "bf16", "16", convert=str)),
@@ -262,6 +259,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
 # fmt: on
 REMOVED = {  # parameters of earlier versions: why they are gone
     "mlm_probability_end": "a masking rate that falls gained nothing, see docs/experiments.md",
+    "strategy": "several devices always share the work by DDP; fsdp never worked, see docs/gpus.md",
 }
 OTHER_NAMES = {  # in earlier versions, in transformers or elsewhere: the name here
     "bs": "batch_size",
