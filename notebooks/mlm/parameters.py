@@ -17,6 +17,7 @@ from typing import Any
 
 from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
+from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
 from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
@@ -385,9 +386,11 @@ def check_value(parameter: Parameter, value: Any) -> None:
         hint = ""
         if "str" in names and given in ("int", "float", "bool"):
             hint = f"; papermill's -p turns it into a number, so pass -r {name} {value}"
-        raise NotebookError(f"{name} must be of type {types}, got {value!r} of type {given}{hint}")
+        raise NotebookError(
+            f"{name} must be of type {types}, got {shown_value(value)!r} of type {given}{hint}"
+        )
     if not parameter.valid.check(value):
-        raise NotebookError(f"{name} must be {parameter.valid.text}, got {value!r}")
+        raise NotebookError(f"{name} must be {parameter.valid.text}, got {shown_value(value)!r}")
 
 
 def check_devices(values: Mapping[str, Any]) -> None:
@@ -417,9 +420,27 @@ def check_parameters(namespace: dict[str, Any], notebook: str) -> dict[str, Any]
     values = {name: namespace[name] for name in known}
     check_devices(values)
     changed = [
-        f"{name} = {value!r} (default {known[name].default!r})"
+        f"{name} = {shown_value(value)!r} (default {known[name].default!r})"
         for name, value in values.items()
         if value != known[name].default
     ]
     print("Parameters changed from their defaults:", "; ".join(changed) or "none")
     return values
+
+
+PUBLIC_FORMS: dict[
+    str, Callable[[Any], Any]
+] = {  # parameters that may name folders or have secrets
+    "corpus": public_names,
+    "valid_corpus": public_names,
+    "model": stored_model,
+    "workdir": public_name,
+}
+
+
+def public_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as they are stored in run.json: without secrets and folders of this machine."""
+    return {
+        name: PUBLIC_FORMS[name](value) if name in PUBLIC_FORMS and value is not None else value
+        for name, value in values.items()
+    }

@@ -40,6 +40,7 @@ from mlm.env.files import (
     short_repr,
     write_checked_json,
 )
+from mlm.env.names import public_names
 from mlm.env.notebook import NotebookError
 
 MIN_LINES = 10  # a tenth is held out, so fewer lines give no validation set
@@ -187,7 +188,7 @@ def load_corpus(
     else:
         split = split_text(read, folder, num_lines, num_documents)
     about = {
-        "source": corpus,
+        "source": public_names(corpus),
         "sha256": sha256,
         "text_sha256": sums[0][1] if len(sums) == 1 else json_digest(sums),
         "bytes": sum((folder / name).stat().st_size for name in SPLIT_FILES),

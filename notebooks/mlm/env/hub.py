@@ -5,7 +5,6 @@ Code that comes with a model is never executed.
 
 import contextlib
 import functools
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm.env.files import absolute_path, describe_path, short_repr
+from mlm.env.names import HUB_NAME, hide_secrets
 from mlm.env.notebook import NotebookError, installed_version
 
 MASKED_LMS = {  # model types with a masked language model, without sequence-to-sequence models
@@ -22,7 +22,6 @@ MASKED_LMS = {  # model types with a masked language model, without sequence-to-
     for model_type, name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.items()
     if not name.endswith("ForConditionalGeneration")
 }
-HUB_NAME = re.compile(r"(\w[\w.-]{,95}/)?\w[\w.-]{,95}", re.ASCII)
 
 
 @functools.cache
@@ -74,7 +73,8 @@ def load_error(
             f"model={short_repr(model)}: its tokenizer needs a package that is not installed: run "
             f"`{command}`, then restart the kernel"
         )
-    reason = str(error).strip().partition("\n")[0].partition(". ")[0][:200]
+    first_line = str(error).strip().partition("\n")[0].partition(". ")[0]
+    reason = hide_secrets(first_line)[:200]
     return NotebookError(
         f"model={short_repr(model)}{what} ({reason}); pass the name of a masked language "
         'model on the Hub, a folder that save_pretrained wrote, or (no network) "scratch:tiny"'

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mlm.data.tokenization import tokenizer_digest
+from mlm.env.names import stored_model
 from mlm.parameters import parameters_of
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
@@ -36,6 +37,7 @@ def run_settings(
     compared = {name: value for name, value in parameters.items() if name not in MAY_DIFFER}
     return {
         **compared,
+        "model": stored_model(parameters["model"]),
         **recipe,
         "corpus_sha256": about_corpus["sha256"],
         "processes": device["processes"] * parameters["num_nodes"],
@@ -55,6 +57,7 @@ def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> lis
     """
     defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
     known = {name: defaults[name] for name in settings.keys() & defaults.keys()} | stored
+    known["model"] = stored_model(known["model"])  # earlier versions stored its path
     return [
         f"{name} was {known.get(name)!r}, is {settings.get(name)!r}"
         for name in sorted(known.keys() | settings.keys())
