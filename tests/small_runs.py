@@ -52,7 +52,18 @@ class SmallRuns:
         options = {name: RECIPE[name] for name in ("optimizer", "lr", "schedule", "weight_decay")}
         self.module = MaskedLM(bert, options | {"total_steps": STEPS})
         self.start = copy.deepcopy(self.module.state_dict())
-        self.about_corpus = dict(source="a test", sha256="0" * 64, lines=len(self.train))
+        num_lines = len(self.train)
+        split = dict(
+            train=num_lines, valid=num_lines, removed=0, rule="a text is the validation set"
+        )
+        self.about_corpus = dict(
+            source="a test",
+            sha256="0" * 64,
+            text_sha256="1" * 64,
+            bytes=40_000,
+            lines=num_lines,
+            split=split,
+        )
 
     def settings(self, **parameters):
         """The settings of a run with some other parameters."""
@@ -97,13 +108,14 @@ class SmallRuns:
 
 def batch_of(dataset, indices, mlm_probability=0.15, rows=3, rank=0, world_size=1, shape=None):
     """The batch of these examples, packed into `rows` rows per process; rows=None: one example per row."""
-    indices, row_of = np.array(indices), None
+    indices = np.array(indices)
     if rows:
         row_of = np.sort(np.arange(len(indices)) % (rows * world_size))
         width = max(dataset.lengths[indices[row_of == row]].sum() + 40 for row in row_of)
         shape = shape or (rows, int(width), 16 * len(indices))
-    batches = MaskedBatches(dataset, [], mlm_probability, 0, shape, rank)
-    return batches.batch(0, indices, row_of)
+    key = (0, indices, row_of) if rows else (0, indices)
+    (batch,) = MaskedBatches(dataset, [key], mlm_probability, 0, shape, rank)
+    return batch
 
 
 def same_batches(some, others):

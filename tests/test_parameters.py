@@ -32,6 +32,8 @@ VALUES = {
         [7, None],
     ),
     "column": (["text", "my column"], ["", " "], [7, None]),
+    "encoding": ([None, "utf-8", "cp1252", "GB18030"], ["", "klingon", "base64"], [7, ["utf-8"]]),
+    "documents": ([None, "file", "blank line", "line"], ["", "lines", "paragraph"], [7, True]),
     "valid_corpus": ([None, "held.txt"], ["", " "], [7, ["a.txt"]]),
     "model": (
         ["bert-base-uncased", "./folder", "scratch:tiny", "scratch:base"],
@@ -48,6 +50,11 @@ VALUES = {
     "recipe": (["fast", "tutorial"], ["slow", ""], [None]),
     "optimizer": ([None, "adamw", "muon"], ["sgd", ""], [7]),
     "schedule": ([None, "trapezoid", "linear", "constant"], ["cosine", ""], [7]),
+    "vocabulary": (
+        [None, "wordpiece", "bpe-cased", "unigram:100", "bpe-cased:1000000"],
+        ["", "bpe:", "BPE", "bpe:99", "bpe:1000001", "cased", "bpe:8000-cased"],
+        [8000, ["bpe"]],
+    ),
     "add_words": ([0, 500], [-1, 20001], [None, "many"]),
     "masking": (["token", "word"], ["words", ""], [None, 1]),
     "replace": (

@@ -98,13 +98,13 @@ NO_CORES = {"cores": 0}  # torch_xla is installed, but there is no TPU
         # nothing is set: the best device
         (NOTHING, {}, ("cpu", 1, "auto", "32-true", bf16)),
         (OLD_CPU, {}, ("cpu", 1, "auto", "32-true", f32)),
-        (ONE_GPU, {}, ("gpu", 1, "auto", "32-true", bf16)),
-        (OLD_GPU, {}, ("gpu", 1, "auto", "16-mixed", f16)),
+        (ONE_GPU, {}, ("gpu", 1, "cuda_graph", "32-true", bf16)),
+        (OLD_GPU, {}, ("gpu", 1, "cuda_graph", "16-mixed", f16)),
         (TWO_GPUS, {}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         (ONE_CORE, {}, ("tpu", 1, "auto", "32-true", bf16)),
         (EIGHT_CORES, {}, ("tpu", 8, "tpu_cores", "32-true", bf16)),
         (NO_CORES, {}, ("cpu", 1, "auto", "32-true", bf16)),
-        (ONE_GPU | NO_CORES, {}, ("gpu", 1, "auto", "32-true", bf16)),
+        (ONE_GPU | NO_CORES, {}, ("gpu", 1, "cuda_graph", "32-true", bf16)),
         # the CPU
         (TWO_GPUS, {"gpus": 0}, ("cpu", 1, "auto", "32-true", bf16)),
         (EIGHT_CORES, {"tpu_cores": 0}, ("cpu", 1, "auto", "32-true", bf16)),
@@ -113,7 +113,8 @@ NO_CORES = {"cores": 0}  # torch_xla is installed, but there is no TPU
         (TWO_GPUS, {"cpu_processes": 2}, ("cpu", 2, "ddp_notebook", "32-true", bf16)),
         (EIGHT_CORES, {"cpu_processes": 2}, ("cpu", 2, "ddp_notebook", "32-true", bf16)),
         # GPUs
-        (TWO_GPUS, {"gpus": 1}, ("gpu", 1, "auto", "32-true", bf16)),
+        (TWO_GPUS, {"gpus": 1}, ("gpu", 1, "cuda_graph", "32-true", bf16)),
+        (TWO_GPUS, {"gpus": 1, "compile": False}, ("gpu", 1, "auto", "32-true", bf16)),
         (TWO_GPUS, {"gpus": 2}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         (TWO_GPUS, {"gpus": -1}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         (TWO_GPUS | EIGHT_CORES, {"gpus": 2}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
@@ -135,10 +136,10 @@ NO_CORES = {"cores": 0}  # torch_xla is installed, but there is no TPU
         (SLOW_BF16, {}, ("cpu", 1, "auto", "32-true", f32)),
         (SLOW_BF16, {"precision": "bf16"}, ("cpu", 1, "auto", "32-true", bf16)),
         (OLD_CPU, {"precision": "bf16"}, ("cpu", 1, "auto", "32-true", bf16)),
-        (ONE_GPU, {"precision": "32"}, ("gpu", 1, "auto", "32-true", f32)),
-        (ONE_GPU, {"precision": "bf16"}, ("gpu", 1, "auto", "32-true", bf16)),
-        (OLD_GPU, {"precision": "16"}, ("gpu", 1, "auto", "16-mixed", f16)),
-        (OLD_GPU, {"precision": 16}, ("gpu", 1, "auto", "16-mixed", f16)),
+        (ONE_GPU, {"precision": "32"}, ("gpu", 1, "cuda_graph", "32-true", f32)),
+        (ONE_GPU, {"precision": "bf16"}, ("gpu", 1, "cuda_graph", "32-true", bf16)),
+        (OLD_GPU, {"precision": "16"}, ("gpu", 1, "cuda_graph", "16-mixed", f16)),
+        (OLD_GPU, {"precision": 16}, ("gpu", 1, "cuda_graph", "16-mixed", f16)),
         (ONE_CORE, {"precision": "32"}, ("tpu", 1, "auto", "32-true", f32)),
     ],
 )
@@ -277,9 +278,10 @@ def test_a_kernel_that_has_used_cuda_cannot_start_several_processes_on_gpus(mach
     assert devices.trainer_arguments(machine=launched)[0]["strategy"] == "ddp"  # no fork
 
 
-def test_a_card_that_is_not_used_or_only_busy_is_no_obstacle(machine):
+def test_a_card_that_is_not_used_or_only_occupied_is_no_obstacle(machine):
     for other in (None, simulated(gpus=2, card=P100)):
         machine(gpus=2, card=P100)
         assert devices.trainer_arguments(gpus=0, machine=other)[1]["kind"] == "cpu"
-    busy = simulated(gpus=1, card=(*A100, "CUDA error: all CUDA-capable devices are busy"))
-    assert devices.trainer_arguments(machine=busy)[1]["kind"] == "gpu"
+    for failure in ("CUDA error: all CUDA-capable devices are busy", "CUDA error: out of memory"):
+        occupied = simulated(gpus=1, card=(*A100, failure))
+        assert devices.trainer_arguments(machine=occupied)[1]["kind"] == "gpu"

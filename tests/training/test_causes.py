@@ -2,6 +2,7 @@
 
 import inspect
 import linecache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,8 +54,9 @@ def on_h100(monkeypatch):
 
 
 @pytest.fixture
-def step(bert, dataset):
-    """A function that makes a StepMemory with some other values."""
+def step(bert):
+    """A function that makes a StepMemory with some other values, for a text of 100,000 lines."""
+    dataset = SimpleNamespace(lengths=np.arange(100_000) % 30)
 
     def make(**changes):
         values = dict(batch_size=1024, accumulate=2, mlm_probability=0.3, dtype=torch.bfloat16)
@@ -105,6 +107,12 @@ def test_the_advice_depends_on_model_text_and_memory(step):
     assert step(dtype=torch.float32).fitting_batch_size(80e9) < wide.fitting_batch_size(80e9)
     wide.pack = False  # each example takes the longest one's length
     assert wide.fitting_batch_size(80e9) < step().fitting_batch_size(80e9)
+
+
+def test_the_advice_for_a_batch_that_is_larger_than_the_text(on_h100, step):
+    small = step(batch_size=65536)
+    small.train = SimpleNamespace(lengths=np.full(2000, 20))
+    assert "batch_size=256, accumulate=8 (" in str(memory_error(MemoryError(), small))
 
 
 def test_a_single_example_or_a_model_that_does_not_fit(on_h100, step):

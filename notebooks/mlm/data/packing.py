@@ -80,23 +80,33 @@ def balance_bins(bins: np.ndarray, sizes: np.ndarray, max_tokens: int) -> None:
     the smallest difference. Stops when no swap helps: then some bins may still exceed max_tokens.
     """
     num_pairs, shift = bins.shape[1] // 2, 0
+    num_candidates = min(bins.shape[2], SWAP_CANDIDATES)  # of each bin
+    loads = sizes[bins].sum(axis=2, dtype=sizes.dtype)
+    unbalanced = np.arange(len(bins))  # the groups with a bin that exceeds max_tokens
+    stuck = np.zeros((len(bins), MAX_PAIRINGS), bool)  # no swap helped with this shift: skip it
     while shift < min(num_pairs, MAX_PAIRINGS):
-        loads = sizes[bins].sum(axis=2)
-        group, full, empty, difference = pair_bins(loads, shift, max_tokens)
-        if not len(group):
+        unbalanced = unbalanced[(loads[unbalanced] > max_tokens).any(axis=1)]
+        tried = unbalanced[~stuck[unbalanced, shift]]
+        group, full, empty, difference = pair_bins(loads[tried], shift, max_tokens)
+        if not len(group) and len(tried) == len(unbalanced):
             return
-        full_sizes = sizes[bins[group, full, :SWAP_CANDIDATES]]  # (pairs, candidates)
-        empty_sizes = sizes[bins[group, empty, :SWAP_CANDIDATES]]
+        group = tried[group]
+        full_sizes = sizes[bins[group, full, :num_candidates]]  # (pairs, candidates)
+        empty_sizes = sizes[bins[group, empty, :num_candidates]]
         moved = full_sizes[:, :, None] - empty_sizes[:, None, :]  # tokens that each swap moves
-        remaining = np.abs(difference[:, None] - 2 * moved.reshape(len(group), -1))
+        remaining = np.abs(difference[:, None] - 2 * moved.reshape(len(group), num_candidates**2))
         best = remaining.argmin(axis=1)
         helps = remaining[np.arange(len(best)), best] < difference
+        stuck[group, shift] = True
+        stuck[group[helps]] = False
         shift = 0 if helps.any() else shift + 1
 
         group, full, empty = group[helps], full[helps], empty[helps]
-        full_slot, empty_slot = np.divmod(best[helps], empty_sizes.shape[1])
+        full_slot, empty_slot = np.divmod(best[helps], num_candidates)
         given, taken = bins[group, full, full_slot], bins[group, empty, empty_slot]
         bins[group, full, full_slot], bins[group, empty, empty_slot] = taken, given
+        loads[group, full] += sizes[taken] - sizes[given]
+        loads[group, empty] += sizes[given] - sizes[taken]
 
 
 def fill_bins(
@@ -195,7 +205,7 @@ def pack_batches(
 
 
 class PackingPlan:
-    """The batches of these epochs: every example once per epoch, all batches of one shape.
+    """The batches of these epochs: all examples of each epoch, all batches of one shape.
 
     A batch of all processes is a random sample of at most batch_size * world_size examples, except
     for the few that are swapped. It depends on the examples' lengths, the seed, the epoch and
@@ -218,13 +228,14 @@ class PackingPlan:
         pack: bool = True,
     ) -> None:
         self.seed, self.world_size = seed, world_size
+        self.epochs = dataset.epochs
         self.indices = np.arange(len(dataset))
-        self.steps_per_epoch = divide_up(len(dataset), batch_size * world_size)
+        self.steps_per_epoch = divide_up(len(self.epochs), batch_size * world_size)
         sizes = dataset.lengths + 2  # [CLS] and [SEP]
         longest = int(sizes.max())
         if not pack:  # if all were as long as the longest, no two would fit into a row
             sizes = np.full(len(dataset), longest)
-        self.sizes = np.append(sizes, 0)  # the last one is the size of EMPTY
+        self.sizes = np.append(sizes, 0).astype(np.int32)  # the last one is the size of EMPTY
         self.max_width = max(MAX_ROW_TOKENS, longest) if pack else longest
 
         # (rows, width) of a batch; with several processes, rows are a multiple of their number
@@ -266,14 +277,15 @@ class PackingPlan:
 
     def round_width(self, num_rows: int, tokens: int) -> int:
         """T for rows of up to `tokens` tokens: exactly that if each example has a row of its own."""
-        is_packed = num_rows * self.steps_per_epoch < len(self.indices)
+        is_packed = num_rows * self.steps_per_epoch < len(self.epochs)
         return round_up(tokens, WIDTH_STEP) if is_packed else int(tokens)
 
     def sample_batches(self, num_rows: int, width: int) -> np.ndarray:
         """A few batches of examples from everywhere in the text, to try a number of rows."""
         num_batches = min(self.steps_per_epoch, TRIAL_BATCHES)
-        num_examples = len(self.indices) * num_batches // self.steps_per_epoch
-        indices = np.linspace(0, len(self.indices) - 1, num_examples).astype(int)
+        num_examples = len(self.epochs) * num_batches // self.steps_per_epoch
+        of_epoch = self.epochs.of_epoch(self.seed, 0)
+        indices = of_epoch[np.linspace(0, len(of_epoch) - 1, num_examples).astype(int)]
         return pack_batches(indices, num_batches, num_rows, width, self.sizes, self.seed, epoch=0)
 
     def best_layout(
@@ -283,7 +295,8 @@ class PackingPlan:
 
         pack_sample(rows, width) returns a few batches in that many rows, to measure the width needed.
         """
-        tokens = divide_up(self.sizes.sum(), self.steps_per_epoch)  # of an average batch
+        of_epoch = self.epochs.of_epoch(self.seed, 0)
+        tokens = divide_up(self.sizes[of_epoch].sum(), self.steps_per_epoch)  # of an average batch
         min_rows = divide_up(tokens, self.max_width * world_size)  # of each process
         candidates = []
         for rows_per_process in range(min_rows, 2 * min_rows + 1):
@@ -306,14 +319,14 @@ class PackingPlan:
     def without_rows(self, packed: np.ndarray) -> np.ndarray:
         """The examples of each batch, (batches, G), EMPTY at the end where a batch has fewer than G."""
         flat = packed.reshape(len(packed), -1)
-        max_examples = divide_up(len(self.indices), self.steps_per_epoch)
+        max_examples = divide_up(len(self.epochs), self.steps_per_epoch)
         empty_last = (flat == EMPTY).argsort(axis=1, kind="stable")[:, :max_examples]
         return np.take_along_axis(flat, empty_last, axis=1)
 
     def packed_batches(self, epoch: int) -> np.ndarray:
         """An epoch's batches as `pack_rows` returns them, with the rows of all processes."""
         packed = pack_batches(
-            self.indices,
+            self.epochs.of_epoch(self.seed, epoch),
             self.steps_per_epoch,
             *self.batch_layout,
             sizes=self.sizes,
@@ -326,11 +339,10 @@ class PackingPlan:
 
     def keys(self, epoch: int) -> list[BatchKey]:
         """The keys (epoch, indices, rows) of an epoch's batches: which examples, and the row of each."""
-        keys = []
-        for batch in self.packed_batches(epoch):  # (rows, slots)
-            rows, _ = np.nonzero(batch != EMPTY)
-            keys.append((epoch, batch[batch != EMPTY], rows))
-        return keys
+        is_example = (packed := self.packed_batches(epoch)) != EMPTY
+        indices, (_, rows, _) = packed[is_example], np.nonzero(is_example)
+        ends = is_example.sum(axis=(1, 2)).cumsum().tolist()  # of each batch
+        return [(epoch, indices[i:j], rows[i:j]) for i, j in zip([0, *ends], ends)]
 
 
 @functools.lru_cache(maxsize=8)

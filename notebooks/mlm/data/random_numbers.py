@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     ROW_ORDER = 5  # the order in which a batch's examples are assigned to rows
     DROPOUT = 6  # the seed of a step's dropout
     LINE_SAMPLE = 7  # the lines of a text that notebook 06 trains on
+    SOURCE_SAMPLE = 8  # the examples that an epoch has of a corpus with a fractional weight
 
 
 def uniform(*keys: int | np.ndarray) -> np.ndarray:
@@ -32,7 +33,9 @@ def uniform(*keys: int | np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is intended
         for key in keys:
             state = (state ^ np.asarray(key).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
+            state ^= state >> np.uint64(30)
+            state *= np.uint64(0xBF58476D1CE4E5B9)
+            state ^= state >> np.uint64(27)
+            state *= np.uint64(0x94D049BB133111EB)
+            state ^= state >> np.uint64(31)
     return (state >> np.uint64(11)) * 2.0**-53

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import StrategyRegistry, XLAStrategy
 
+from mlm.env.cuda_graph import CudaGraph
 from mlm.env.hardware import Card, Machine, SimulatedMachine
 from mlm.env.notebook import NotebookError
 
@@ -98,8 +99,9 @@ def choose_devices(
 def check_cards(cards: list[Card]) -> None:
     """Raise NotebookError if a GPU that is to be used cannot compute.
 
-    A busy one is not refused: where a GPU takes one process at a time, another rank may be checking it.
+    One that is busy or full is not refused: this kernel may be using it, or another rank may be checking it.
     """
+    occupied = re.compile("busy|out of memory")
     for number, card in enumerate(cards):
         if "no kernel image" in card.failure:
             wanted = "sm_{}{}".format(*card.capability)
@@ -108,7 +110,7 @@ def check_cards(cards: list[Card]) -> None:
                 "choose another GPU (Kaggle: GPU T4 x2), install a torch that was built for CUDA 12.6, "
                 "or pass gpus=0 (the CPU)"
             )
-        if card.failure and "busy" not in card.failure:
+        if card.failure and not occupied.search(card.failure):
             raise NotebookError(
                 f"GPU {number}, the {card.name}, cannot compute ({card.failure}): end other programs that "
                 "use it, restart the runtime, or pass gpus=0 (the CPU)"
@@ -184,7 +186,9 @@ def check_fork(kind: str, processes: int, machine: AnyMachine) -> None:
         )
 
 
-def choose_strategy(kind: str, processes: int, num_nodes: int, machine: AnyMachine) -> str:
+def choose_strategy(
+    kind: str, processes: int, num_nodes: int, machine: AnyMachine, compile: bool | str = "auto"
+) -> str:
     """The name of Lightning's strategy. Raises NotebookError if processes cannot be started so.
 
     Several processes share the work by DDP: each has the whole model.
@@ -200,6 +204,8 @@ def choose_strategy(kind: str, processes: int, num_nodes: int, machine: AnyMachi
         return "tpu_cores"
     if processes * num_nodes > 1:
         return "ddp" if launched else "ddp_notebook"  # ddp_notebook forks this kernel
+    if kind == "gpu" and compile is not False:
+        return CudaGraph.strategy_name
     return "auto"
 
 
@@ -209,6 +215,7 @@ def trainer_arguments(
     cpu_processes: int = 1,
     num_nodes: int = 1,
     precision: int | str = "auto",
+    compile: bool | str = "auto",
     machine: AnyMachine | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arguments of `Trainer`, device) for the parameters of 01 and 04 on a machine (None: this one).
@@ -229,7 +236,7 @@ def trainer_arguments(
         "accelerator": kind,
         "devices": devices,
         "num_nodes": num_nodes,
-        "strategy": choose_strategy(kind, processes, num_nodes, machine),
+        "strategy": choose_strategy(kind, processes, num_nodes, machine, compile),
         "precision": "16-mixed" if dtype == torch.float16 else "32-true",
     }
     device = {"kind": kind, "card": card, "processes": processes, "dtype": dtype, "why": why}

@@ -11,12 +11,13 @@ from typing import Any
 
 REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebooks import
     "torch>=2.8,<2.14",
-    "transformers>=5.0,<6",
+    "transformers>=5.2,<6",
     "pytorch-lightning>=2.6,<2.7",
     "numpy>=1.26",
     "pandas>=2.0",
     "matplotlib>=3.8",
     "pooch>=1.8",
+    "charset-normalizer>=3.0",
     "tensorboard>=2.15",
 ]
 PYTHON_VERSIONS = (3, 10), (3, 13)  # the oldest and the newest that the notebooks were run on

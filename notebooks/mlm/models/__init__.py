@@ -6,7 +6,8 @@ loading      from the Hub, from a folder, or with random weights
 kernels      the names of the kernels for CPUs
 cpu          kernels for CPUs: memory, float32 products, dropout, attention
 kernel_choice  which of them are the fastest here, by timing
-compilation  torch.compile, if the run is long enough to benefit
-preparation  a loaded model made ready for training: bias of a new head, CPU kernels, torch.compile
+gpu          settings for GPUs: deterministic operations
+compilation  torch.compile for the encoder, if the parameters ask for it
+preparation  a loaded model made ready for training: bias of a new head, kernels, torch.compile
 flops        floating-point operations per token, and how many a device can do per second
 """

@@ -7,6 +7,7 @@ import torch
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models.compilation import compile_encoder
 from mlm.models.cpu import undo_kernels, use_kernels
+from mlm.models.gpu import tune_for_gpu
 from mlm.models.kernel_choice import choose_kernels
 
 
@@ -29,15 +30,14 @@ def prepare_model(
     train: Any,
     device: dict[str, Any],
     shape: tuple[int, int],
-    total_steps: int,
-    kernels: str = "auto",
-    compile: bool | str = "auto",
+    kernels: str,
+    compile: bool | str,
 ) -> dict[str, Any]:
     """Prepare a masked language model for training, in place; prints what is done.
 
     1. A new head starts with the token frequencies of the training text, if the model had none.
-    2. On a CPU, the model and the process get the kernels that are the fastest here.
-    3. The encoder is compiled, if `compile` and the length of the run allow it.
+    2. On a CPU, the model and the process get the fastest kernels; on a GPU, the process deterministic ones.
+    3. The encoder is compiled, if `compile` is True.
 
     train: a MaskedLMDataset. device: from `trainer_arguments`. shape: (B, T) of a training batch.
     kernels: "auto" or a name in KERNELS. compile: "auto", True or False. Returns what was chosen:
@@ -50,5 +50,7 @@ def prepare_model(
         use_kernels(model, chosen)
     else:
         undo_kernels(model)  # of an earlier run in this kernel
-    is_compiled = compile_encoder(model, compile, device, total_steps)
+    if device["kind"] == "gpu":
+        tune_for_gpu()
+    is_compiled = compile_encoder(model, compile, device)
     return {"kernels": chosen, "compile": is_compiled}

@@ -12,10 +12,10 @@ POLYNOMIALS = (
     (3.6366, -2.7219, 0.5365),
     (2.6613, -1.9772, 0.4526),
 )
-SIZE = 0.85  # Jordan's polynomial, with which the learning rates were chosen, takes numbers to about 0.85
-SAFETY = (
-    1.02  # rounding must not push a singular value far above 1, where the polynomials grow fast
-)
+# Jordan's polynomial, with which the learning rates were chosen, takes numbers to about 0.85.
+SIZE = 0.85
+# Rounding must not push a singular value far above 1, where the polynomials grow fast.
+SAFETY = 1.02
 
 
 def polynomial(gram: torch.Tensor, a: float, b: float, c: float) -> torch.Tensor:

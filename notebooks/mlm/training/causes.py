@@ -29,7 +29,7 @@ OUT_OF_MEMORY = re.compile(  # CUDA, MPS, XLA; cuBLAS and cuDNN; torch's CPU all
     "|unable to allocate",
     re.IGNORECASE,
 )
-BYTES_PER_WEIGHT = 16  # float32: the weight, its gradient, and two averages of AdamW
+BYTES_PER_WEIGHT = 18  # the weight, its gradient, two averages of AdamW; a copy in 16 bits
 
 CAUSES = {  # in the message of an error: what it means
     "index out of range|index is out of bounds|device-side assert": "a token id or a position is larger "
@@ -117,7 +117,8 @@ class StepMemory:
         )
         if weights > memory:
             return 0
-        return min(largest_batch(memory - weights, example), self.batch_size // 2)
+        given = min(self.batch_size, len(self.train.lengths))
+        return min(largest_batch(memory - weights, example), given // 2)
 
     def advice(self, memory: float) -> str:
         """What to pass instead."""
@@ -126,9 +127,9 @@ class StepMemory:
             return "pass a smaller max_len or a smaller model"
         if self.accumulate is None:
             return f"pass batch_size={fitting} (estimated to fit)"
-        batches = math.ceil(self.accumulate * self.batch_size / fitting)
-        same = batches * fitting == self.accumulate * self.batch_size
-        step = " for a step of the same examples" if same else ""
+        examples = min(self.accumulate * self.batch_size, len(self.train.lengths))  # of a step
+        batches = math.ceil(examples / fitting)
+        step = " for a step of the same examples" if batches * fitting == examples else ""
         return f"pass batch_size={fitting}, accumulate={batches}{step} (estimated to fit)"
 
 
