@@ -157,22 +157,30 @@ def test_a_run_with_another_tokenizer_of_the_same_size_is_refused(runs, tokenize
 
 # what was chosen by timing
 
+
+def choices(parameters):
+    """(precision, kernels) that a notebook with these parameters would use."""
+    found = resumed_choices(parameters)
+    assert found.keys() == {"precision", "kernels"}
+    return found["precision"], found["kernels"]
+
+
 AUTO = {"run_name": "run", "resume": "auto", "precision": "auto", "kernels": "auto"}
 
 
 def test_a_resumed_run_keeps_the_kernels_and_the_precision_that_it_began_with(runs, tmp_path):
     parameters = AUTO | {"workdir": str(tmp_path)}
-    assert resumed_choices(parameters) == ("auto", "auto")  # there is no run yet
+    assert choices(parameters) == ("auto", "auto")  # there is no run yet
     stop_at(runs, tmp_path, 3, kernels="onednn-sdpa-torch")
-    assert resumed_choices(parameters) == ("32", "onednn-sdpa-torch")
-    assert resumed_choices(parameters | {"resume": "never"}) == ("auto", "auto")
-    assert resumed_choices(parameters | {"run_name": "another"}) == ("auto", "auto")
+    assert choices(parameters) == ("32", "onednn-sdpa-torch")
+    assert choices(parameters | {"resume": "never"}) == ("auto", "auto")
+    assert choices(parameters | {"run_name": "another"}) == ("auto", "auto")
     given = parameters | {"precision": "bf16", "kernels": "default-sdpa-torch"}
-    assert resumed_choices(given) == ("bf16", "default-sdpa-torch")  # refused later, in one line
+    assert choices(given) == ("bf16", "default-sdpa-torch")  # refused later, in one line
     with refused("kernels was 'onednn-sdpa-torch', is 'default-sdpa-torch'"):
         runs(tmp_path, kernels="default-sdpa-torch")
     runs(tmp_path, kernels="onednn-sdpa-torch")
-    assert resumed_choices(parameters) == ("32", "onednn-sdpa-torch")  # also when it is finished
+    assert choices(parameters) == ("32", "onednn-sdpa-torch")  # also when it is finished
 
 
 def test_run_json_records_the_kernels(runs, tmp_path):
@@ -186,7 +194,7 @@ def test_the_choices_are_read_from_the_newest_readable_checkpoint(runs, tmp_path
     folder = stop_at(runs, tmp_path, 6, kernels="onednn-sdpa-torch")
     for name in damaged:
         (folder / f"checkpoints/{name}.ckpt").write_bytes(b"damaged")
-    chosen = resumed_choices(AUTO | {"workdir": tmp_path})
+    chosen = choices(AUTO | {"workdir": tmp_path})
     assert chosen == (("auto", "auto") if len(damaged) == 2 else ("32", "onednn-sdpa-torch"))
 
 
@@ -195,10 +203,10 @@ def test_a_run_of_an_earlier_version_keeps_its_kernels(runs, tmp_path):
     content = torch.load(path)
     del content["callbacks"]["Keeper"]["settings"]["kernels"]
     torch.save(content, path)
-    assert resumed_choices(AUTO | {"workdir": tmp_path}) == ("32", EARLIER_KERNELS)
+    assert choices(AUTO | {"workdir": tmp_path}) == ("32", EARLIER_KERNELS)
     content["callbacks"]["Keeper"]["settings"]["device"] = "gpu"
     torch.save(content, path)
-    assert resumed_choices(AUTO | {"workdir": tmp_path}) == ("auto", "auto")
+    assert choices(AUTO | {"workdir": tmp_path}) == ("auto", "auto")
 
 
 @pytest.mark.fault

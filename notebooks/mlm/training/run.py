@@ -195,8 +195,8 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def resumed_choices(parameters: dict[str, Any]) -> tuple[int | str, str]:
-    """(precision, kernels) of the parameters; "auto" becomes what a run on a CPU began with.
+def resumed_choices(parameters: dict[str, Any]) -> dict[str, Any]:
+    """{"precision", "kernels"} of the parameters; "auto" becomes what a run on a CPU began with.
 
     Both are chosen by timing. A resumed run must not choose again: with others, numbers are rounded
     differently. parameters: those of notebook 04.
@@ -210,7 +210,7 @@ def resumed_choices(parameters: dict[str, Any]) -> tuple[int | str, str]:
         names = {str(dtype): name for name, dtype in DTYPES.items()}
         precision = names[settings["dtype"]] if precision == "auto" else precision
         kernels = settings.get("kernels", EARLIER_KERNELS) if kernels == "auto" else kernels
-    return precision, kernels
+    return {"precision": precision, "kernels": kernels}
 
 
 def new_folder(folder: Path) -> Path:
