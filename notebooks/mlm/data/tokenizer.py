@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
+from mlm.env.model_folder import check_vocabulary
 from mlm.env.notebook import NotebookError
 
 MODEL_MAX_LENGTH = 512  # tokens: BERT has no more position embeddings
@@ -72,6 +73,7 @@ def load_tokenizer(model: str, text_file: str | Path | None) -> PreTrainedTokeni
         )
     except Exception as error:
         raise load_error(model, error, ": no tokenizer found") from None
+    check_vocabulary(model, tokenizer, Path(source))
     tokenizer.cls_token = tokenizer.cls_token or tokenizer.bos_token
     tokenizer.sep_token = tokenizer.sep_token or tokenizer.eos_token
     for role in ("mask", "pad", "cls", "sep"):

@@ -5,7 +5,6 @@ and a small configuration to tests/encoders.py. A kind without an entry works to
 forward pass computes the logits of all positions, and its examples are not packed.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -105,13 +104,6 @@ def supports_packing(config: Any) -> bool:
     """Whether a model with this config can process packed rows: no example affects another."""
     encoder = find_encoder(config)
     return encoder is not None and encoder.can_pack(config)
-
-
-def max_positions(config: Any) -> float:
-    """The largest number of tokens for which a model has positions; infinity if there is no limit."""
-    encoder = ENCODERS.get(config.model_type)
-    unused = config.pad_token_id + 1 if encoder and encoder.positions_after_padding else 0
-    return getattr(config, "max_position_embeddings", math.inf) - unused
 
 
 # What training and prediction call: hidden states for all tokens, logits for some of them.
