@@ -140,6 +140,8 @@ def hidden_states(
         # One example per row, so a (B, T) padding mask is enough: what the first token may attend to.
         attention_mask, position_ids = attention_mask[:, 0, 0].long(), None
     if encoder is None:
+        if attention_mask is None:  # XLM would derive a mask from the ids
+            attention_mask = torch.ones_like(input_ids)
         return model(input_ids, attention_mask=attention_mask).logits
     if encoder.positions_after_padding:
         # Without position_ids, RoBERTa counts the tokens that are not padding. A random token may be

@@ -75,6 +75,9 @@ def load_model(
     """
     is_scratch = model.startswith("scratch:")
     config = scratch_config(model, tokenizer) if is_scratch else load_config(model)
+    if getattr(config, "pad_token_id", None) is None and tokenizer.pad_token_id is not None:
+        config.pad_token_id = tokenizer.pad_token_id
+        print(f"config.json has no pad_token_id: it is now {config.pad_token_id}, the tokenizer's")
     check_config(model, config, tokenizer, max_len)
     if dropout is not None:
         config.update({name: dropout for name in DROPOUT_NAMES if hasattr(config, name)})

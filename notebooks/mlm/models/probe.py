@@ -37,37 +37,49 @@ def accepted(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
 # How long an example may be
 
 
-def accepts_length(model: Any, num_tokens: int) -> bool:
-    """Whether a model's own forward pass works for an example of this length."""
+def length_error(model: Any, num_tokens: int) -> str | None:
+    """Why a model's own forward pass fails for an example of this length; None if it works."""
     other_id = 0 if model.config.pad_token_id else 1  # RoBERTa gives padding no position of its own
     input_ids = torch.full((1, num_tokens), other_id, device=model.device)
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
     try:
         with torch.no_grad():
             model(**accepted(model, batch))
-    except Exception:  # every kind raises another type
-        return False
-    return True
+    except Exception as error:  # every kind raises another type
+        return first_line(error)
+    return None
 
 
 def longest_input(model: Any, num_tokens: int) -> int:
     """The largest number of tokens, at most `num_tokens`, of an example that a model accepts.
 
     No more than `max_position_embeddings` of its config, if it has one: models with relative positions
-    accept longer examples, but were not trained on them.
+    accept longer examples, but were not trained on them. Raises NotebookError if the model fails for any
+    number.
     """
     declared = getattr(model.config.get_text_config(), "max_position_embeddings", num_tokens)
-    too_long = min(num_tokens, declared) + 1
-    if accepts_length(model, too_long - 1):
-        return too_long - 1
-    possible = 0
+    limit = min(num_tokens, declared)
+    error = length_error(model, limit)
+    if error is None:
+        return limit
+    possible, too_long = 0, limit
     while too_long - possible > 1:
         middle = (possible + too_long) // 2
-        if accepts_length(model, middle):
-            possible = middle
-        else:
+        if length_error(model, middle):
             too_long = middle
+        else:
+            possible = middle
+    if not possible:
+        raise forward_error(model, limit, error)
     return possible
+
+
+def forward_error(model: Any, num_tokens: int, reason: str) -> NotebookError:
+    """The NotebookError for a model whose own forward pass fails."""
+    return NotebookError(
+        f"{type(model).__name__} cannot be trained on lines of text: its own forward pass fails for "
+        f"{num_tokens} tokens ({reason}); pass another model, such as BERT"
+    )
 
 
 def one_layer_model(config: Any) -> Any:
@@ -138,8 +150,8 @@ def packed_probe(
 
 def training_logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The logits (B*T, V) that training computes for all tokens of a batch."""
-    mask = packed_attention_mask(batch["sequence_ids"])
-    hidden = hidden_states(model, batch["input_ids"], mask, batch["position_ids"])
+    mask = packed_attention_mask(batch.get("sequence_ids"))
+    hidden = hidden_states(model, batch["input_ids"], mask, batch.get("position_ids"))
     return head_logits(model, hidden).flatten(0, 1)
 
 
@@ -153,10 +165,7 @@ def own_logits(model: Any, tokenizer: Any, examples: list[torch.Tensor]) -> torc
         try:
             found = model(**accepted(model, tokenizer_output(tokenizer, ids))).logits
         except Exception as error:
-            raise NotebookError(
-                f"{type(model).__name__} cannot be trained on lines of text: its own forward pass fails "
-                f"for {len(ids)} tokens ({first_line(error)}); pass another model"
-            ) from None
+            raise forward_error(model, len(ids), first_line(error)) from None
         if found.shape[:2] != (1, len(ids)):
             raise NotebookError(
                 f"{type(model).__name__} cannot be trained here: for {len(ids)} tokens it predicts "
@@ -183,80 +192,93 @@ class ForwardCheck:
             self.examples, self.tokenizer.pad_token_id, supports_packing(model.config)
         )
         drop_unknown_inputs(model, self.tokenizer)
-        self.expected = self.evaluate(own_logits, model, self.tokenizer, self.examples)
+        self.expected = self.evaluate(own_logits, self.tokenizer, self.examples)
         self.check_model()
 
-    def evaluate(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of a function while the model is in eval mode, without gradients."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                return function(*arguments)
-        finally:
-            self.model.train(was_training)
+    def evaluate(self, function: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
+        """function(model, ...) in eval mode, without gradients.
 
-    def difference(self, logits: torch.Tensor) -> float:
-        """The largest difference to the model's own logits, relative to the largest of these."""
-        largest = self.expected.abs().max().clamp(min=1e-9)
-        return float((logits - self.expected).abs().max() / largest)
+        It gets a copy of the model: BigBird changes its attention for good when it reads a short text.
+        """
+        model = copy.deepcopy(self.model).eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return function(model, *arguments)
 
     def check_model(self) -> None:
         """Raise NotebookError if the predictions are random or do not use the context on both sides."""
         name = type(self.model).__name__
-        again = self.evaluate(own_logits, self.model, self.tokenizer, self.examples)
-        if not self.difference(again) < TOLERANCE:
+        again = self.evaluate(own_logits, self.tokenizer, self.examples)
+        if not difference(again, self.expected) < TOLERANCE:
             raise NotebookError(
                 f"{name} cannot be checked before training: the same input gives other predictions each "
                 "time (random hashing?); pass another model, such as BERT"
             )
-        changed = self.examples[0].clone()
-        changed[-2] = changed[1] if changed[1] != changed[-2] else self.tokenizer.cls_token_id
-        after = self.evaluate(own_logits, self.model, self.tokenizer, [changed])
-        before = self.expected[: len(changed)]
-        if len(changed) > 3 and torch.equal(after[:-2], before[:-2]):
-            cause = (
-                "its config has is_decoder or causal set"
-                if getattr(self.model.config, "is_decoder", False)
-                or getattr(self.model.config, "causal", False)
-                else "its attention may need a GPU kernel that is not installed"
-            )
+        if not self.evaluate(reads_both_sides, self.tokenizer, self.examples[0][-SHORT:]):
             raise NotebookError(
                 f"{name} does not read the text after a masked token: a changed word changes no "
-                f"prediction before it ({cause}); pass another model, such as BERT"
+                f"prediction before it ({why_one_sided(self.model.config)}); pass another model, such as BERT"
             )
 
-    def training_difference(self) -> float:
-        """The difference between the logits of training and the model's own."""
-        return self.difference(self.evaluate(training_logits, self.model, self.batch)[self.cells])
-
-    def padding_difference(self) -> float:
-        """The difference that padding makes to the model's own predictions."""
-
-        def padded() -> torch.Tensor:
-            mask = (self.batch["sequence_ids"] > 0).long()
-            batch = {"input_ids": self.batch["input_ids"], "attention_mask": mask}
-            return self.model(**accepted(self.model, batch)).logits.flatten(0, 1)
-
-        return self.difference(self.evaluate(padded)[self.cells])
+    def equals_padded(self, logits: torch.Tensor) -> bool:
+        """Whether the model's own forward pass gives these logits for the padded batch."""
+        return difference(logits, self.evaluate(padded_logits, self.batch)[self.cells]) < TOLERANCE
 
     def __call__(self) -> None:
         """Raise NotebookError if the logits of training differ; a line if it is only due to padding."""
-        found = self.training_difference()
-        if found < TOLERANCE:
-            return
+        alone = self.evaluate(training_logits, {"input_ids": self.examples[0][None]})
+        batch = self.evaluate(training_logits, self.batch)[self.cells]
+        change = difference(alone, self.expected[: len(alone)])
         name, config = type(self.model).__name__, self.model.config
-        if not supports_packing(config) and abs(self.padding_difference() - found) < TOLERANCE:
-            print(
-                f"padding changes the predictions of {name} (by {found:.0%} of the largest logit), also in "
-                'its own forward pass: with examples="stream" there is almost none'
-            )
-            return
+        if change < TOLERANCE:
+            change = difference(batch, self.expected)
+            if change < TOLERANCE:
+                return
+            if not supports_packing(config) and self.equals_padded(batch):
+                print(
+                    f"padding changes the predictions of {name} (logits by {change:.0%} of the largest), also "
+                    'in its own forward pass; with examples="stream" there is almost no padding'
+                )
+                return
         raise NotebookError(
-            f"training would not compute what {name} itself computes (logits differ by {found:.0%} of the "
+            f"training would not compute what {name} itself computes (logits differ by {change:.0%} of the "
             f"largest): pad_token_id is {config.pad_token_id} in its config, {self.tokenizer.pad_token_id} "
             "in its tokenizer; correct config.json, or pass another model"
         )
+
+
+def difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference between logits, relative to the largest of the expected ones."""
+    return float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
+
+
+def padded_logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The logits (B*T, V) of the model's own forward pass for a padded batch."""
+    mask = (batch["sequence_ids"] > 0).long()
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask}
+    return model(**accepted(model, inputs)).logits.flatten(0, 1)
+
+
+def reads_both_sides(model: Any, tokenizer: Any, ids: torch.Tensor) -> bool:
+    """Whether a token's prediction depends on later tokens. Adds noise to the model's weights.
+
+    Without the noise, layers that start with zeros would hide it.
+    """
+    embeddings = model.get_input_embeddings().weight  # large, and not zero
+    for weight in model.parameters():
+        if weight is not embeddings:
+            weight.add_(torch.randn_like(weight), alpha=0.02)
+    changed = ids.clone()
+    changed[-2] = tokenizer.cls_token_id if ids[-2] != tokenizer.cls_token_id else ids[-1]
+    before, after = (own_logits(model, tokenizer, [example]) for example in (ids, changed))
+    return len(ids) < 4 or not torch.equal(before[:-2], after[:-2])
+
+
+def why_one_sided(config: Any) -> str:
+    """The probable reason that a model does not read later tokens."""
+    for name in ("is_decoder", "causal"):
+        if getattr(config, name, False):
+            return f"its config.json has {name} set to true"
+    return "its attention may need a GPU kernel that is not installed"
 
 
 def drop_unknown_inputs(model: Any, tokenizer: Any) -> None:
@@ -283,23 +305,19 @@ def freeze_unused_weights(model: Any, train: Any) -> None:
     batch, cells = packed_probe(
         examples, train.tokenizer.pad_token_id, supports_packing(model.config)
     )
-    was_training = model.training
-    model.train()
+    model_copy = copy.deepcopy(model).train()  # as in ForwardCheck
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            training_logits(model, batch)[cells].logsumexp(-1).sum().backward()
+            training_logits(model_copy, batch)[cells].logsumexp(-1).sum().backward()
     except Exception as error:
         raise NotebookError(
             f"{type(model).__name__} cannot be trained on lines of text: its forward pass in training "
             f"fails ({first_line(error)}); pass another model"
         ) from None
-    finally:
-        model.train(was_training)
-    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    weights = {name: w for name, w in model_copy.named_parameters() if w.requires_grad}
     unused = [name for name, weight in weights.items() if weight.grad is None]
-    model.zero_grad(set_to_none=True)
     for name in unused:
-        weights[name].requires_grad_(False)
+        model.get_parameter(name).requires_grad_(False)
     if unused:
         print(
             f"{len(unused)} of {len(weights)} weights get no gradient from text and stay as they are "
