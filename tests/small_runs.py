@@ -70,7 +70,7 @@ class SmallRuns:
         trainer = pl.Trainer(
             accelerator="cpu", max_steps=STEPS, max_epochs=1, logger=run.loggers(BASELINE),
             accumulate_grad_batches=self.data.accumulate,
-            callbacks=[logger, SeededDropout(0), FailureMonitor(run.folder)],
+            callbacks=[logger, SeededDropout(0), FailureMonitor(run.folder, run.settings)],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         if not run.finished:

@@ -15,7 +15,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mlm.benchmark.speed import Batch, Bench, Variant, interleave
+from mlm.benchmark.speed import Batch, Bench, Variant, interleave, measurement
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.token_ids import encode_lines
@@ -87,6 +87,7 @@ def product_rates(
 # the parts of a step
 
 
+@measurement
 def step_breakdown(bench: Bench, variant: Variant, max_steps: int) -> dict[str, float]:
     """{part: milliseconds per 1,000 real tokens} in the first `max_steps` steps of a variant."""
     bench.switch(variant)
@@ -120,6 +121,7 @@ def step_breakdown(bench: Bench, variant: Variant, max_steps: int) -> dict[str, 
     return {part: 1e6 * seconds / tokens for part, seconds in spent.items()}
 
 
+@measurement
 def activation_bytes(bench: Bench, variant: Variant, batch: Batch) -> int:
     """Bytes that the forward pass keeps for the backward pass, without the weights.
 
@@ -191,6 +193,7 @@ def full_batch(bench: Bench, text_file: Path, num_blocks: int, width: int) -> Ba
     return bench.on_device(next(iter(batches)))
 
 
+@measurement
 def step_seconds(bench: Bench, variant: Variant, batch: Batch, repeats: int) -> float:
     """Median seconds of a step on one batch, after one warm-up step."""
     bench.switch(variant)
@@ -259,6 +262,7 @@ def lightning_loop(
     return timer.seconds
 
 
+@measurement
 def lightning_overhead(
     bench: Bench, variant: Variant, trainer_args: dict[str, Any], repeats: int
 ) -> pd.DataFrame:

@@ -152,17 +152,18 @@ def race_loop(bench: Bench, contender: Contender, curve: ValidationCurve) -> Non
 def race(bench: Bench, contender: Contender) -> pd.DataFrame:
     """Train a contender from the initial weights: step, seconds, loss, perplexity, accuracy."""
     curve = ValidationCurve(bench)
-    bench.switch(contender.variant)
-    if contender.variant.trainer == "Trainer":
-        trainer_seconds(
-            bench,
-            contender.variant,
-            callbacks=[curve],
-            num_train_epochs=contender.epochs,
-            **contender.settings,
-        )
-    else:
-        race_loop(bench, contender, curve)
+    with bench.explained_errors(contender.variant):
+        bench.switch(contender.variant)
+        if contender.variant.trainer == "Trainer":
+            trainer_seconds(
+                bench,
+                contender.variant,
+                callbacks=[curve],
+                num_train_epochs=contender.epochs,
+                **contender.settings,
+            )
+        else:
+            race_loop(bench, contender, curve)
     return pd.DataFrame(curve.rows)
 
 

@@ -1,5 +1,6 @@
 """The speed of variants of one training step: each optimization on its own, and transformers.Trainer."""
 
+import contextlib
 import copy
 import ctypes
 import functools
@@ -32,6 +33,7 @@ from mlm.env.notebook import NotebookError
 from mlm.models.cpu import keep_freed_memory, onednn_float32, use_default_kernels, use_fast_kernels
 from mlm.models.encoders import head_logits, hidden_states, packed_attention_mask, supports_packing
 from mlm.optim.optimizer import make_optimizer
+from mlm.training.causes import explained_errors
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM, masked_labels
 
@@ -98,6 +100,17 @@ def return_freed_memory() -> None:
         libc.mallopt(trim_threshold, 64 << 20)
 
 
+def measurement(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a function of (bench, variant, ...): see `Bench.explained_errors`."""
+
+    @functools.wraps(function)
+    def wrapped(bench: "Bench", variant: Variant, *arguments: Any, **options: Any) -> Any:
+        with bench.explained_errors(variant):
+            return function(bench, variant, *arguments, **options)
+
+    return wrapped
+
+
 @dataclass(eq=False)
 class Bench:
     """What all variants share: a model and its initial weights, lines, validation batches, a device.
@@ -126,6 +139,17 @@ class Bench:
         self.initial_weights = {name: w.clone() for name, w in self.model.state_dict().items()}
         # Planning is done once per run of 04, so it is cached and does not count as training time.
         self.cached_keys = functools.cache(self.plan_keys)
+
+    def explained_errors(self, variant: Variant) -> contextlib.AbstractContextManager[None]:
+        """Context manager: if memory does not suffice for a variant, the error is one line."""
+        settings = {
+            "batch_size": variant.batch_size,
+            "model": self.model_name,
+            "max_len": int(self.data[variant.examples].lengths.max()) + 2,  # [CLS] and [SEP]
+            "device": "gpu" if self.device == "cuda" else self.device,
+            "dtype": str(variant.dtype),
+        }
+        return explained_errors(settings)
 
     def clock(self) -> float:
         """The time in seconds, after the device has finished all its work."""
@@ -261,6 +285,7 @@ class Bench:
 
     # losses to compare
 
+    @measurement
     def first_loss(self, variant: Variant) -> float:
         """The loss of a variant's first batch with the initial weights, without dropout."""
         self.switch(variant)
@@ -356,6 +381,7 @@ def trainer_seconds(
 EPOCH_SECONDS = {"loop": loop_seconds, "Trainer": trainer_seconds}
 
 
+@measurement
 def speed(bench: Bench, variant: Variant) -> float:
     """Real tokens per second in one epoch from the initial weights, after two warm-up steps."""
     epoch_seconds = EPOCH_SECONDS[variant.trainer]

@@ -36,9 +36,7 @@ RESULTS = (
 LARGER_TEXTS = f"{PRETRAINED} for 1 epoch, or scratch:mini"  # not measured
 MEASURED = "validation loss", "unigram baseline", "accuracy", "training"
 CONDITIONS = "median and range of 3 seeds, 2 CPU cores"
-FOOTNOTE = (
-    "* Measured with six layers; bert-base-uncased takes several times as long and starts lower."
-)
+FOOTNOTE = "* Measured with six layers; bert-base-uncased takes several times as long; its loss should be lower."
 
 
 def measurements(result: Result) -> list[str]:

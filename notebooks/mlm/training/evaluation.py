@@ -28,14 +28,15 @@ def evaluate(
     """
     was_training = module.training
     module.eval()
-    sums = torch.zeros(3).to(module.device)  # losses, masked tokens, correct predictions
+    device = next(module.parameters()).device  # module.device is "cpu" until Lightning moves it
+    sums = torch.zeros(3).to(device)  # losses, masked tokens, correct predictions
     for batch in batches:
-        batch = {k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
         logits, labels = module.masked_logits(batch), masked_labels(batch)
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         correct = (logits.argmax(-1) == labels).sum()  # argmax is never -100
         sums = sums + torch.stack([loss, (labels != -100).sum(), correct])
-        if module.device.type == "xla":  # otherwise all batches become one graph
+        if device.type == "xla":  # otherwise all batches become one graph
             import torch_xla
 
             torch_xla.sync()

@@ -21,6 +21,7 @@ import pytorch_lightning as pl
 import torch
 
 from mlm.env.notebook import NotebookError
+from mlm.training.causes import explain
 
 FAILURE_FILE = "failed"
 STOP_FILE = "stop"
@@ -75,15 +76,15 @@ def clear_failure_and_stop(folder: Path) -> None:
 class FailureMonitor(pl.Callback):
     """Callback that reports this process's error and ends this process if another one fails.
 
-    It also ends a process whose notebook is gone.
+    It also ends a process whose notebook is gone. `settings` are those of the run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.settings = folder, settings
         self.notebook_process = os.getpid()
 
     def report(self, error: BaseException) -> None:
-        report_failure(self.folder, error)
+        report_failure(self.folder, explain(error, self.settings) or error)
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         trainer.datamodule.on_error = self.report

@@ -36,7 +36,7 @@ class MaskedLM(pl.LightningModule):
     def masked_logits(self, batch: dict) -> torch.Tensor:
         """Logits (K, V), float32, of the K masked positions; the head skips all other positions."""
         dtype = None if self.matmul_dtype == torch.float32 else self.matmul_dtype
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+        with torch.autocast(batch["input_ids"].device.type, dtype, enabled=dtype is not None):
             attention_mask = packed_attention_mask(batch.get("sequence_ids"))
             position_ids = batch.get("position_ids")
             hidden = hidden_states(self.bert, batch["input_ids"], attention_mask, position_ids)

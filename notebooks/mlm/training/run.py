@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from mlm.env.notebook import NotebookError
+from mlm.training.causes import explained_errors
 from mlm.training.checkpoint import (
     CALLBACK_STATE,
     STAGING,
@@ -139,7 +140,10 @@ class Run:
         several = self.settings["processes"] > 1
         failure = None
         try:
-            with write_errors("logs or checkpoints", self.folder, (OSError,)):
+            with (
+                write_errors("logs or checkpoints", self.folder, (OSError,)),
+                explained_errors(self.settings),
+            ):
                 clear_failure_and_stop(self.folder)
                 with stop_on_signal(self.folder), quiet_writer_threads():
                     yield
