@@ -20,7 +20,11 @@ class OneDevice(TorchDispatchMode):
         copies = torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default
         if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return torch.ones((), dtype=args[0].dtype).item()
-        if function is copies[0] and args[0].is_meta and kwargs.get("device") == torch.device("cpu"):
+        if (
+            function is copies[0]
+            and args[0].is_meta
+            and kwargs.get("device") == torch.device("cpu")
+        ):
             return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         devices = {x.device.type for x in tensors if x.dim() or x.device.type != "cpu"}
         if len(devices) > 1 and function not in copies:
