@@ -80,7 +80,8 @@ def load_model(
         print(f"config.json has no pad_token_id: it is now {config.pad_token_id}, the tokenizer's")
     check_config(model, config, tokenizer, max_len)
     if dropout is not None:
-        config.update({name: dropout for name in DROPOUT_NAMES if hasattr(config, name)})
+        text_config = config.get_text_config()  # of a model that also reads images
+        text_config.update({name: dropout for name in DROPOUT_NAMES if hasattr(text_config, name)})
     config.tie_word_embeddings = True  # `keep_untied` undoes it if the files have two matrices
     if is_scratch:
         torch.manual_seed(seed)
