@@ -99,7 +99,7 @@ def make_folder(tokenizer, tmp_path):
 def prepared(folder, tokenizer, dataset):
     """The model in a folder, ready for training."""
     model = load_model(folder, tokenizer, MAX_LEN)
-    prepare_model(model, dataset, {"kind": "cpu"}, compile=False, total_steps=10)
+    prepare_model(model, dataset, {"kind": "cpu"}, compile=False)
     return model
 
 

@@ -1,5 +1,6 @@
 """prepare_model: the bias of a new head, the CPU kernels, torch.compile, in this order."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_a_head_without_bias_stays_as_it_is(tokenizer, dataset):
 
 def prepared(model, dataset, device, head_was_missing, compile=False):
     model.head_was_missing = head_was_missing
-    return prepare_model(model, dataset, device, compile, total_steps=10)
+    return prepare_model(model, dataset, device, compile)
 
 
 def test_a_pretrained_model_on_a_cpu_gets_the_kernels_and_keeps_its_weights(bert, dataset, capsys):
@@ -98,10 +99,28 @@ def test_a_new_head_gets_its_bias_and_a_line_says_so(bert, dataset, capsys):
     assert capsys.readouterr().out.startswith("new head: its bias starts at the token frequencies")
 
 
-def test_on_other_devices_the_model_keeps_its_kernels(bert, dataset, capsys):
+@pytest.fixture
+def restored_settings(monkeypatch):
+    """The settings of the process that a GPU changes are restored afterwards."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.mark.usefixtures("restored_settings")
+def test_on_a_gpu_the_model_keeps_its_kernels_and_operations_become_deterministic(
+    bert, dataset, capsys
+):
     prepared(bert, dataset, GPU, head_was_missing=False)
     assert bert.config._attn_implementation == "sdpa"
-    assert capsys.readouterr().out == "torch.compile is off: set in the parameters\n"
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    gpu, compilation = capsys.readouterr().out.splitlines()
+    assert gpu.startswith("GPU kernels: deterministic")
+    assert compilation == "torch.compile is off: set in the parameters"
 
 
 def test_the_encoder_is_compiled_last(bert, dataset, monkeypatch):

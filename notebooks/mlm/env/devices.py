@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import StrategyRegistry, XLAStrategy
 
+from mlm.env.cuda_graph import CudaGraph
 from mlm.env.hardware import Card, Machine, SimulatedMachine
 from mlm.env.notebook import NotebookError
 
@@ -137,7 +138,12 @@ def choose_dtype(precision: int | str, kind: str, machine: AnyMachine) -> tuple[
 
 
 def choose_strategy(
-    strategy: str, kind: str, processes: int, num_nodes: int, machine: AnyMachine
+    strategy: str,
+    kind: str,
+    processes: int,
+    num_nodes: int,
+    machine: AnyMachine,
+    compile: bool | str = "auto",
 ) -> str:
     """The name of Lightning's strategy. Raises NotebookError if processes cannot be started so."""
     launched = machine.started_by_launcher
@@ -155,6 +161,8 @@ def choose_strategy(
         return "tpu_cores"
     if strategy != "fsdp" and processes * num_nodes > 1:
         return "ddp" if launched else "ddp_notebook"  # ddp_notebook forks this kernel
+    if kind == "gpu" and strategy == "auto" and compile is not False:
+        return CudaGraph.strategy_name
     return strategy
 
 
@@ -165,6 +173,7 @@ def trainer_arguments(
     num_nodes: int = 1,
     precision: int | str = "auto",
     strategy: str = "auto",
+    compile: bool | str = "auto",
     machine: AnyMachine | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arguments of `Trainer`, device) for the parameters of 01 and 04 on a machine (None: this one).
@@ -181,7 +190,7 @@ def trainer_arguments(
         "accelerator": kind,
         "devices": devices,
         "num_nodes": num_nodes,
-        "strategy": choose_strategy(strategy, kind, processes, num_nodes, machine),
+        "strategy": choose_strategy(strategy, kind, processes, num_nodes, machine, compile),
         "precision": "16-mixed" if dtype == torch.float16 else "32-true",
     }
     card = machine.card if kind == "gpu" else None

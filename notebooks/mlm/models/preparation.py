@@ -7,6 +7,7 @@ import torch
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models.compilation import compile_encoder
 from mlm.models.cpu import tune_for_cpu
+from mlm.models.gpu import tune_for_gpu
 from mlm.models.probe import ForwardCheck, freeze_unused_weights
 
 
@@ -24,16 +25,14 @@ def init_head_bias(model: Any, train: Any) -> bool:
     return True
 
 
-def prepare_model(
-    model: Any, train: Any, device: dict[str, Any], compile: bool | str, total_steps: int
-) -> bool:
+def prepare_model(model: Any, train: Any, device: dict[str, Any], compile: bool | str) -> bool:
     """Prepare a masked language model for training, in place; prints what is done.
 
     1. A new head starts with the token frequencies of the training text, if the model had none.
     2. Weights that get no gradient are frozen.
-    3. On a CPU, the model and the process get the CPU kernels.
-    4. What training computes is compared with the model's own forward pass.
-    5. The encoder is compiled, if `compile` and the length of the run allow it.
+    3. On a CPU, the model and the process get the CPU kernels; on a GPU, the process deterministic ones.
+    4. What training computes is compared with the model's own forward pass, on the CPU.
+    5. The encoder is compiled, if `compile` is True.
 
     train: a MaskedLMDataset. device: from `trainer_arguments`. compile: "auto", True or False.
     Returns whether the encoder is compiled. Raises NotebookError if the model cannot be trained, or if
@@ -46,4 +45,6 @@ def prepare_model(
     if device["kind"] == "cpu":
         tune_for_cpu(model)
     check_forward()
-    return compile_encoder(model, compile, device, total_steps)
+    if device["kind"] == "gpu":
+        tune_for_gpu()
+    return compile_encoder(model, compile, device)

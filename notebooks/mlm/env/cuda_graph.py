@@ -1,0 +1,215 @@
+"""CudaGraph, Lightning's strategy for one GPU: a training step is recorded once, then replayed.
+
+A step of BERT consists of about a thousand small kernels. For small batches, Python takes longer to
+start them than a fast GPU takes to compute them. A CUDA graph starts all of them at once
+(https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/). That is possible because all
+training batches have one shape. On an H100, BERT-base with 32 lines per batch became seven times as
+fast. Large batches did not, so both ways are timed before the first step.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy, StrategyRegistry
+
+Batch = dict[str, Any]
+WARM_UP_STEPS = 3  # before recording: kernels are loaded and chosen, buffers are allocated
+TIMED_STEPS = 3  # the median counts
+GRAPH_CHOICE = "cuda_graph"  # the key of the choice in a checkpoint
+
+
+def median_seconds(function: Callable[[], None]) -> float:
+    """The median time of a function on the GPU."""
+    times = []
+    for _ in range(TIMED_STEPS):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[TIMED_STEPS // 2]
+
+
+def record_cuda_graph(step: Callable[[], None], pool: Any) -> tuple[Callable[[], None], float]:
+    """Record the kernels that `step` starts: (a function that replays them, how much faster that is).
+
+    The warm-up runs in a stream of its own, as torch.cuda.graph requires. The random state is restored
+    at the end, so that the first replay draws the dropout that a step without a graph would draw.
+    """
+    random_state = torch.cuda.get_rng_state()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP_STEPS):
+            step()
+        seconds = median_seconds(step)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        step()
+    speedup = seconds / median_seconds(graph.replay)
+    torch.cuda.set_rng_state(random_state)
+    return graph.replay, speedup
+
+
+class RecordedStep:
+    """Forward and backward pass for batches of one shape: `replay` returns the loss of a batch.
+
+    `parameters` are the weights; `gradients` has their gradients after each replay, or None.
+    `compute_loss` is a function of a batch and returns what is differentiated. `record` is called with
+    a function of no arguments; it returns a function that repeats it, and how much faster that is.
+    """
+
+    def __init__(
+        self,
+        compute_loss: Callable[[Batch], torch.Tensor],
+        batch: Batch,
+        parameters: list[torch.nn.Parameter],
+        record: Callable[[Callable[[], None]], tuple[Callable[[], None], float]],
+    ) -> None:
+        # A graph reads its input always at the same place. Numbers become tensors, or the recorded
+        # step would keep those of the first batch.
+        device = parameters[0].device
+        self.inputs = {k: torch.as_tensor(v, device=device).clone() for k, v in batch.items()}
+        self.parameters = parameters
+        self.results: dict[
+            str, torch.Tensor
+        ] = {}  # other tensors that `compute_loss` sets, by name
+
+        def step() -> None:
+            for parameter in parameters:
+                parameter.grad = None
+            loss = compute_loss(self.inputs)
+            loss.backward()
+            self.loss = (
+                loss.detach()
+            )  # no reference to the autograd graph: its nodes belong to a stream
+
+        self.repeat, self.speedup = record(step)
+        self.gradients = [parameter.grad for parameter in parameters]
+
+    def replay(self, batch: Batch) -> torch.Tensor:
+        """The loss of a batch; afterwards `gradients` has its gradients."""
+        for name, value in batch.items():
+            if torch.is_tensor(value):
+                self.inputs[name].copy_(value, non_blocking=True)
+            else:
+                self.inputs[name].fill_(value)
+        self.repeat()
+        return self.loss
+
+    def set_gradients(self) -> None:
+        """Let the optimizer see the gradients of the last replay."""
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+
+
+def shape_of(batch: Batch) -> tuple:
+    """What must be equal for two batches to share a recorded step: names, shapes and types."""
+    return tuple(
+        (name, tuple(value.shape), value.dtype) if torch.is_tensor(value) else (name, type(value))
+        for name, value in sorted(batch.items())
+    )
+
+
+class CudaGraph(SingleDeviceStrategy):
+    """Lightning's strategy for one GPU: training steps are recorded if replaying them is faster.
+
+    A step that cannot be recorded, because it waits for a result on the CPU for example, runs as
+    written, and a line says so. With gradient accumulation, too: gradients are then sums. The choice
+    is stored in checkpoints, because recorded steps of large batches can differ in their last bits.
+    """
+
+    strategy_name = "cuda_graph"
+
+    def __init__(self, device: str = "cuda:0", **options: Any) -> None:
+        super().__init__(device=device, **options)
+        self.use_graph: bool | None = None  # None: not decided yet
+        self.steps: dict[tuple, RecordedStep | None] = {}
+        self.current: RecordedStep | None = None  # of the batch between forward and backward pass
+        self.pool: Any = None  # the memory that all recorded steps share
+        self.unscaled_loss = torch.tensor(0.0)
+
+    def record(self, batch: Batch, batch_idx: int) -> RecordedStep | None:
+        """Record the training step for the shape of a batch; None if that is not possible."""
+        module = self.lightning_module
+        assert module is not None
+        if self.use_graph is False or module.trainer.accumulate_grad_batches > 1:
+            return None
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+
+        def compute_loss(inputs: Batch) -> torch.Tensor:
+            with self.precision_plugin.train_step_context():
+                loss = module.training_step(inputs, batch_idx)
+            self.unscaled_loss = loss.detach()
+            return self.precision_plugin.pre_backward(loss, module)  # float16: scaled
+
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        try:
+            step = RecordedStep(
+                compute_loss, batch, parameters, lambda f: record_cuda_graph(f, self.pool)
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if "captur" not in str(error):
+                raise
+            module.zero_grad(set_to_none=True)
+            self.use_graph = False
+            reason = str(error).partition("\n")[0]
+            print(f"training steps are started kernel by kernel; they cannot be recorded: {reason}")
+            return None
+        if self.use_graph is None:
+            self.use_graph = step.speedup > 1
+            chosen = "replayed as a CUDA graph" if self.use_graph else "started kernel by kernel"
+            print(
+                f"training steps are {chosen}: replaying takes {1 / step.speedup:.0%} of the time"
+            )
+        if not self.use_graph:
+            module.zero_grad(set_to_none=True)
+            return None
+        step.loss = self.unscaled_loss
+        step.results = {k: v for k, v in vars(module).items() if torch.is_tensor(v)}
+        return step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """The loss of a batch. Its gradients are computed, too, if the step was recorded."""
+        shape = shape_of(batch)
+        if shape not in self.steps:
+            self.steps[shape] = self.record(batch, batch_idx)
+        self.current = self.steps[shape]
+        if self.current is None:
+            return super().training_step(batch, batch_idx)
+        self.lightning_module.__dict__.update(self.current.results)  # the recorded tensors
+        return self.current.replay(batch)
+
+    def backward(
+        self, closure_loss: torch.Tensor, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """The backward pass, which `training_step` has done already if the step was recorded."""
+        if self.current is None:
+            return super().backward(closure_loss, optimizer, *args, **kwargs)
+        self.current.set_gradients()
+        assert self.lightning_module is not None
+        return self.precision_plugin.post_backward(closure_loss, self.lightning_module)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint, with the choice."""
+        super().save_checkpoint(checkpoint | {GRAPH_CHOICE: self.use_graph}, *args, **kwargs)
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint; a resumed run keeps its choice."""
+        checkpoint = super().load_checkpoint(*args, **kwargs)
+        self.use_graph = checkpoint.get(GRAPH_CHOICE)
+        return checkpoint
+
+    def teardown(self) -> None:
+        """Free the memory of the recorded steps."""
+        self.steps, self.current, self.pool = {}, None, None
+        super().teardown()
+
+
+# Registered by name, so that the arguments of Trainer are plain values; override: also after an edit.
+StrategyRegistry.register("cuda_graph", CudaGraph, override=True)

@@ -1,0 +1,178 @@
+"""The strategy for one GPU, with a stand-in for CUDA graphs that works on the CPU."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from mlm.env import cuda_graph
+from mlm.env.cuda_graph import CudaGraph, RecordedStep
+
+
+def record_on_cpu(
+    parameters: list[torch.nn.Parameter], results: Callable[[], list], speedup: float = 2.0
+) -> Callable:
+    """A function like `record_cuda_graph`: results always appear in the tensors of the first call."""
+
+    def record(step: Callable[[], None], pool: Any = None) -> tuple[Callable[[], None], float]:
+        step()
+        recorded = [parameter.grad for parameter in parameters], results()
+
+        def replay() -> None:
+            for parameter in parameters:
+                parameter.grad = None
+            step()
+            for old, new in zip(recorded[0], [p.grad for p in parameters]):
+                old.copy_(new)
+            for old, new in zip(recorded[1], results()):
+                old.data.copy_(new.data)
+            for parameter in parameters:
+                parameter.grad = None  # as in a graph: nobody assigns gradients
+
+        return replay, speedup
+
+    return record
+
+
+class Line(pl.LightningModule):
+    """A linear model whose loss depends on a number of the batch, and which counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+        self.calls = 0
+
+    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
+        self.calls += 1
+        loss = (self.layer(batch["x"]) ** 2).sum() * batch["scale"]
+        self.loss_sums = loss.detach() * 1
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Batches(torch.utils.data.IterableDataset):
+    """Eight batches; with `two_shapes`, every third has one row less."""
+
+    def __init__(self, two_shapes: bool = False) -> None:
+        self.two_shapes = two_shapes
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(0)
+        for number in range(8):
+            rows = 4 - (self.two_shapes and number % 3 == 2)
+            yield {"x": torch.randn(rows, 3, generator=generator), "scale": number + 1}
+
+
+class Sums(pl.Callback):
+    """Collects `loss_sums` after each backward pass, as the logger of 04 does."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_after_backward(self, trainer: pl.Trainer, module: Line) -> None:
+        self.values.append(float(module.loss_sums))
+
+
+def train(
+    strategy: CudaGraph | str = "auto",
+    module: Line | None = None,
+    accumulate: int = 1,
+    **options: Any,
+) -> tuple[Line, list[float]]:
+    """A trained Line, and `loss_sums` after each backward pass."""
+    torch.manual_seed(0)
+    module, sums = module or Line(), Sums()
+    trainer = pl.Trainer(
+        accelerator="cpu", strategy=strategy, max_epochs=1, logger=False, callbacks=[sums],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(Batches(**options), batch_size=None)
+    trainer.fit(module, loader)
+    return module, sums.values
+
+
+@pytest.fixture
+def train_recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Line, list[float]]]:
+    """`train` with CudaGraph and the stand-in for CUDA graphs."""
+
+    def run(speedup: float = 2.0, **options: Any) -> tuple[Line, list[float]]:
+        torch.manual_seed(0)
+        module, strategy = Line(), CudaGraph(device="cpu")
+        record = record_on_cpu(
+            list(module.parameters()), lambda: [module.loss_sums, strategy.unscaled_loss], speedup
+        )
+        monkeypatch.setattr(cuda_graph, "record_cuda_graph", record)
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+        return train(strategy, module, **options)
+
+    return run
+
+
+@pytest.mark.parametrize("two_shapes", [False, True])
+@pytest.mark.parametrize("speedup", [0.5, 2.0])
+def test_recorded_steps_train_the_same_weights(train_recorded, two_shapes, speedup, capsys):
+    plain, sums = train(two_shapes=two_shapes)
+    recorded, recorded_sums = train_recorded(speedup, two_shapes=two_shapes)
+    assert torch.equal(plain.layer.weight, recorded.layer.weight)
+    assert torch.equal(plain.layer.bias, recorded.layer.bias)
+    assert sums == recorded_sums
+    chosen = "replayed as a CUDA graph" if speedup > 1 else "started kernel by kernel"
+    assert capsys.readouterr().out.count(f"training steps are {chosen}") == 1
+
+
+def test_with_gradient_accumulation_each_batch_runs_as_written(train_recorded):
+    plain, sums = train(accumulate=2)
+    recorded, recorded_sums = train_recorded(accumulate=2)
+    assert torch.equal(plain.layer.weight, recorded.layer.weight) and sums == recorded_sums
+    assert recorded.calls == 8
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_written(monkeypatch, capsys):
+    def fail(step: Callable, pool: Any) -> None:
+        step()
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(cuda_graph, "record_cuda_graph", fail)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    plain, _ = train()
+    recorded, _ = train(CudaGraph(device="cpu"))
+    assert torch.equal(plain.layer.weight, recorded.layer.weight)
+    printed = capsys.readouterr().out
+    assert "cannot be recorded: operation not permitted" in printed and "more" not in printed
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, torch.OutOfMemoryError, RuntimeError])
+def test_other_errors_of_the_step_are_raised(train_recorded, monkeypatch, error):
+    def fail(*args: Any) -> None:
+        raise error("wrong")
+
+    monkeypatch.setattr(Line, "training_step", fail)
+    with pytest.raises(error, match="wrong"):
+        train_recorded()
+
+
+def test_a_resumed_run_keeps_its_choice(tmp_path):
+    strategy = CudaGraph(device="cpu")
+    for choice in (True, False, None):
+        strategy.use_graph = choice
+        strategy.save_checkpoint({"state": 1}, tmp_path / "file.ckpt")
+        resumed = CudaGraph(device="cpu")
+        assert resumed.load_checkpoint(tmp_path / "file.ckpt", weights_only=True)["state"] == 1
+        assert resumed.use_graph is choice
+
+
+def test_numbers_of_a_batch_are_not_frozen():
+    parameter = torch.nn.Parameter(torch.ones(2))
+
+    def loss(batch: dict) -> torch.Tensor:
+        return (parameter * batch["x"]).sum() * batch["scale"]
+
+    first = {"x": torch.ones(2), "scale": 3}
+    step = RecordedStep(loss, first, [parameter], lambda f: (f(), (f, 1.0))[1])
+    step.replay({"x": torch.tensor([1.0, 2.0]), "scale": 5})
+    assert parameter.grad.tolist() == [5.0, 10.0]
