@@ -52,7 +52,13 @@ class SmallRuns:
         options = {name: RECIPE[name] for name in ("optimizer", "lr", "schedule", "weight_decay")}
         self.module = MaskedLM(bert, options | {"total_steps": STEPS})
         self.start = copy.deepcopy(self.module.state_dict())
-        self.about_corpus = dict(source="a test", sha256="0" * 64, lines=len(self.train))
+        num_lines = len(self.train)
+        split = dict(
+            train=num_lines, valid=num_lines, removed=0, rule="a text is the validation set"
+        )
+        self.about_corpus = dict(
+            source="a test", sha256="0" * 64, text_sha256="1" * 64, lines=num_lines, split=split
+        )
 
     def settings(self, **parameters):
         """The settings of a run with some other parameters."""

@@ -32,6 +32,8 @@ VALUES = {
         [7, None],
     ),
     "column": (["text", "my column"], ["", " "], [7, None]),
+    "encoding": ([None, "utf-8", "cp1252", "GB18030"], ["", "klingon", "base64"], [7, ["utf-8"]]),
+    "documents": ([None, "file", "blank line", "line"], ["", "lines", "paragraph"], [7, True]),
     "valid_corpus": ([None, "held.txt"], ["", " "], [7, ["a.txt"]]),
     "model": (
         ["bert-base-uncased", "./folder", "scratch:tiny", "scratch:base"],

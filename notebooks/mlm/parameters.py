@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.env.notebook import NotebookError
 from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
@@ -175,9 +176,14 @@ TABLE = {  # {heading in the parameters cell: parameters}
     "Text": [
         P("02 03 03b 04 06", "column", "str", "text", "the column to read, if the corpus is a table",
           Valid("the name of a column", is_text)),
+        P("02 03 03b 04 06", "encoding", "Optional[str]", None, "encoding of the text files; None: UTF-8",
+          either(None, "UTF-8", Valid('an encoding that Python knows, such as "cp1252" or "gb18030"', is_encoding))),
+        P("02 03 03b 04 06", "documents", "Optional[str]", None,
+          'what ends a document: "file", "blank line", "line"; None: chosen',
+          either(None, "chosen for the text", one_of(*DOCUMENTS))),
         P("03 03b 04 06", "valid_corpus", "Optional[str]", None,
-          "validation text; None: every tenth block of 50 lines",
-          either(None, "every tenth block of lines", Valid(TEXTS, is_text))),
+          "validation text; None: a tenth of the corpus",
+          either(None, "a tenth of the corpus", Valid(TEXTS, is_text))),
         P("03 03b 04", "examples", "str", "line",
           '"line": one each; "block": a document cut up; "stream": all text cut up',
           one_of("line", "block", "stream")),

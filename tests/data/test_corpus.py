@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import mlm.data.corpus as corpus
+import mlm.data.split as split
 from helpers import ROOT, refused, sentences
-from mlm.data.corpus import load_corpus, make_workdir
+from mlm.data.corpus import is_intact, load_corpus, make_workdir
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.formats import text_lines
 from mlm.data.tokenizer import learn_wordpiece
-from mlm.env.files import read_checked_json, write_checked_json
 from texts import (
     LINES,
     TEXT,
@@ -112,12 +112,14 @@ def test_no_block_of_tokens_crosses_the_end_of_a_document(tmp_path, max_len):
 
 def test_with_a_valid_corpus_all_of_the_corpus_is_trained_on(tmp_path):
     train = put(tmp_path / "a.txt", TEXT)
-    valid_lines = [*LINES[:3], "of my own", LINES[0]]
+    valid_lines = ["of my own", LINES[0], LINES[1].upper(), "of my own"]
     valid = put(tmp_path / "b.csv", as_csv(valid_lines, "line"))
     folder = load_corpus(train, tmp_path / "work", "line", valid)
     assert list(text_lines(folder / "train.txt")) == LINES
-    assert list(text_lines(folder / "valid.txt")) == valid_lines
-    assert "; 4 of its 5 lines are also in" in about(folder)["split"]["rule"]
+    assert list(text_lines(folder / "valid.txt")) == ["of my own"] * 2
+    split = about(folder)["split"]
+    assert (split["train"], split["valid"], split["removed"]) == (230, 2, 2)
+    assert split["rule"] == "valid_corpus is the validation set, without lines of the training text"
     folders = [folder, load_corpus(train, tmp_path / "work")]
     put(tmp_path / "b.csv", as_csv([*valid_lines, "more"], "line"))
     folders.append(load_corpus(train, tmp_path / "work", "line", valid))
@@ -218,10 +220,13 @@ def test_corpus_json_describes_the_text(tmp_path):
     text = save(tmp_path, sentences(100))
     found = about(load_corpus(text, tmp_path))
     content = Path(text).read_bytes()
-    assert (found["source"], found["sha256"]) == (text, hashlib.sha256(content).hexdigest())
-    assert (found["bytes"], found["lines"]) == (len(content), 100)
-    rule = "every tenth block of 10 lines is the validation set"
-    assert found["split"] == {"train": 90, "valid": 10, "rule": rule}
+    assert (found["source"], found["text_sha256"]) == (text, hashlib.sha256(content).hexdigest())
+    assert abs(found["bytes"] - len(content)) <= 2 and found["lines"] == 100
+    rule = "every tenth block of 10 lines is the validation set, without lines of the training text"
+    assert found["split"] == {
+        "train": 90, "valid": 10, "removed": 0, "rule": rule, "documents": 1, "separated_by": "file",
+        "files": 1, "formats": {"plain text": 1}, "encoding": "utf-8", "empty": 0, "left_out": {},
+    }  # fmt: skip
 
 
 def test_a_corpus_is_split_once(tmp_path):
@@ -233,22 +238,58 @@ def test_a_corpus_is_split_once(tmp_path):
     assert file_names(folder) == ["corpus.json", "train.txt", "valid.txt"]  # no temporary files
 
 
-def test_a_corpus_of_an_earlier_version_is_recognized(tmp_path):
-    """Its rule was worded differently."""
+def test_a_split_of_an_earlier_version_is_another_corpus_and_stays_where_it_is(
+    tmp_path, monkeypatch
+):
+    """An unfinished run of it is not resumed with other lines, and a finished one finds its lines."""
     text = save(tmp_path, sentences(50))
-    folder = load_corpus(text, tmp_path)
-    content = read_checked_json(folder / "corpus.json")
-    content["split"]["rule"] = "every tenth run of 5 lines is held out"
-    write_checked_json(folder / "corpus.json", content)
-    assert load_corpus(text, tmp_path) == folder
-    assert about(folder)["split"]["rule"] == "every tenth run of 5 lines is held out"
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "SPLIT_VERSION", 1)
+        old = load_corpus(text, tmp_path)
+    content = file_contents(old)
+    new = load_corpus(text, tmp_path)
+    assert new != old and about(new)["sha256"] != about(old)["sha256"]
+    assert file_contents(old) == content and is_intact(old, about(old)["sha256"])
+    assert read_split(new) == read_split(old)  # here, the rules are the same
+
+
+@pytest.mark.parametrize(
+    "option", [{"column": "id"}, {"documents": "line"}, {"encoding": "cp1252"}], ids=str
+)
+def test_a_text_that_is_read_in_another_way_is_another_corpus(tmp_path, option):
+    text = put(tmp_path / "a.csv", as_csv([f"line {i}" for i in range(50)]))
+    assert load_corpus(text, tmp_path) != load_corpus(text, tmp_path, **option)
+
+
+@pytest.mark.fault
+def test_options_that_are_not_valid_are_refused(tmp_path):
+    text = save(tmp_path, LINES)
+    with refused("encoding must be", "'klingon'", "'gb18030'"):
+        load_corpus(text, tmp_path, encoding="klingon")
+    with refused("documents must be one of 'file', 'blank line', 'line' or None, got 'page'"):
+        load_corpus(text, tmp_path, documents="page")
+    with refused("column='review' names a column, but the text has none (plain text)"):
+        load_corpus(text, tmp_path, column="review")
+
+
+@pytest.mark.fault
+def test_an_empty_text_is_refused(tmp_path):
+    names = {"a.txt": b"", "b.csv": as_csv([" "] * 40), "c.txt.gz": gzip.compress(b"\n\n")}
+    for parameter in ("corpus", "valid_corpus"):
+        for name, content in names.items():
+            texts = {
+                "corpus": save(tmp_path, LINES),
+                parameter: put(tmp_path / "e" / name, content),
+            }
+            with refused(f"{parameter}=", name, "has no text"):
+                load_corpus(workdir=tmp_path / "work", **texts)
 
 
 # interrupted, damaged, or the disk is full
 
 
 @pytest.mark.parametrize("older_text", [False, True], ids=["new", "changed"])
-@pytest.mark.parametrize("crash", [0, 1, 2])
+@pytest.mark.parametrize("crash", range(4))
 def test_an_interrupted_split_is_repeated(tmp_path, monkeypatch, crash, older_text):
     """Whichever files were written when the process died, the next call splits its own text."""
     old, new = sentences(50, seed=1), sentences(60, seed=2)
@@ -307,17 +348,17 @@ def test_damaged_downloads_are_fetched_again(
     set_nietzsche_urls(f"{host.url}/ok")
     monkeypatch.setattr("pydoc_data.topics.topics", {"a": "\n".join(sentences(50))})  # is faster
     given = f"{host.url}/a.txt" if source == "URL" else source
-    folder = load_corpus(given, tmp_path)
-    expected = file_contents(folder)
+    folder, downloads = load_corpus(given, tmp_path), tmp_path / "corpus"
+    expected = file_contents(downloads)
     assert len(expected) == (5 if source == "URL" else 4)
     for name, content in expected.items():
         others = [(other, c) for other, c in expected.items() if other != name]
         for damage, damaged in (*damages(content), *others):
-            (folder / name).unlink()
+            (downloads / name).unlink()
             if damaged is not None:
-                (folder / name).write_bytes(damaged)
+                (downloads / name).write_bytes(damaged)
             assert load_corpus(given, tmp_path) == folder
-            assert file_contents(folder) == expected, (name, damage)
+            assert file_contents(downloads) == expected, (name, damage)
 
 
 def test_a_full_disk_is_reported_and_incomplete_files_are_never_used(tmp_path):
@@ -359,6 +400,24 @@ def test_a_full_disk_is_reported_and_incomplete_files_are_never_used(tmp_path):
     assert len(errors) >= 10
     for message in errors:
         assert "disk of" in message and "is full" in message and "\n" not in message
+
+
+def test_other_processes_see_a_split_only_when_it_is_complete(tmp_path, monkeypatch):
+    """Neither the validation lines before duplicates are removed, nor the split of another rule."""
+    text = save(tmp_path, sentences(30) * 4)
+    folder = load_corpus(text, tmp_path)
+    expected, seen = file_contents(folder), []
+    (folder / "corpus.json").unlink()
+    remove = split.remove_common_lines
+
+    def remove_and_look(*paths):
+        seen.append([file_contents(folder)[name] for name in ("train.txt", "valid.txt")])
+        return remove(*paths)
+
+    monkeypatch.setattr(split, "remove_common_lines", remove_and_look)
+    load_corpus(text, tmp_path)
+    assert seen == [[expected["train.txt"], expected["valid.txt"]]] * 2
+    assert file_contents(folder) == expected
 
 
 def test_several_processes_may_load_one_corpus_at_once(tmp_path):

@@ -7,10 +7,9 @@ import tracemalloc
 
 import pytest
 
-import mlm.data.formats as formats
 from helpers import refused, sentences
 from mlm.data.corpus import load_corpus
-from mlm.data.formats import FORMATS, format_table, numbered_lines, text_lines
+from mlm.data.formats import FORMATS, Format, format_table, numbered_lines, text_lines
 from texts import (
     COMPRESS,
     DOCUMENTS,
@@ -22,12 +21,15 @@ from texts import (
     all_lines,
     as_arrow,
     as_csv,
+    as_json,
     as_jsonl,
     as_parquet,
     as_text,
+    as_wiki,
     file_names,
     put,
     read_split,
+    text_of,
 )
 
 # lines
@@ -93,7 +95,8 @@ def test_one_document_gives_the_same_split_in_every_form(tmp_path, form, compres
         }[form]
     folder = load_corpus(given, tmp_path / "work")
     assert read_split(folder) == read_split(plain)
-    assert about(plain)["split"].items() <= about(folder)["split"].items()
+    for name in ("train", "valid", "removed", "rule", "documents"):
+        assert about(plain)["split"][name] == about(folder)["split"][name]
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "folder", "list"])
@@ -104,7 +107,7 @@ def test_documents_give_the_same_split_in_every_form(tmp_path, form):
     else:
         files = [put(tmp_path / "texts" / f"{i}.txt", text) for i, text in enumerate(TEXTS)]
         given = files if form == "list" else str(tmp_path / "texts")
-    folder = load_corpus(given, tmp_path / "work", "body")
+    folder = load_corpus(given, tmp_path / "work", "body" if form in WRITERS else "text")
     plain = load_corpus(put(tmp_path / "all.txt", "\n".join(TEXTS)), tmp_path / "plain")
     for name in ("train.txt", "valid.txt"):
         assert list(text_lines(folder / name)) == list(text_lines(plain / name))
@@ -133,18 +136,115 @@ def test_memory_does_not_grow_with_the_text(tmp_path, form):
     assert peaks[1] < 1.2 * peaks[0]
 
 
+# recognized by the content
+
+TABS, SEMICOLONS, BARS = (as_csv(TEXTS, delimiter=delimiter) for delimiter in "\t;|")
+QUOTES = [f'the "{i} word' if i % 3 else f'"{i} quoted' for i in range(40)]  # not closed
+CONTENTS = {  # file name: (content, what corpus.json says)
+    "lines.json": (as_jsonl(TEXTS), "JSON lines"),
+    "lines.ndjson": (as_jsonl(TEXTS), "JSON lines"),
+    "lines.txt": (as_jsonl(TEXTS), "JSON lines"),
+    "no suffix": (as_jsonl(TEXTS), "JSON lines"),
+    "array.json": (as_json(TEXTS), "JSON"),
+    "pretty.json": (b"\n " + as_json(TEXTS, indent=2) + b"\n", "JSON"),
+    "array.jsonl": (as_json(TEXTS), "JSON"),
+    "objects.json": (as_json(TEXTS, indent=1)[1:-1].replace(b"},", b"}"), "JSON"),
+    "tabs.tsv": (TABS, "CSV with the delimiter '\\t'"),
+    "tabs.txt": (TABS, "CSV with the delimiter '\\t'"),
+    "tabs.csv.gz": (gzip.compress(TABS), "CSV with the delimiter '\\t'"),
+    "semicolons.csv": (SEMICOLONS, "CSV with the delimiter ';'"),
+    "bars.csv": (BARS, "CSV with the delimiter '|'"),
+    "part-00000": (as_csv(TEXTS), "CSV with the delimiter ','"),
+    "with a BOM.csv": (b"\xef\xbb\xbf" + SEMICOLONS, "CSV with the delimiter ';'"),
+    "wiki_00": (as_wiki(TEXTS), "WikiExtractor"),
+    "wiki.txt": (b"\n" + as_wiki(TEXTS), "WikiExtractor"),
+    "wiki.json": (as_jsonl(TEXTS), "JSON lines"),  # WikiExtractor --json
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_the_content_decides_the_format(tmp_path, name):
+    content, label = CONTENTS[name]
+    folder = load_corpus(put(tmp_path / name, content), tmp_path / "work")
+    expected = load_corpus(put(tmp_path / "expected.jsonl", as_jsonl(TEXTS)), tmp_path / "plain")
+    assert read_split(folder) == read_split(expected)
+    assert about(folder)["split"]["formats"] == {label: 1}
+
+
+@pytest.mark.parametrize("write", [as_parquet, as_arrow])
+def test_parquet_and_arrow_need_no_suffix(tmp_path, write):
+    folder = load_corpus(put(tmp_path / "a.txt", write(TEXTS)), tmp_path)
+    assert text_of(folder) == sorted(line for document in DOCUMENTS for line in document)
+
+
+def test_quotes_in_a_table_with_tabs_may_be_part_of_the_text(tmp_path):
+    """As in GLUE, where they do not enclose a text."""
+    rows = "".join(f"{i}\t{text}\n" for i, text in enumerate(QUOTES))
+    folder = load_corpus(put(tmp_path / "a.tsv", f"id\ttext\n{rows}"), tmp_path)
+    assert text_of(folder) == sorted(QUOTES)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_a_text_in_quotes_may_contain_delimiters_and_line_ends(tmp_path, delimiter):
+    texts = [f'{i} said: "no; never,\twell|perhaps"\nand went' for i in range(30)]
+    folder = load_corpus(
+        put(tmp_path / "a.csv", as_csv(texts, "body", delimiter)), tmp_path, "body"
+    )
+    assert about(folder)["lines"] == 60
+    assert {*text_of(folder)} == {*"\n".join(texts).split("\n")}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["1, 2; 3 and | the text\tof it", "[1] text", '{"a": 1', "{} text", "<doc> is a tag", "text"],
+)
+def test_plain_text_stays_plain_text(tmp_path, line):
+    lines = [f"{line} {i}" for i in range(30)]
+    lines[0] = line
+    folder = load_corpus(put(tmp_path / "a.txt", as_text(lines)), tmp_path)
+    assert all_lines(folder) == sorted(lines)
+
+
+def test_a_json_array_in_one_line_is_read_in_parts(tmp_path):
+    """Also objects that are longer than a part."""
+    texts = [*TEXTS, *("word " * 10**length for length in range(6))]
+    put(tmp_path / "a.json", as_json(texts))
+    put(tmp_path / "a.jsonl", as_jsonl(texts))
+    lines = [list(numbered_lines([tmp_path / name])) for name in ("a.json", "a.jsonl")]
+    assert lines[0] == lines[1] and len(lines[0]) == 109
+
+
+# documents
+
+
+def test_documents_are_files_rows_lines_or_what_blank_lines_separate(tmp_path):
+    files = [tmp_path / name for name in ("a.txt", "b.txt", "c.csv")]
+    put(files[0], "\n\na\nb\n\n \nc\n")
+    put(files[1], "d\n")
+    put(files[2], as_csv(["e\n\nf", "", "g"]))
+    expected = {  # the documents
+        None: ["abc", "d", "ef", "g"],
+        "file": ["abc", "d", "efg"],
+        "blank line": ["ab", "c", "d", "e", "f", "g"],
+        "line": [*"abcdefg"],
+    }
+    for documents, words in expected.items():
+        found = list(numbered_lines(files, documents=documents))
+        assert found == [(i, letter) for i, word in enumerate(words) for letter in word]
+
+
 # the table of formats
 
 
 def test_one_entry_in_the_table_adds_a_format(tmp_path, monkeypatch, capsys):
     """Files of the new format are found in a folder, read, and named in messages and tables."""
 
-    def toy_rows(path, column):
-        """A toy format: documents between lines of dashes.
+    def toy_rows(file, column):
+        """Documents between lines of dashes.
 
         This line is not shown.
         """
-        yield from "".join(formats.utf8_lines(path)).split("---\n")
+        yield from "".join(file.lines()).split("---\n")
 
     put(tmp_path / "texts" / "a.toy", "---\n".join(f"{text}\n" for text in TEXTS[:2]))
     put(tmp_path / "texts" / "b.TOY.gz", gzip.compress("\n---\n".join(TEXTS[2:]).encode()))
@@ -153,7 +253,7 @@ def test_one_entry_in_the_table_adds_a_format(tmp_path, monkeypatch, capsys):
         load_corpus(str(tmp_path / "texts"), tmp_path / "work")
     capsys.readouterr()
 
-    monkeypatch.setitem(FORMATS, ".toy", toy_rows)
+    monkeypatch.setitem(FORMATS, "toy format", Format((".toy",), toy_rows))
     folder = load_corpus(str(tmp_path / "texts"), tmp_path / "work")
     assert "2 text file(s)\n" in capsys.readouterr().out
     expected = load_corpus(put(tmp_path / "a.jsonl", as_jsonl(TEXTS)), tmp_path / "plain")
@@ -161,12 +261,12 @@ def test_one_entry_in_the_table_adds_a_format(tmp_path, monkeypatch, capsys):
     assert about(folder)["split"]["documents"] == 4
     with refused("has no file that ends in", ".toy"):
         load_corpus(str(tmp_path / "empty"), tmp_path / "work")
-    assert "| `*.toy` | A toy format: documents between lines of dashes |" in format_table()
+    assert "| toy format | `*.toy` | Documents between lines of dashes |" in format_table()
 
 
 def test_every_reader_describes_its_format():
-    for suffix, reader in FORMATS.items():
-        assert reader.__doc__ and suffix in format_table()
+    for name, form in FORMATS.items():
+        assert form.read.__doc__ and f"| {name} | " in format_table()
 
 
 # what is not text
@@ -177,42 +277,48 @@ def twenty_lines_and(*more):
 
 
 NOT_TEXT = {  # name: (content, words of the message)
-    "empty.txt": (b"", ["at least 10", "got 0"]),
-    "blank.txt": (b"\n \r\n\t\n" * 20, ["at least 10", "got 0"]),
-    "only a BOM.txt": (b"\xef\xbb\xbf", ["at least 10", "got 0"]),
+    "empty.txt": (b"", ["has no text"]),
+    "blank.txt": (b"\n \r\n\t\n" * 20, ["has no text"]),
+    "only a BOM.txt": (b"\xef\xbb\xbf", ["has no text"]),
     "one line.txt": (b"one line", ["got 1", "on its own line"]),
     "one long line.txt": (b"word " * 1_000_000, ["got 1", "on its own line"]),
     "nine lines.txt": (b"line\n" * 9, ["at least 10", "got 9"]),
-    "docx.txt": (b"PK\x03\x04" + bytes(range(256)), ["zip archive", ".docx", "plain text"]),
-    "pdf.txt": (b"%PDF-1.7\n" + b"line\n" * 20, ["a PDF", "plain text"]),
-    "rtf.txt": (b"{\\rtf1 " + b"line\n" * 20, ["an RTF document", "plain text"]),
     "utf-32.txt": ("line\n".encode("utf-32") * 20, ["UTF-32 text", "iconv -f UTF-32 "]),
     "utf-16.txt": ("line\n".encode("utf-16") * 20, ["UTF-16 text", "iconv -f UTF-16 "]),
     "utf-16-le.txt": ("line\n".encode("utf-16-le") * 20, ["UTF-16LE text", "iconv -f UTF-16LE "]),
     "utf-16-be.txt": ("line\n".encode("utf-16-be") * 20, ["UTF-16BE text", "iconv -f UTF-16BE "]),
-    "latin-1.txt": ("Größe\n".encode("latin-1") * 20, ["not UTF-8", "0xf6", "iconv -f LATIN1"]),
+    "latin-1.txt": ("Größe\n".encode("latin-1") * 20, ["not UTF-8", "0xf6", "iconv -f CP1252"]),
     "late byte.txt": (b"word\n" * 100_000 + b"\xff", ["not UTF-8", "0xff", "iconv"]),
     "NUL.txt": (b"line\n" * 20 + b"a\0b\n", ["line 21 contains a NUL byte", "not a text file"]),
-    "binary.txt": (bytes(range(256)) * 100, ["not UTF-8", "pass a text file"]),
-    "parquet.txt": (b"PAR1" + bytes(99), ["a parquet file", ".parquet"]),
-    "zstd.txt": (b"\x28\xb5\x2f\xfd" + bytes(99), ["a zstd archive", "decompress it first"]),
+    "binary.txt": (bytes(range(256)) * 100, ["a binary file", "pass a text file"]),
+    "parquet.txt": (b"PAR1" + bytes(99), ["is damaged, or not a parquet"]),
     "cut.txt.gz": (gzip.compress(os.urandom(9999).hex().encode())[:-100], ["is damaged"]),
     "flipped.txt.gz": (gzip.compress(twenty_lines_and())[:-6] + b"abcdef", ["is damaged"]),
     "cut.txt.bz2": (COMPRESS[".bz2"](os.urandom(9999).hex().encode())[:-100], ["is damaged"]),
     "cut.csv.xz": (COMPRESS[".xz"](os.urandom(9999).hex().encode())[:-100], ["is damaged"]),
     "latin.txt.gz": (gzip.compress("Größe\n".encode("latin-1") * 20), ["not UTF-8"]),
-    "zip.txt.gz": (gzip.compress(b"PK\x03\x04" + bytes(99)), ["zip archive"]),
+    "zip.txt.gz": (gzip.compress(b"PK\x03\x04" + bytes(99)), ["zip archive inside"]),
     "other column.csv": (as_csv(TEXTS, "body"), ["no column 'text'", "'id', 'body', 'label'"]),
-    "empty.csv": (b"", ["no column 'text'"]),
-    "semicolons.csv": (b"id;text\n1;a\n", ["no column 'text'", "'id;text'"]),
+    "empty.csv": (b"", ["has no text"]),
+    "semicolons.csv": (b"id;body\n1;a\n", ["no column 'text'", "'id', 'body'"]),
     "commas.csv": (b"text,n\nwith, commas, 1\n", ["line 2 has 3 columns where the first has 2"]),
     "open quote.csv": (b'text\n"never closed\n' + b"line\n" * 20, ["line 22 is not valid CSV"]),
     "huge.csv": (b'text\n"' + b"word " * 4_000_000, ["not valid CSV", "larger than field limit"]),
-    "latin.csv": ("text\nGröße\n".encode("latin-1"), ["not UTF-8", "iconv -f LATIN1"]),
+    "latin.csv": (
+        "text\nGröße\n".encode("latin-1"),
+        ["not UTF-8", "line 2, byte offset 7", "cp1252"],
+    ),
     "utf-16.csv": ("text\nline\n".encode("utf-16"), ["UTF-16 text"]),
     "other key.jsonl": (as_jsonl(TEXTS, "body"), ["line 1 has no column 'text'", "'id', 'body'"]),
     "half.jsonl": (as_jsonl(TEXTS)[:-9], ["line 4 is not valid JSON"]),
-    "array.jsonl": (b'[{"text": "a"}]\n', ["line 1 is not a JSON object"]),
+    "numbers.jsonl": (b"1\n2\n", ["line 1 is not a JSON object"]),
+    "numbers.json": (b"[1, 2]", ["object 1 is not a JSON object"]),
+    "cut.json": (as_json(TEXTS)[:-9], ["object 4 is cut off or not valid JSON"]),
+    "open.json": (as_json(TEXTS)[:-1], ["is cut off"]),
+    "other key.json": (as_json(TEXTS, "body"), ["object 1 has no column 'text'", "'id', 'body'"]),
+    "config.json": (b'{"vocab_size": 7}', ["no column 'text'", "'vocab_size'"]),
+    "deep.json": (b"[" * 100_000, ["is cut off"]),
+    "words.json": (b"[Illustration]", ["object 1 is cut off or not valid JSON"]),
     "deep.jsonl": (b"[" * 100_000, ["line 1 is not valid JSON"]),
     "number.jsonl": (b'{"text": "a"}\n{"text": 7}\n', ["row 2: 'text' is of type int, not text"]),
     "list.jsonl": (b'{"text": ["a"]}\n', ["row 1: 'text' is of type list, not text"]),

@@ -1,5 +1,8 @@
 """Which files a path, a folder or a pattern means, and which values are refused."""
 
+import bz2
+import gzip
+import json
 import os
 import socket
 import time
@@ -9,7 +12,20 @@ import pytest
 from helpers import refused, sentences
 from mlm.data.corpus import load_corpus, make_workdir
 from mlm.data.download import fetch_corpus
-from texts import TEXT, about, file_names, put
+from texts import (
+    LINES,
+    TEXT,
+    about,
+    as_arrow,
+    as_json,
+    as_jsonl,
+    as_text,
+    as_wiki,
+    as_zip,
+    file_names,
+    put,
+    text_of,
+)
 
 HELP = "pass text files, a folder, a URL, 'nietzsche' or 'pydoc'"
 
@@ -53,6 +69,89 @@ def test_output_of_earlier_runs_is_not_part_of_the_corpus(tmp_path, monkeypatch,
         first = load_corpus(given, make_workdir(workdir))
         assert load_corpus(given, make_workdir(workdir)) == first
         assert about(first)["split"]["files"] == 2
+
+
+def test_files_without_a_suffix_are_recognized_by_their_names(tmp_path, capsys):
+    """As Spark and WikiExtractor write them."""
+    lines = sentences(40)
+    contents = {
+        "spark/part-00000": as_jsonl(lines[:10]),
+        "spark/part-00001-6f2a-c000.json": as_jsonl(lines[10:11]),
+        "spark/part-r-00002.gz": gzip.compress(as_text(lines[11:20])),
+        "spark/part-00003": b"",
+        "wiki/AA/wiki_00": as_wiki(lines[20:30]),
+        "wiki/AB/wiki_01.bz2": bz2.compress(as_wiki(lines[30:])),
+    }
+    others = ["spark/_SUCCESS", "spark/.part-00000.crc", "spark/._SUCCESS.crc", "Makefile"]
+    for name, content in (contents | dict.fromkeys(others, b"")).items():
+        put(tmp_path / "texts" / name, content)
+    folder = load_corpus(str(tmp_path / "texts"), tmp_path / "work")
+    assert text_of(folder) == sorted(lines)
+    split = about(folder)["split"]
+    assert split["formats"] == {"JSON lines": 2, "plain text": 2, "WikiExtractor": 2}
+    assert "left out: 1 x Makefile, 1 x _SUCCESS" in capsys.readouterr().out
+
+
+def test_json_files_that_describe_texts_are_left_out(tmp_path):
+    """Beside other files, one object without the column is no text; each text may be an object."""
+    put(tmp_path / "texts" / "a.json", as_json(LINES[:10]))
+    put(tmp_path / "texts" / "b.json", as_jsonl(LINES[10:20]))
+    put(tmp_path / "texts" / "c.json", json.dumps({"text": LINES[20]}, indent=2))
+    put(tmp_path / "texts" / "d.json", as_jsonl(LINES[21:22]))
+    put(tmp_path / "texts" / "config.json", json.dumps({"name": "text"}))
+    put(tmp_path / "texts" / "settings.json", json.dumps({"a": "x", "b": [{"c": 1}]}, indent=2))
+    folder = load_corpus(str(tmp_path / "texts"), tmp_path / "work")
+    assert text_of(folder) == sorted(LINES[:22])
+    split = about(folder)["split"]
+    assert (split["files"], split["left_out"]) == (4, {".json": 2})
+    with refused("line 1 has no column 'text'", "'name'"):
+        load_corpus(f"{tmp_path}/texts/config.json", tmp_path / "work")
+
+
+def save_dataset(folder, *parts):
+    """Write what `datasets.save_to_disk` writes: Arrow streams, and JSON files that describe them."""
+    names = [f"data-{i:05}-of-{len(parts):05}.arrow" for i in range(len(parts))]
+    for name, texts in zip(names, parts):
+        put(folder / name, as_arrow(texts))
+    files = [{"filename": name} for name in names]
+    put(folder / "state.json", json.dumps({"_data_files": files, "_split": None}, indent=2))
+    put(folder / "dataset_info.json", json.dumps({"features": {"text": {}}}, indent=2))
+    put(folder / "cache-0123.arrow", as_arrow(["not part of the dataset"]))
+
+
+def test_a_saved_dataset_is_read(tmp_path):
+    lines = sentences(40)
+    save_dataset(tmp_path / "saved", lines[:30], lines[30:])
+    folder = load_corpus(str(tmp_path / "saved"), tmp_path / "work")
+    assert text_of(folder) == sorted(lines)
+    assert about(folder)["split"]["formats"] == {"Arrow": 2}
+
+
+@pytest.mark.fault
+def test_the_splits_of_a_saved_dataset_are_not_mixed(tmp_path):
+    for split in ("train", "test"):
+        save_dataset(tmp_path / "saved" / split, sentences(20, seed=split))
+    put(tmp_path / "saved" / "dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
+    with refused("is a saved dataset with the splits train, test", f"'{tmp_path}/saved/train'"):
+        load_corpus(str(tmp_path / "saved"), tmp_path / "work")
+    folder = load_corpus(
+        f"{tmp_path}/saved/train", tmp_path / "work", valid_corpus=f"{tmp_path}/saved/test"
+    )
+    assert about(folder)["split"]["train"] == 20
+
+
+@pytest.mark.fault
+def test_a_folder_of_archives_is_refused_and_a_pattern_is_read(tmp_path, capsys):
+    """In a folder, an archive may contain the same texts as the files beside it."""
+    for name in "ab":
+        put(tmp_path / f"texts/{name}.zip", as_zip({"c.txt": as_text(sentences(20, seed=name))}))
+    with refused("has 2 archive(s) and no text", "pass the archives, for example", "a.zip"):
+        fetch_corpus(str(tmp_path / "texts"), tmp_path)
+    folder = load_corpus(f"{tmp_path}/texts/*.zip", tmp_path / "work")
+    assert about(folder)["split"]["files"] == 2
+    put(tmp_path / "texts" / "c.txt", as_text(sentences(20)))
+    assert len(fetch_corpus(str(tmp_path / "texts"), tmp_path)) == 1
+    assert "1 text file(s); left out: 2 x .zip" in capsys.readouterr().out
 
 
 # refused

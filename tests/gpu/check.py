@@ -293,6 +293,7 @@ def resume(until: float) -> None:
     jobs = [
         *(run_plainly(name, stop_at=middle, **options) for name, options in stopped.items()),
         run_plainly("again", **small_run()),
+        run_plainly("plain", **small_run(), compile=False),
         run_plainly("deterministic", **stopped["deterministic-stopped"]),
         run_plainly("float16", **stopped["float16-stopped"]),
         papermill("best", num_threads=2, **small_run(), keep="best", evaluations=8),
@@ -308,6 +309,7 @@ def resume(until: float) -> None:
         write_outcome("resume", job, resumed_at=job.last_match(r"run: ([\d,]+) of"))
     for one, other, why in (
         ("auto", "again", "both uninterrupted: is a run on a GPU repeatable?"),
+        ("again", "plain", "recorded steps and plain ones"),
         ("again", "stopped", "resumed, with default algorithms"),
         ("deterministic", "deterministic-stopped", "resumed, deterministic, dropout 0.1"),
         ("float16", "float16-stopped", "resumed, float16"),
@@ -352,16 +354,16 @@ mlm.models.encoders.hidden_states = hidden_states
 def memory(until: float) -> None:
     """A batch that is far too large: what does the user see?
 
-    65,536 blocks at once are eight million tokens.
+    8,192 blocks at once are a million tokens.
     """
     patch, long_text = work_folder() / "out_of_memory.py", work_folder() / "long.txt"
     patch.write_text(OUT_OF_MEMORY)
     source = text() if text() != "pydoc" else work_folder() / "auto" / "corpus" / "pydoc/train.txt"
     options: dict[str, Any] = {"corpus": "pydoc"}
     if Path(source).exists():
-        long_text.write_text(Path(source).read_text() * (1 if rehearsing() else 12))
+        long_text.write_text(Path(source).read_text() * (1 if rehearsing() else 8))
         options["corpus"] = long_text
-    options |= dict(model=f"scratch:{model_size()}", examples="block", batch_size=65536)
+    options |= dict(model=f"scratch:{model_size()}", examples="block", batch_size=8192)
     job = (
         run_plainly("memory", patch, **options) if rehearsing() else papermill("memory", **options)
     )
@@ -417,6 +419,7 @@ STEPS = [
     Step("machine", machine, 10, 90),
     Step("losses", losses, 30, 120),
     Step("resume", resume, 50, 150),
+    Step("graph", None, 40, 90),
     Step("speed", None, 40, 150),
     Step("trainer", None, 25, 80),
     Step("compile", None, 50, 140),

@@ -51,10 +51,12 @@ from mlm.data.batches import MaskedBatches  # noqa: E402
 from mlm.data.corpus import load_corpus  # noqa: E402
 from mlm.data.dataset import MaskedLMDataset  # noqa: E402
 from mlm.data.tokenizer import learn_wordpiece  # noqa: E402
+from mlm.env.cuda_graph import RecordedStep, record_cuda_graph  # noqa: E402
 from mlm.env.devices import trainer_arguments  # noqa: E402
 from mlm.models.compilation import compile_counts  # noqa: E402
 from mlm.models.encoders import head_layers, packed_attention_mask  # noqa: E402
 from mlm.models.flops import flops_per_token, peak_flops  # noqa: E402
+from mlm.models.gpu import use_deterministic_operations  # noqa: E402
 from mlm.models.loading import load_model  # noqa: E402
 from mlm.optim.optimizer import make_optimizer  # noqa: E402
 from mlm.training.datamodule import PrefetchedBatches  # noqa: E402
@@ -352,6 +354,99 @@ def speed() -> None:
         attempt(attention_time, width)
 
 
+# recorded steps, deterministic operations
+
+
+def set_dropout(model: Any, rate: float) -> None:
+    """All dropout layers get this rate."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+
+
+def recorded_step(bench: Bench, variant: Variant) -> None:
+    """Write speed and memory of a step that is recorded as a CUDA graph, beside the plain step."""
+    bench.switch(variant)
+    optimizer, _ = bench.make_optimizer(variant, CONSTANT_LR)
+    count = 4 if REHEARSING else 30
+    ready = list(device_batches(bench, variant, count, "ready"))
+    batches = [batch for batch in ready if set(batch) == set(ready[0])]
+    tokens = sum(int(batch["num_tokens"]) for batch in batches)
+
+    def plain() -> None:
+        for batch in batches:
+            bench.loss(variant, batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def replay() -> None:
+        for batch in batches:
+            step.replay(batch)
+            step.set_gradients()
+            optimizer.step()
+
+    def record(function: Callable[[], None]) -> tuple[Callable[[], None], float]:
+        if ON_GPU:
+            return record_cuda_graph(function, None)
+        function()
+        return function, 1.0
+
+    figures: dict[str, Any] = {}
+    for name in ("plain", "replay"):
+        peak_memory()
+        if name == "replay":
+            weights = list(bench.module.parameters())
+            step = RecordedStep(lambda b: bench.loss(variant, b), batches[0], weights, record)
+        ms = milliseconds(plain if name == "plain" else replay, count=1, warm_up=1) / len(batches)
+        per_second = 1000 * tokens / len(batches) / ms
+        figures[name] = dict(ms=ms, tokens_per_second=per_second, **peak_memory())
+        figures[name]["mfu"] = mfu(bench, variant, per_second)
+    shape = list(batches[0]["input_ids"].shape)
+    write_result("graph", what=variant.name, shape=shape, speedup=step.speedup, **rounded(figures))
+
+
+def repeated_gradients(bench: Bench, variant: Variant) -> None:
+    """Write how many gradients differ when a step is computed again: are its operations deterministic?"""
+    bench.switch(variant)
+    batch = bench.on_device(next(iter(host_batches(bench, variant, 1))))
+
+    def gradients() -> list[torch.Tensor]:
+        bench.module.zero_grad(set_to_none=True)
+        bench.loss(variant, batch).backward()
+        return [weight.grad for weight in bench.module.parameters() if weight.grad is not None]
+
+    first = gradients()
+    differ = max(
+        sum(not one.equal(other) for one, other in zip(first, gradients())) for _ in range(5)
+    )
+    write_result(
+        "repeated_gradients",
+        what=variant.name,
+        differ=differ,
+        of=len(first),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def graph() -> None:
+    """BERT-base without dropout: recorded steps beside plain ones; deterministic operations."""
+    short = make_bench(model_size())
+    set_dropout(short.model, 0.0)
+    long = make_bench(model_size(), 512, short.model)
+    runs = (
+        (short, suite_variant("line", SMALL_BATCH)),
+        (short, suite_variant("line", LARGE_BATCH)),
+        (short, suite_variant("block", LARGE_BATCH)),
+        (long, suite_variant("block", MEDIUM_BATCH)),
+    )
+    for bench, variant in (*runs[1:2], runs[3]):
+        attempt(repeated_gradients, bench, variant)
+    use_deterministic_operations()
+    for bench, variant in runs:
+        attempt(repeated_gradients, bench, variant)
+        attempt(recorded_step, bench, variant)
+
+
 # the profile
 
 PHASES = "input", "encoder", "head", "loss", "backward", "optimizer"
@@ -646,6 +741,7 @@ def variants_to_compile() -> Iterator[tuple[str, int]]:
 
 PARTS = {
     "machine": machine,
+    "graph": graph,
     "speed": speed,
     "trainer": trainer,
     "trainer_compile": trainer_compile,
@@ -653,6 +749,7 @@ PARTS = {
 }
 
 if __name__ == "__main__":
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts
     if sys.argv[1].startswith("trainer"):
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its workers are forked processes
     PARTS[sys.argv[1]]()

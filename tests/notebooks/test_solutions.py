@@ -153,13 +153,18 @@ def session(notebook: str, parameters: dict[str, Any]) -> list[tuple[str, str]]:
     checks = {number: re.search(CHECK, text, re.DOTALL) for number, text in texts.items()}
     codes = {number: check[1] for number, check in checks.items() if check}
 
-    unedited = {"library"}.union(*(needed_cells(cells, check) for check in codes.values()))
+    # What edited cells read counts as well: an edited cell runs even if its check does not need it.
+    wanted = {
+        number: "\n".join([*edited_cells(texts[number], cells).values(), check])
+        for number, check in codes.items()
+    }
+    unedited = {"library"}.union(*(needed_cells(cells, source) for source in wanted.values()))
     steps = [(cell, source) for cell, source in cells.items() if cell in unedited]
     steps.append(("unedited", "unedited = dict(globals())"))
     edited_before: set[str] = set()
     for number, check in codes.items():
         edited = edited_cells(texts[number], cells)
-        needed = needed_cells({**cells, **edited}, check) | edited.keys()
+        needed = needed_cells({**cells, **edited}, wanted[number]) | edited.keys()
         order = [cell for cell in cells if cell in needed]
         first = next(i for i, c in enumerate(order) if c in edited or c in edited_before)
         for cell in order[first:]:

@@ -1,10 +1,11 @@
 """Figures have the labels that a reader needs, and never distinguish by colour alone."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
-from mlm.plots.corpus import draw_split
+from mlm.plots.corpus import MAX_STRIP_LINES, PARTS, add_split_legend, draw_split, draw_words
 from mlm.plots.predictions import draw_predictions, draw_surprisals, percent
 from mlm.plots.speed import draw_learned, draw_race
 from mlm.plots.training import curve_image, draw_curve
@@ -74,10 +75,27 @@ def test_the_learning_curve_is_a_png_also_before_the_first_evaluation(history):
     assert curve_image(history, 5.6).data.startswith(b"\x89PNG")
 
 
-def test_the_split_shows_every_tenth_block_as_validation_lines():
+@pytest.mark.parametrize("num_lines", [10, 1000, 30_000])
+def test_a_strip_shows_the_parts_of_a_text_to_scale(num_lines):
+    parts = np.array(["train", "valid", "train", "removed"]).repeat(num_lines // 4 + 1)[:num_lines]
     figure, ax = plt.subplots()
-    draw_split(ax, 0, 1000, 50)
-    assert [text.get_text() for text in ax.texts] == ["train", "valid"] * 2
+    draw_split(ax, parts)
+    (image,) = ax.images
+    shown = image.get_array()[0]
+    assert len(shown) <= MAX_STRIP_LINES and image.get_extent() == [0, num_lines, 0, 1]
+    for number, name in enumerate(PARTS):
+        assert abs((shown == number).mean() - (parts == name).mean()) < 1e-3
+    add_split_legend(figure)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*PARTS]
+    plt.close(figure)
+
+
+@pytest.mark.fault
+def test_a_text_without_words_gives_an_empty_figure():
+    figure, ax = plt.subplots()
+    draw_words(ax, [], set())
+    assert not ax.patches
     plt.close(figure)
 
 

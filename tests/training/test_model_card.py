@@ -13,7 +13,13 @@ RESULTS = {
     "parameters": {"seed": 3},
     "versions": {"python": "3.11.1", "torch": "2.13.0", "torch_xla": None},
     "hardware": {"device": "cpu", "precision": "torch.float32"},
-    "data": {"source": "pydoc", "sha256": "ab" * 32, "lines": 9000, "tokens": 80000},
+    "data": {
+        "source": "pydoc", "sha256": "cd" * 32, "text_sha256": "ab" * 32, "lines": 9000, "tokens": 80000,
+        "split": {
+            "train": 8100, "valid": 806, "removed": 94,
+            "rule": "every tenth block of 50 lines is the validation set, without lines of the training text",
+        },
+    },
     "model": {"name": "scratch:tiny", "parameters": 10**6},
     "training": dict(
         steps=400, tokens_seen=7 * 10**5, seconds=61.5, optimizer="muon", lr=0.01, schedule="trapezoid",
@@ -47,6 +53,7 @@ def test_a_card_is_valid_and_says_what_the_results_say(tmp_path):
         "| 2.500 | 12.2 | 54.0% |", "| 9.000 | 8,103.1 | 0.0% |", "| 5.600 |", "ab" * 32,
         "best weights, from step 300", "400 steps", "700,000 tokens seen", "torch 2.13.0",
         "optimizer muon, lr 0.01", "3.10 nats below the baseline.", "9,000 lines",
+        "of the training text (94 removed): none of its 806 lines occurs in the training text.",
     ):  # fmt: skip
         assert words in read.text, words
     assert "torch_xla" not in read.text
@@ -81,10 +88,22 @@ def test_any_name_of_a_text_gives_a_valid_card(source):
 def test_a_text_may_be_a_list_and_the_validation_text_another_one():
     results = results_of(["/home/me/a.txt", "pydoc"])
     text = model_card("mine", results)
-    assert "`a.txt, pydoc`" in text and "/home" not in text and "every tenth block" in text
+    assert "`a.txt, pydoc`" in text and "/home" not in text and "Every tenth block of 50" in text
     results["parameters"]["valid_corpus"] = "/home/me/exam.txt"
+    results["data"]["split"]["rule"] = "valid_corpus is the validation set; its lines are removed"
     text = model_card("mine", results)
-    assert "the text `exam.txt`" in text and "/home" not in text and "tenth" not in text
+    assert "The text `exam.txt` is the validation set; its lines are removed (94 removed)" in text
+    assert "/home" not in text and "tenth" not in text
+
+
+@pytest.mark.parametrize("valid_corpus", [None, "/home/me/exam.txt"])
+def test_a_card_of_a_run_of_an_earlier_version_promises_nothing_about_its_split(valid_corpus):
+    results = results_of()
+    del results["data"]["split"], results["data"]["text_sha256"]
+    results["parameters"]["valid_corpus"] = valid_corpus
+    text = model_card("mine", results)
+    assert "Lines of it may occur in the training text" in text and "/home" not in text
+    assert "none of its" not in text and "cd" * 32 in text
 
 
 def test_a_card_does_not_name_folders_of_the_machine(tmp_path):

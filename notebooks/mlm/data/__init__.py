@@ -1,9 +1,15 @@
 """From a text to masked batches.
 
-formats            plain text, CSV, JSON lines, parquet, Arrow, compressed or not -> documents -> lines
+archives           compressed files, tar and zip archives -> streams of bytes
+file_types         files that are not text: what they are
+text_options       valid values of `encoding` and `documents`
+encodings          streams of bytes -> lines, or which line fails and which encodings are likely
+formats            plain text, CSV, JSON, parquet, Arrow, WikiExtractor's output -> documents -> lines
+documents          what separates the documents of a text, and whether it is hard-wrapped
 local_files        a path, a folder or a pattern -> files
 download           nietzsche, pydoc, URLs and datasets of the Hub -> files
-corpus             files -> train.txt and valid.txt
+split              lines -> train.txt and valid.txt; no line is in both
+corpus             files -> a folder with train.txt, valid.txt and corpus.json
 text_size          suggested settings for your text size, with measured results
 tokenizer          the tokenizer of a model, or one learned from a text
 token_ids          the token ids of a text, in memory-mapped files

@@ -1,14 +1,25 @@
-"""Split a text into train.txt and valid.txt, and describe both in corpus.json. Taught in 02."""
+"""Fetch and split a text: train.txt, valid.txt, and corpus.json, which describes both. Taught in 02."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-from mlm.data.download import fetch_corpus, is_download, short_label
-from mlm.data.formats import choose_open, format_of, numbered_lines, read_documents, text_lines
+from mlm.data.documents import choose_documents
+from mlm.data.download import bad_downloads_removed, fetch_corpus, short_label
+from mlm.data.formats import (
+    DEFAULT_COLUMN,
+    Contents,
+    check_column,
+    count_lines,
+    format_by_name,
+    numbered_lines,
+)
+from mlm.data.split import SPLIT_FILES, SPLIT_VERSION, split_by_files, split_text
+from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.env.files import (
     absolute_path,
-    atomic_write,
     describe_path,
     first_damaged,
     json_digest,
@@ -21,8 +32,7 @@ from mlm.env.files import (
 )
 from mlm.env.notebook import NotebookError
 
-SPLIT_FILES = "train.txt", "valid.txt"
-MIN_LINES = 10  # every tenth block of lines is held out, so fewer lines give no validation set
+MIN_LINES = 10  # a tenth is held out, so fewer lines give no validation set
 
 
 def make_workdir(workdir: str | Path) -> Path:
@@ -46,108 +56,46 @@ def make_workdir(workdir: str | Path) -> Path:
 # identify and check the text
 
 
-def corpus_digest(
-    files: Sequence[Path], valid_files: Sequence[Path], column: str
-) -> tuple[str, bool]:
-    """(SHA-256 of everything that decides a corpus, whether it is a single plain text file).
-
-    Of a single plain text file, that is the file's own SHA-256. Otherwise it covers the content and
-    format of all files, in order, and the column. Names and paths do not count. Raises NotebookError if
-    a file cannot be read.
-    """
-    all_files = (*files, *valid_files)
+def file_sums(files: Iterable[Path]) -> list[tuple[str, str]]:
+    """(format by its name, SHA-256) of each file. Raises NotebookError if one cannot be read."""
     try:
-        is_table = any(format_of(path) for path in all_files)
-        if len(all_files) == 1 and not is_table and choose_open(all_files[0]) is open:
-            return sha256_of(all_files[0]), True
-        contents = [
-            [(format_of(path), sha256_of(path)) for path in part] for part in (files, valid_files)
-        ]
-        return json_digest({"files": contents, "column": column if is_table else None}), False
+        return [(format_by_name(path.name), sha256_of(path)) for path in files]
     except OSError as error:
         raise NotebookError(
             f"{error.filename} cannot be read ({error.strerror}); pass files that can be read"
         ) from None
 
 
-def count_lines(files: Iterable[Path], column: str) -> dict[str, int]:
-    """The number of "documents" with text, of their non-blank "lines", and of "empty" documents."""
-    counts = {"documents": 0, "lines": 0, "empty": 0}
-    for document in read_documents(files, column):
-        lines = sum(1 for _ in document)
-        counts["documents" if lines else "empty"] += 1
-        counts["lines"] += lines
-    return counts
-
-
-def check_num_lines(parameter: str, given: str | list[str], num_lines: int, min_lines: int) -> None:
+def check_num_lines(
+    parameter: str, given: str | list[str], num_lines: int, min_lines: int, left_out: Counter[str]
+) -> None:
     """Raise NotebookError if a text has fewer than `min_lines` lines."""
-    if num_lines < min_lines:
-        reason = ", since every tenth is held out" if min_lines > 1 else ""
+    if not num_lines:
+        others = ", ".join(f"{count} x {suffix}" for suffix, count in left_out.items())
         raise NotebookError(
-            f"{parameter}={short_repr(given)} must have at least {min_lines} non-blank line(s)"
-            f"{reason}, got {num_lines}: put each sentence or paragraph on its own line"
+            f"{parameter}={short_repr(given)} has no text: all files are empty or blank"
+            + (f", or have no such column (left out: {others})" if others else "")
+            + "; pass a text"
+        )
+    if num_lines < min_lines:
+        raise NotebookError(
+            f"{parameter}={short_repr(given)} must have at least {min_lines} non-blank lines, since a "
+            f"tenth is held out, got {num_lines}: put each sentence or paragraph on its own line"
         )
 
 
-# split
-
-
-def write_lines(path: Path, numbered: Iterable[tuple[int, str]]) -> int:
-    """Write lines, given as (document number, line), with a blank line between two documents.
-
-    Returns the number of lines. The file appears under its name only when it is complete.
-    """
-    count, last_document = 0, None
-    with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
-        for document, line in numbered:
-            separator = "\n" if last_document not in (None, document) else ""
-            file.write(f"{separator}{line}\n")
-            last_document, count = document, count + 1
-    return count
-
-
-def split_text(
-    files: Sequence[Path], folder: Path, num_lines: int, column: str = "text"
-) -> dict[str, int | str]:
-    """Write every tenth block of 50 consecutive lines to valid.txt, and all others to train.txt.
-
-    With fewer than 500 lines, a block is a tenth of them. Returns the numbers of lines and the rule.
-    """
-    block_size = min(50, num_lines // 10)
-
-    def part_of(i: int) -> str:
-        return "valid" if i // block_size % 10 == 9 else "train"
-
-    counts = {}
-    for part in ("train", "valid"):
-        numbered = enumerate(numbered_lines(files, column))
-        lines = (line for i, line in numbered if part_of(i) == part)
-        counts[part] = write_lines(folder / f"{part}.txt", lines)
-    return {**counts, "rule": f"every tenth block of {block_size} lines is the validation set"}
-
-
-def count_duplicates(folder: Path) -> int:
-    """The number of validation lines that also occur in the training text.
-
-    Only hashes are kept in memory.
-    """
-    valid = {hash(line) for line in text_lines(folder / "valid.txt")}
-    duplicates = valid.intersection(map(hash, text_lines(folder / "train.txt")))
-    return sum(hash(line) in duplicates for line in text_lines(folder / "valid.txt"))
-
-
-def split_by_files(
-    files: Sequence[Path], valid_files: Sequence[Path], folder: Path, column: str = "text"
-) -> dict[str, int | str]:
-    """Write `files` to train.txt and `valid_files` to valid.txt; the numbers of lines and the rule."""
-    train = write_lines(folder / "train.txt", numbered_lines(files, column))
-    valid = write_lines(folder / "valid.txt", numbered_lines(valid_files, column))
-    rule = (
-        f"valid_corpus is the validation set; {count_duplicates(folder):,} of its {valid:,} lines are "
-        "also in the training text"
-    )
-    return {"train": train, "valid": valid, "rule": rule}
+def check_options(encoding: str | None, documents: str | None) -> None:
+    """Raise NotebookError if `encoding` or `documents` is not valid."""
+    if encoding is not None and not is_encoding(encoding):
+        raise NotebookError(
+            "encoding must be an encoding that Python knows, such as 'cp1252' or 'gb18030', or None "
+            f"(UTF-8), got {short_repr(encoding)}"
+        )
+    if documents is not None and documents not in DOCUMENTS:
+        names = ", ".join(map(repr, DOCUMENTS))
+        raise NotebookError(
+            f"documents must be one of {names} or None, got {short_repr(documents)}"
+        )
 
 
 # the corpus
@@ -167,18 +115,23 @@ def is_intact(folder: Path, sha256: str) -> bool:
 def load_corpus(
     corpus: str | list[str],
     workdir: str | Path,
-    column: str = "text",
+    column: str = DEFAULT_COLUMN,
     valid_corpus: str | None = None,
+    encoding: str | None = None,
+    documents: str | None = None,
 ) -> Path:
     """Fetch, check and split a text; returns the folder with train.txt, valid.txt and corpus.json.
 
-    `corpus` and `valid_corpus`: see `fetch_corpus`; `column`: see `read_documents`. The validation set
-    is `valid_corpus`, whose files are left out of `corpus`. With None, `split_text` holds out lines: it
-    needs no random numbers, and few validation lines are next to a training line. A blank line
-    separates two documents. corpus.json describes the corpus and stores the SHA-256 of its files. It is written
-    last. If it fits the text and all files are unchanged, nothing is done. Raises NotebookError if a text
-    is not found or not text, if it has too few lines, or if the disk is full.
+    `corpus` and `valid_corpus`: see `fetch_corpus`; `column`, `encoding` and `documents`: see
+    `numbered_lines`, but with documents=None, blank lines separate documents in a text in BERT's input
+    format. The validation set is `valid_corpus`, whose files are left out of `corpus`. With None, it is
+    a tenth of the text (`split_text`). No validation line occurs in the training text. A blank line
+    separates two documents. corpus.json describes the corpus and stores the SHA-256 of its files. It is
+    written last. If it fits the text and all files are unchanged, nothing is done; a split of an earlier
+    version stays where it is. Raises NotebookError if a text is not found or not text, if it has too
+    few lines, or if the disk is full.
     """
+    check_options(encoding, documents)
     valid_files = fetch_corpus(valid_corpus, workdir, "valid_corpus") if valid_corpus else ()
     files = tuple(path for path in fetch_corpus(corpus, workdir) if path not in valid_files)
     if not files:
@@ -186,43 +139,49 @@ def load_corpus(
             f"corpus={short_repr(corpus)} has no file that is not in valid_corpus as well; pass "
             "another valid_corpus"
         )
-    downloads = Path(workdir).resolve() / "corpus"
-    sha256, is_plain_text = corpus_digest(files, valid_files, column)
-    if is_plain_text and is_download(files[0], downloads):
-        folder = files[0].parent
-    else:
-        folder = downloads / f"{short_label(corpus, files)}-{sha256[:8]}"
+    sums, valid_sums = file_sums(files), file_sums(valid_files)
+    reading = {"column": column, "encoding": encoding, "documents": documents}
+    # Everything that decides train.txt and valid.txt; names and paths of files do not count.
+    sha256 = json_digest({"files": [sums, valid_sums], "split": SPLIT_VERSION, **reading})
+    folder = Path(workdir).resolve() / "corpus" / f"{short_label(corpus, files)}-{sha256[:8]}"
     if is_intact(folder, sha256):
         return folder
 
-    try:
-        counts = count_lines(files, column)
-        check_num_lines("corpus", corpus, counts["lines"], 1 if valid_corpus else MIN_LINES)
+    contents, valid_contents = Contents(), Contents()
+    with bad_downloads_removed((*files, *valid_files)):
+        documents = choose_documents(files, column, encoding, documents)
+        read = partial(numbered_lines, files, column, encoding, documents)
+        num_lines, num_documents = count_lines(read(contents=contents))
+        min_lines = 1 if valid_corpus else MIN_LINES
+        check_num_lines("corpus", corpus, num_lines, min_lines, contents.left_out)
+        read_valid = partial(numbered_lines, valid_files, column, encoding, documents)
         if valid_corpus:
-            num_lines = count_lines(valid_files, column)["lines"]
-            check_num_lines("valid_corpus", valid_corpus, num_lines, 1)
-    except NotebookError:
-        for path in (*files, *valid_files):
-            if is_download(path, downloads):
-                path.unlink(missing_ok=True)  # so that the next call downloads it again
-        raise
+            num_valid_lines, _ = count_lines(read_valid(contents=valid_contents))
+            left_out = valid_contents.left_out
+            check_num_lines("valid_corpus", valid_corpus, num_valid_lines, 1, left_out)
+        check_column(column, contents, valid_contents)
 
     remove_stale_parts(folder)
     if valid_corpus:
-        split = split_by_files(files, valid_files, folder, column)
+        split = split_by_files(read, read_valid, folder)
     else:
-        split = split_text(files, folder, counts["lines"], column)
-    if is_plain_text:
-        num_bytes = files[0].stat().st_size
-    else:
-        num_bytes = sum((folder / name).stat().st_size for name in SPLIT_FILES)
-        split |= {"files": len(files), "documents": counts["documents"], "empty": counts["empty"]}
+        split = split_text(read, folder, num_lines, num_documents)
     about = {
         "source": corpus,
         "sha256": sha256,
-        "bytes": num_bytes,
-        "lines": counts["lines"],
-        "split": split,
+        "text_sha256": sums[0][1] if len(sums) == 1 else json_digest(sums),
+        "bytes": sum((folder / name).stat().st_size for name in SPLIT_FILES),
+        "lines": num_lines,
+        "split": split
+        | {
+            "documents": num_documents,
+            "separated_by": documents or " or ".join(sorted(contents.documents)),
+            "files": contents.formats.total(),
+            "formats": dict(contents.formats),
+            "encoding": encoding or "utf-8",
+            "empty": contents.num_empty,
+            "left_out": dict(contents.left_out),
+        },
         "files": sha256_sums(folder, SPLIT_FILES),
     }
     write_checked_json(folder / "corpus.json", about)

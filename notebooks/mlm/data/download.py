@@ -1,8 +1,9 @@
 """Fetch a text: nietzsche, pydoc, URLs and datasets on the Hub. Taught in 02."""
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pooch
 import requests
 
-from mlm.data.formats import format_of
+from mlm.data.formats import suffix_of
 from mlm.data.local_files import CORPUS_HELP, find_local_files, parse_url
 from mlm.env.files import (
     DISK_FULL,
@@ -33,6 +34,7 @@ NIETZSCHE: dict[str, Any] = {  # the tutorial's address, then a mirror of the sa
     ),
     "sha256": "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647",
 }
+ABOUT_DOWNLOAD = "download.json"  # beside the text of a URL
 OFFLINE = 'without a network, pass corpus="pydoc" and model="scratch:tiny"'
 
 
@@ -68,8 +70,8 @@ def web_text(url: str, downloads: Path, parameter: str) -> Path:
     # Two URLs may differ only in punctuation, and long names are cut: a digest keeps them apart.
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]
     stem = re.sub(r"\W+", "-", url.split("://", 1)[1])[:60] + f"-{digest}"
-    path = downloads / stem / (stem + (format_of(Path(parts.path)) or ".txt"))
-    about_path = path.with_name("download.json")
+    path = downloads / stem / (stem + (suffix_of(parts.path) or ".txt"))
+    about_path = path.with_name(ABOUT_DOWNLOAD)
     about = read_checked_json(about_path) or {}
     if about.get("url") != url or first_damaged(path.parent, {path.name: about["sha256"]}):
         path.unlink(missing_ok=True)  # pooch would keep an existing file
@@ -190,9 +192,20 @@ def short_label(corpus: str | list[str], files: Sequence[Path]) -> str:
     return re.sub(r"\W+", "-", stem)[:60]
 
 
-def is_download(path: Path, downloads: Path) -> bool:
-    """Whether a file was fetched by this module into the folder `downloads`."""
-    return path.parent.parent == downloads and path.name.startswith(f"{path.parent.name}.")
+@contextlib.contextmanager
+def bad_downloads_removed(files: Iterable[Path]) -> Iterator[None]:
+    """Context manager that deletes the texts of URLs among `files` if a NotebookError is raised.
+
+    The next call downloads them again: a page that says "try later" is not kept as a text.
+    """
+    try:
+        yield
+    except NotebookError:
+        for path in files:
+            about = read_checked_json(path.with_name(ABOUT_DOWNLOAD)) or {}
+            if path.stem == path.parent.name and "url" in about:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def fetch_text(text: str, workdir: Path, parameter: str) -> list[Path]:

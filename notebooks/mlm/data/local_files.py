@@ -1,14 +1,21 @@
 """Local files of a corpus: which files a path, a folder or a pattern means."""
 
 import itertools
+import json
 import os
 import re
 import urllib.parse
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from mlm.data.formats import corpus_suffixes, name_without_compression
+from mlm.data.archives import ARCHIVE_SUFFIXES
+from mlm.data.formats import (
+    corpus_suffixes,
+    is_text_name,
+    name_without_compression,
+)
 from mlm.env.files import absolute_path, describe_path, short_repr
 from mlm.env.notebook import NotebookError
 
@@ -31,8 +38,8 @@ def parse_url(text: str, parameter: str) -> urllib.parse.ParseResult:
 def find_local_files(text: str, workdir: Path, parameter: str) -> list[Path]:
     """The files that a path, a folder, a pattern or a file:// URL means, sorted by path.
 
-    In a folder, these are the files in it and below whose names end in `corpus_suffixes()`, compressed
-    or not. Hidden files and the output of runs in `workdir` are left out. Raises NotebookError if no
+    In a folder, these are the files in it and below whose names are names of texts, compressed or not.
+    Hidden files, archives and the output of runs in `workdir` are left out. Raises NotebookError if no
     file is found; `parameter` is named in the error.
     """
     given = text
@@ -77,17 +84,62 @@ def folder_files(folder: Path, workdir: Path, parameter: str) -> list[Path]:
         )
 
     skipped = output_folder(workdir, folder)
-    texts, left_out = [], Counter[str]()
+    texts, archives, left_out = [], list[Path](), Counter[str]()
     for parent, folders, names in os.walk(folder, onerror=raise_unreadable):
         folders[:] = [n for n in folders if n[0] != "." and Path(parent, n) != skipped]
-        for path in (Path(parent, n) for n in names if n[0] != "."):
-            if name_without_compression(path).endswith(corpus_suffixes()) and path.is_file():
+        paths = [Path(parent, n) for n in names if n[0] != "."]
+        dataset_files = saved_dataset_files(Path(parent), parameter)
+        for path in paths:
+            is_text = is_text_name(path.name) if dataset_files is None else path in dataset_files
+            if is_text and path.is_file():
                 texts.append(path)
-            else:
-                left_out[path.suffix or path.name] += 1
+                continue
+            left_out[path.suffix or path.name] += 1
+            if name_without_compression(path.name).endswith(ARCHIVE_SUFFIXES):
+                archives.append(path)
     others = ", ".join(f"{count} x {suffix}" for suffix, count in left_out.most_common(8))
     print(f"{folder}: {len(texts)} text file(s)" + (f"; left out: {others}" if others else ""))
+    if not texts and archives:
+        raise NotebookError(
+            f"{parameter}={short_repr(folder)} has {len(archives)} archive(s) and no text; pass the "
+            f"archives, for example {short_repr(min(archives))}, or a pattern"
+        )
     return sorted(texts)
+
+
+def saved_dataset_files(folder: Path, parameter: str) -> list[Path] | None:
+    """The files of a dataset that `datasets.save_to_disk` wrote to a folder; None if it is no dataset.
+
+    Raises NotebookError if the folder has several splits: training on all would include the test split.
+    Raises it too if a file is missing.
+    """
+    splits = read_json(folder / "dataset_dict.json").get("splits")
+    if splits:
+        first = short_repr(folder / splits[0])
+        raise NotebookError(
+            f"{parameter}={short_repr(folder)} is a saved dataset with the splits {', '.join(splits)}: "
+            f"pass one of them, for example {first}"
+        )
+    listed = read_json(folder / "state.json").get("_data_files")
+    if not listed:
+        return None
+    files = [folder / file["filename"] for file in listed]
+    for file in files:
+        if not file.is_file():
+            raise NotebookError(
+                f"{parameter}={short_repr(folder)} is a saved dataset, but its file {file.name} is missing: "
+                "copy the whole folder again"
+            )
+    return files
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file; empty if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def glob_files(pattern: Path, workdir: Path, parameter: str) -> list[Path]:

@@ -17,6 +17,7 @@ REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebook
     "pandas>=2.0",
     "matplotlib>=3.8",
     "pooch>=1.8",
+    "charset-normalizer>=3.0",
     "tensorboard>=2.15",
 ]
 PYTHON_VERSIONS = (3, 10), (3, 13)  # the oldest and the newest that the notebooks were run on

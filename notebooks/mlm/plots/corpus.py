@@ -3,8 +3,13 @@
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
 
 from mlm.plots.style import hide_frame
+
+PARTS = {"train": "0.85", "valid": "C1", "removed": "0"}  # parts of a text: their colours
+MAX_STRIP_LINES = 4000  # that are drawn; of a longer text, every n-th one
 
 
 def draw_line_lengths(ax: Any, lengths: np.ndarray) -> None:
@@ -20,7 +25,7 @@ def draw_line_lengths(ax: Any, lengths: np.ndarray) -> None:
 
 def draw_words(ax: Any, counted_words: list[tuple[str, int]], stop_words: set[str]) -> None:
     """A bar for each (word, count), the first on top. Stop words are grey and hatched."""
-    words, counts = zip(*counted_words)
+    words, counts = zip(*counted_words) if counted_words else ((), ())
     bars = ax.barh(range(len(words)), counts, color="C0")
     for word, bar in zip(words, bars):
         if word in stop_words:
@@ -31,17 +36,19 @@ def draw_words(ax: Any, counted_words: list[tuple[str, int]], stop_words: set[st
     hide_frame(ax)
 
 
-def draw_split(ax: Any, first: int, last: int, block: int) -> None:
-    """The lines from `first` to `last` as a strip. Every tenth block of lines, the validation set, is orange.
-
-    Blocks are labelled if there is room.
-    """
-    ax.broken_barh([(first, last - first)], (0, 1), color="0.85")
-    for start in range(9 * block, last, 10 * block):
-        size = min(block, last - start)
-        ax.broken_barh([(start, size)], (0, 1), color="C1")
-        if last - first <= 20 * block:
-            ax.text(start - 4.5 * block, 0.5, "train", ha="center", va="center")
-            ax.text(start + size / 2, 0.5, "valid", ha="center", va="center", fontsize=9)
-    ax.set(xlim=(first, last), ylim=(0, 1), yticks=[])
+def draw_split(ax: Any, parts: np.ndarray) -> None:
+    """Lines as a strip: which are in train.txt, in valid.txt, or in neither; `parts`: keys of PARTS, (lines,)."""
+    shown = parts[:: -(-len(parts) // MAX_STRIP_LINES)]
+    numbers = np.select([shown == name for name in PARTS], range(len(PARTS)))
+    ax.imshow(
+        numbers[None], aspect="auto", interpolation="nearest", extent=(0, len(parts), 0, 1),
+        cmap=ListedColormap([*PARTS.values()]), vmin=0, vmax=len(PARTS) - 1,
+    )  # fmt: skip
+    ax.set(yticks=[])
     ax.spines[:].set_visible(False)
+
+
+def add_split_legend(figure: Any) -> None:
+    """A legend for the strips of `draw_split`, above them."""
+    patches = [Patch(color=color, label=name) for name, color in PARTS.items()]
+    figure.legend(handles=patches, loc="outside upper center", ncols=len(PARTS), frameon=False)

@@ -26,9 +26,9 @@ fill_mask(f"This is a {{fill_mask.tokenizer.mask_token}}.")
 
 ## Evaluation
 
-The validation set is {validation_set}; the model was not trained on it. 15% of its tokens are masked. The
-loss is in nats per masked token, perplexity is exp(loss), and accuracy is the fraction of masked tokens
-for which the most probable prediction is correct.
+{validation_set} 15% of the tokens of the validation set are masked. The loss is in nats per masked token,
+perplexity is exp(loss), and accuracy is the fraction of masked tokens for which the most probable
+prediction is correct.
 
 | | loss | perplexity | accuracy |
 |---|---|---|---|
@@ -74,6 +74,18 @@ def table_row(metrics: dict[str, float]) -> str:
     return "{loss:.3f} | {perplexity:,.5g} | {accuracy:.1%}".format(**metrics)
 
 
+def describe_split(split: dict[str, Any] | None, valid_corpus: str | None) -> str:
+    """What the validation set is, in sentences. `split` is from run.json; None: of an earlier version."""
+    name = f"The text {quoted(public_name(valid_corpus))}" if valid_corpus else ""
+    if split is None:
+        return f"{name or 'A tenth of the text'} is the validation set. Lines of it may occur in the training text, too."
+    rule = split["rule"].replace("valid_corpus", name)
+    return (
+        f"{rule[0].upper()}{rule[1:]} ({split['removed']:,} removed): none of its {split['valid']:,} lines "
+        "occurs in the training text."
+    )
+
+
 def card_data(name: str, results: dict[str, Any]) -> ModelCardData:
     """The metadata of a card that the Hub reads, with the metrics of the weights that are kept."""
     source, model = public_name(results["data"]["source"]), results["model"]["name"]
@@ -109,11 +121,7 @@ def model_card(name: str, results: dict[str, Any]) -> str:
             else quoted(public_name(model))
         ),
         text=quoted(public_name(data["source"])),
-        validation_set=(
-            f"the text {quoted(public_name(valid_corpus))}"
-            if valid_corpus
-            else "every tenth block of lines of the text"
-        ),
+        validation_set=describe_split(data.get("split"), valid_corpus),
         verdict=results["verdict"]["text"],
         before=table_row(results["before"]),
         after=table_row(results["after"]),
@@ -122,7 +130,7 @@ def model_card(name: str, results: dict[str, Any]) -> str:
         step=results["kept"]["step"],
         lines=data["lines"],
         tokens=data["tokens"],
-        sha256=data["sha256"],
+        sha256=data.get("text_sha256", data["sha256"]),  # in results of earlier versions the same
         steps=training["steps"],
         tokens_seen=training["tokens_seen"],
         seconds=training["seconds"],

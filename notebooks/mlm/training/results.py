@@ -157,7 +157,9 @@ def run_results(
         "data": {
             "source": about_corpus["source"],
             "sha256": about_corpus["sha256"],
+            "text_sha256": about_corpus["text_sha256"],
             "lines": about_corpus["lines"],
+            "split": about_corpus["split"],
             "tokens": len(train.ids),
         },
         "model": {"name": settings["model"], "parameters": model.num_parameters()},

@@ -1,0 +1,367 @@
+"""The encoding of a text file: decode it, or say where it fails and which encodings are likely."""
+
+import codecs
+import contextlib
+import io
+import re
+import shlex
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import BinaryIO
+
+from mlm.data.archives import ByteFile, damage_reported
+from mlm.data.file_types import is_binary
+from mlm.env.files import short_repr
+from mlm.env.notebook import NotebookError
+
+MAX_SCANNED = 2**27  # bytes that are examined to describe an error
+LINES_CHARS = 2**16  # lines are read from disk in lists of about this size
+SAMPLE_BYTES = 2**16  # of lines that are not UTF-8, to guess their encoding
+MAX_ODDNESS = 0.25  # of plausible text, see `likely_encodings`
+ODD_CATEGORIES = {"So", "Sk", "Sm", "Lm", "No", "Cc", "Cn", "Co"}
+
+# Encodings of older text files: {Python's name: the name for iconv}. Of equally likely encodings, the
+# first is suggested.
+LIKELY_ENCODINGS = {
+    "gb18030": "GB18030", "big5": "BIG5",  # Chinese
+    "cp932": "CP932", "euc_jp": "EUC-JP",  # Japanese
+    "cp949": "CP949",  # Korean
+    "cp1252": "CP1252", "iso8859_15": "ISO-8859-15",  # Western European
+    "cp1251": "CP1251", "koi8_r": "KOI8-R", "iso8859_5": "ISO-8859-5",  # Cyrillic
+    "cp1250": "CP1250", "iso8859_2": "ISO-8859-2",  # Central European
+    "cp1253": "CP1253", "cp1254": "CP1254", "cp1255": "CP1255",  # Greek, Turkish, Hebrew
+    "cp1256": "CP1256", "cp874": "CP874",  # Arabic, Thai
+    "cp866": "CP866", "cp850": "CP850",  # DOS
+    "mac_roman": "MACINTOSH", "mac_cyrillic": "MACCYRILLIC",  # old Macs
+}  # fmt: skip
+BYTE_ORDER_MARKS = {  # at the start of a file; the longer ones first
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+# decode
+
+
+def open_decoded(
+    file: ByteFile, encoding: str | None, newline: str | None = None
+) -> io.TextIOWrapper:
+    """A file as a text stream without a byte order mark; `encoding` None: UTF-8, `newline` as in `open`.
+
+    Raises NotebookError if the first bytes show that the file is not text of this encoding.
+    """
+    marked = marked_encoding(file.head)
+    if encoding is None and marked:
+        raise NotebookError(
+            f"{file.name} is {marked.upper()} text, not UTF-8; {advice_for(file, marked)}"
+        )
+    if encoding is None and is_binary(file.head):
+        raise NotebookError(f"{file.name} is a binary file, not text; pass a text file")
+    name = codecs.lookup(encoding or "utf-8").name
+    if not name.startswith("utf") and is_utf8(file.head) and not file.head.isascii():
+        raise NotebookError(
+            f"{file.name} is UTF-8 text, and encoding={encoding!r} would garble it: leave encoding at "
+            "None, and convert files of other encodings"
+        )
+    if name == "utf-8":
+        name = "utf-8-sig"
+    elif marked and name.startswith(marked):
+        name = marked  # "utf-16-le" would keep the mark
+    return io.TextIOWrapper(file.stream, encoding=name, newline=newline)
+
+
+@contextlib.contextmanager
+def decoding_errors_reported(file: ByteFile, encoding: str | None) -> Iterator[None]:
+    """Context manager that turns the errors of a file that cannot be decoded into a NotebookError."""
+    try:
+        with damage_reported(file.name):
+            yield
+    except UnicodeError as error:
+        raise decoding_error(file, encoding, error) from None
+
+
+def decoded_lines(
+    file: ByteFile, encoding: str | None = None, newline: str | None = None
+) -> Iterator[str]:
+    """Yield the lines of a file with their line ends; see `open_decoded`.
+
+    Raises NotebookError if the file is not text of this encoding or cannot be decompressed.
+    """
+    num_lines = 0
+    with decoding_errors_reported(file, encoding):
+        stream = open_decoded(file, encoding, newline)
+        while lines := stream.readlines(LINES_CHARS):
+            if "\0" in "".join(lines):
+                number = next(i for i, line in enumerate(lines, num_lines + 1) if "\0" in line)
+                raise NotebookError(
+                    f"{file.name}: line {number} contains a NUL byte, so this is not a text file; "
+                    "pass a text file"
+                )
+            num_lines += len(lines)
+            yield from lines
+
+
+def decoded_head(file: ByteFile, encoding: str | None) -> str:
+    """The first characters of a file; bytes that are not of this encoding are replaced."""
+    decoder = codecs.getincrementaldecoder(encoding or "utf-8")("replace")
+    try:
+        return decoder.decode(file.head).removeprefix("\ufeff")
+    except UnicodeError:  # UTF-16 without a byte order mark: its lines raise the error
+        return ""
+
+
+def marked_encoding(head: bytes) -> str | None:
+    """The encoding of a file that begins like this, if it is UTF-16, UTF-32 or ISO-2022-JP; else None."""
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    if JAPANESE_MARK.search(head):
+        return "iso-2022-jp"
+    if 0 not in head or len(head) % 2 or (is_utf8(head) and 4 * count_low_bytes(head) < len(head)):
+        return None
+    for encoding in ("utf-16le", "utf-16be"):  # without a mark
+        text = head[: len(head) // 2 * 2].decode(encoding, "replace")
+        if ("\n" in text or " " in text) and not NOT_TEXT.search(text):
+            return encoding
+    return None
+
+
+def is_utf8(head: bytes) -> bool:
+    """Whether the first bytes of a file are valid UTF-8. They may end inside a character."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+        return True
+    except UnicodeDecodeError:
+        return False
+
+
+def count_low_bytes(head: bytes) -> int:
+    """The number of bytes below 32, without line ends: in UTF-16, every second one of most scripts.
+
+    Chinese, Japanese and Korean text has other ones, but is never valid UTF-8.
+    """
+    return len(head) - len(head.translate(None, LOW_BYTES))
+
+
+# describe what cannot be decoded
+
+LOW_BYTES = bytes({*range(32)} - {*b"\r\n"})
+JAPANESE_MARK = re.compile(rb"\x1b\$[@B]")  # begins Japanese characters in ISO-2022-JP
+NOT_TEXT = re.compile(  # control characters, the replacement character, some that are not assigned
+    r"[\0-\x08\x0e-\x19\x1c-\x1f\x7f-\x9f\u0a00\ufff0-\uffff]"
+)
+
+
+@dataclass
+class UndecodedLines:
+    """The lines of a file that are not valid in an encoding. Offsets are counted in bytes from 0."""
+
+    encoding: str
+    num_lines: int = 0
+    num_invalid: int = 0
+    num_valid_non_ascii: int = 0
+    first_line: int = 0  # the first invalid one, counted from 1
+    first_offset: int = 0
+    first_byte: int = 0
+    is_cut: bool = False  # the only invalid line is the last, which ends inside a character
+    is_complete: bool = True  # all lines were examined, not only MAX_SCANNED bytes
+    sample: bytes = b""  # the first invalid lines
+
+
+def raw_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a stream with their line ends LF, CR or CRLF."""
+    for line in io.TextIOWrapper(stream, encoding="latin-1", newline=""):
+        yield line.encode("latin-1")
+
+
+def find_undecoded_lines(stream: BinaryIO, encoding: str) -> UndecodedLines:
+    """Examine up to MAX_SCANNED bytes of a stream whose line ends are single bytes."""
+    found, offset = UndecodedLines(encoding), 0
+    for line in raw_lines(stream):
+        found.num_lines += 1
+        if not line.isascii():
+            try:
+                line.decode(encoding)
+                found.num_valid_non_ascii += 1
+            except UnicodeDecodeError as error:
+                if not found.num_invalid:
+                    found.first_line = found.num_lines
+                    found.first_offset = offset + error.start
+                    found.first_byte = line[error.start]
+                found.is_cut = not found.num_invalid and error.end == len(line)
+                found.num_invalid += 1
+                if len(found.sample) < SAMPLE_BYTES:
+                    found.sample += line[:SAMPLE_BYTES]
+        offset += len(line)
+        if offset > MAX_SCANNED:
+            found.is_complete, found.is_cut = False, False
+            break
+    return found
+
+
+def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) -> NotebookError:
+    """The error for a file that cannot be decoded: where, how many lines, and what to do."""
+    if encoding is not None and b"\n".decode(encoding, "ignore") != "\n":  # two bytes and more
+        return NotebookError(
+            f"{file.name} is not {encoding} text ({error}); pass another encoding, or None for UTF-8"
+        )
+    with file.reopen() as stream:
+        found = find_undecoded_lines(stream, encoding or "utf-8")
+    if not found.num_invalid:  # each line is valid, but not one after the other
+        return NotebookError(
+            f"{file.name} is not {encoding} text ({error}); pass another encoding, or None for UTF-8"
+        )
+    where = (
+        f"line {found.first_line:,}, byte offset {found.first_offset:,} ({found.first_byte:#04x})"
+    )
+    of_lines = f"{found.num_lines:,}" if found.is_complete else f"the first {found.num_lines:,}"
+    affected = f"{found.num_invalid:,} of {of_lines} lines"
+    if encoding is not None:
+        return NotebookError(
+            f"{file.name} is not {encoding} text: {where}, {affected}; pass another encoding, or None "
+            "for UTF-8"
+        )
+    if found.is_cut and found.num_valid_non_ascii:
+        return NotebookError(
+            f"{file.name} ends inside a character: {where}, {affected}; it was cut off: pass a "
+            f"complete copy{cut_command(file, found.first_offset)}"
+        )
+    if is_damaged(found):
+        return NotebookError(
+            f"{file.name} is UTF-8 text with damaged bytes: {where}, {affected}; correct them"
+            f"{drop_command(file, 'or drop them')}"
+        )
+    likely = likely_encodings(file, found.sample)
+    suggestion = "; ".join(f"{name} ({sample})" for name, sample in likely.items())
+    if found.num_valid_non_ascii > found.num_invalid // 10:
+        return NotebookError(
+            f"{file.name} mixes UTF-8 with another encoding: {where}, {affected}"
+            + (f"; likely encodings of these: {suggestion}" if suggestion else "")
+            + "; convert all parts to UTF-8 before you join them"
+        )
+    if found.num_invalid <= max(1, found.num_lines // 1000):  # the other lines are ASCII
+        letters = f"; if it is a letter, likely encodings: {suggestion}" if suggestion else ""
+        return NotebookError(
+            f"{file.name} is not UTF-8 text: {where}, {affected}; if this byte is damaged, correct it"
+            f"{drop_command(file, 'or drop it')}{letters}"
+        )
+    if not likely:
+        return NotebookError(
+            f"{file.name} is not UTF-8 text: {where}, {affected}, and no likely encoding was found; "
+            "pass a text file, or its encoding as encoding="
+        )
+    return NotebookError(
+        f"{file.name} is not UTF-8 text: {where}, {affected}; likely encodings: {suggestion}; "
+        f"{advice_for(file, next(iter(likely)))}"
+    )
+
+
+def is_damaged(found: UndecodedLines) -> bool:
+    """Whether a few bytes of a UTF-8 file are damaged, so that it is not in another encoding.
+
+    Lines of other encodings are hardly ever valid UTF-8 by chance, unless they are ASCII.
+    """
+    least = max(1, 10 * (found.num_invalid - 1))  # of valid lines that are not ASCII
+    return found.num_valid_non_ascii >= least
+
+
+def advice_for(file: ByteFile, encoding: str) -> str:
+    """What to do with a file in this encoding."""
+    advice = f'pass encoding="{encoding}"'
+    if not file.is_plain:
+        return advice
+    name = LIKELY_ENCODINGS.get(encoding, encoding.upper())
+    return f"{advice}, or convert it: iconv -f {name} -t UTF-8 {converted_paths(file)}"
+
+
+def drop_command(file: ByteFile, words: str) -> str:
+    """The command that leaves out the bytes that are not UTF-8, after a comma and these words."""
+    if not file.is_plain:
+        return ""
+    return f", {words}: iconv -c -f UTF-8 -t UTF-8 {converted_paths(file)}"
+
+
+def cut_command(file: ByteFile, num_bytes: int) -> str:
+    """The command that keeps the first bytes of a file, after a comma and a word."""
+    return f", or cut it: head -c {num_bytes} {converted_paths(file)}" if file.is_plain else ""
+
+
+def converted_paths(file: ByteFile) -> str:
+    """A file, and a file in the current folder that is written, as the end of a command line."""
+    new = f"{file.source.stem}.utf8{file.source.suffix}"
+    return f"{shlex.quote(str(file.source))} > {shlex.quote(new)}"
+
+
+# likely encodings
+
+
+def likely_encodings(file: ByteFile, sample: bytes) -> dict[str, str]:
+    """Up to three {encoding: a line of the sample, decoded} in which a file is plausible text.
+
+    charset-normalizer (https://charset-normalizer.readthedocs.io) guesses from the sample. Each guess
+    is then checked: the sample must look like words, and the file must decode without errors.
+    """
+    from charset_normalizer import from_bytes
+
+    matches = from_bytes(sample, cp_isolation=[*LIKELY_ENCODINGS], threshold=0.5)
+    order = [*LIKELY_ENCODINGS]
+    ranked = []
+    for match in matches:
+        text = sample.decode(match.encoding, "replace")
+        oddness = match.chaos + odd_fraction(text)
+        if oddness <= MAX_ODDNESS:
+            names = {*match.could_be_from_charset} & LIKELY_ENCODINGS.keys()  # with the same result
+            ranked.append((oddness, -match.coherence, min(map(order.index, names)), text))
+    likely: dict[str, str] = {}
+    for _, _, index, text in sorted(ranked):
+        if len(likely) < 3 and text not in likely.values() and decodes(file, order[index]):
+            likely[order[index]] = text
+    return {name: short_repr(non_ascii_part(text), 40) for name, text in likely.items()}
+
+
+def odd_fraction(text: str) -> float:
+    """How many signs of a wrong encoding a text has for each of its letters that are not ASCII.
+
+    Such signs are symbols, a capital after a small letter, and a Latin letter next to another script.
+    """
+    others = [letter for letter in text if not letter.isascii()]
+    symbols = sum(c == "¤" or unicodedata.category(c) in ODD_CATEGORIES for c in others)
+    pairs = [(a, b) for a, b in pairwise(text) if not (a.isascii() and b.isascii())]
+    flips = sum(a.islower() and b.isupper() for a, b in pairs)
+    mixed = sum("LATIN" in (script(a), script(b)) and script(a) != script(b) for a, b in pairs
+                if a.isalpha() and b.isalpha())  # fmt: skip
+    return (symbols + flips + mixed) / max(1, len(others))
+
+
+@lru_cache(None)
+def script(letter: str) -> str:
+    """The script of a letter, as the first word of its Unicode name."""
+    return unicodedata.name(letter, "").partition(" ")[0]
+
+
+def decodes(file: ByteFile, encoding: str) -> bool:
+    """Whether up to MAX_SCANNED bytes of a file are text of this encoding, without control characters."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    with file.reopen() as stream:
+        for _ in range(0, MAX_SCANNED, 2**20):
+            try:
+                block = stream.read(2**20)
+                if NOT_TEXT.search(decoder.decode(block)):
+                    return False
+            except UnicodeDecodeError:
+                return False
+            if not block:
+                break
+    return True
+
+
+def non_ascii_part(text: str) -> str:
+    """The words around the first letter that is not ASCII."""
+    position = next((i for i, letter in enumerate(text) if not letter.isascii()), 0)
+    line = text[max(0, position - 12) : position + 18]
+    return " ".join(line.split())
