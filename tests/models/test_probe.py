@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from encoders import CONFIGS, OTHERS, make_model, make_tokenizer
@@ -165,3 +166,17 @@ def test_bigbird_is_as_it_was(tokenizer, corpus_folder, monkeypatch):
     freeze_unused_weights(model, dataset)
     check()
     assert model.bert.attention_type == "block_sparse" and not supports_packing(model.config)
+
+
+def test_layers_that_are_skipped_at_random_are_not_frozen(tokenizer, dataset, tmp_path, capsys):
+    """FlauBERT's layerdrop: a layer that one batch skips is used by the next."""
+    config = dict(emb_dim=32, n_layers=2, n_heads=2, layerdrop=0.99)
+    config = transformers.FlaubertConfig(vocab_size=len(tokenizer), pad_token_id=0, **config)
+    model = transformers.FlaubertWithLMHeadModel(config)
+    freeze_unused_weights(model, dataset)
+    assert all(weight.requires_grad for weight in model.parameters())
+    model.save_pretrained(tmp_path)
+    capsys.readouterr()
+    loaded = load_model(str(tmp_path), tokenizer, 32)
+    assert loaded.config.layerdrop == loaded.transformer.layerdrop == 0
+    assert "layerdrop is 0.99 in config.json: it is now 0" in capsys.readouterr().out

@@ -78,6 +78,9 @@ def load_model(
     if getattr(config, "pad_token_id", None) is None and tokenizer.pad_token_id is not None:
         config.pad_token_id = tokenizer.pad_token_id
         print(f"config.json has no pad_token_id: it is now {config.pad_token_id}, the tokenizer's")
+    if getattr(config, "layerdrop", 0):  # DDP needs all gradients; a resumed run the same layers
+        print(f"layerdrop is {config.layerdrop} in config.json: it is now 0, no layer is skipped")
+        config.layerdrop = 0.0
     check_config(model, config, tokenizer, max_len)
     if dropout is not None:
         text_config = config.get_text_config()  # of a model that also reads images

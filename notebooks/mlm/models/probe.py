@@ -310,10 +310,12 @@ def freeze_unused_weights(model: Any, train: Any) -> None:
     batch, cells = packed_probe(
         examples, train.tokenizer.pad_token_id, supports_packing(model.config)
     )
-    model_copy = copy.deepcopy(model).train()  # as in ForwardCheck
+    model_copy = copy.deepcopy(model)  # as in ForwardCheck
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            training_logits(model_copy, batch)[cells].logsumexp(-1).sum().backward()
+            for training in (False, True):  # in training, some kinds skip layers at random
+                model_copy.train(training)
+                training_logits(model_copy, batch)[cells].logsumexp(-1).sum().backward()
     except Exception as error:
         raise NotebookError(
             f"{type(model).__name__} cannot be trained on lines of text: its forward pass in training "
