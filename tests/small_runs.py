@@ -76,7 +76,7 @@ class SmallRuns:
         trainer = pl.Trainer(
             accelerator="cpu", max_steps=STEPS, max_epochs=1, logger=run.loggers(BASELINE),
             accumulate_grad_batches=self.data.accumulate,
-            callbacks=[logger, SeededDropout(0), FailureMonitor(run.folder, run.settings)],
+            callbacks=[logger, SeededDropout(0), FailureMonitor(run.folder)],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         if not run.finished:
@@ -103,13 +103,14 @@ class SmallRuns:
 
 def batch_of(dataset, indices, mlm_probability=0.15, rows=3, rank=0, world_size=1, shape=None):
     """The batch of these examples, packed into `rows` rows per process; rows=None: one example per row."""
-    indices, row_of = np.array(indices), None
+    indices = np.array(indices)
     if rows:
         row_of = np.sort(np.arange(len(indices)) % (rows * world_size))
         width = max(dataset.lengths[indices[row_of == row]].sum() + 40 for row in row_of)
         shape = shape or (rows, int(width), 16 * len(indices))
-    batches = MaskedBatches(dataset, [], mlm_probability, 0, shape, rank)
-    return batches.batch(0, indices, row_of)
+    key = (0, indices, row_of) if rows else (0, indices)
+    (batch,) = MaskedBatches(dataset, [key], mlm_probability, 0, shape, rank)
+    return batch
 
 
 def same_batches(some, others):

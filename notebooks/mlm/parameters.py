@@ -233,16 +233,13 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("01 04", "cpu_processes", "int", 1, "processes on the CPU, to try training on several devices",
           number(1, 1024)),
         P("01 04", "num_nodes", "int", 1, "machines, each started by torchrun or SLURM", number(1, 4096)),
-        P("01 04", "strategy", "str", "auto",
-          'how devices share the work: "auto", "ddp" or "fsdp" (never tested)',
-          one_of("auto", "ddp", "fsdp")),
         P("01 04", "precision", "Union[int, str]", "auto",
           '"auto" (the fastest here), "32", "bf16" or "16" (GPUs)',
           one_of("auto", "32", "bf16", "16", convert=str)),
         P("06", "precision", "Union[int, str]", "auto",
           '"auto" (the fastest here), "32" or "bf16"',
           one_of("auto", "32", "bf16", convert=str)),
-        P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph, if faster; True: also torch.compile; False: neither',
+        P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: torch.compile; False: neither',
           one_of("auto", True, False)),
     ],
     "Checkpoints and evaluation": [
@@ -261,6 +258,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
 # fmt: on
 REMOVED = {  # parameters of earlier versions: why they are gone
     "mlm_probability_end": "a masking rate that falls gained nothing, see docs/experiments.md",
+    "strategy": "several devices always share the work by DDP; fsdp never worked, see docs/gpus.md",
 }
 OTHER_NAMES = {  # in earlier versions, in transformers or elsewhere: the name here
     "bs": "batch_size",

@@ -1,6 +1,8 @@
 """Batches: no example or mask is lost, and masks depend on nothing but seed, epoch and example."""
 
 import functools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +10,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from helpers import unpack_examples
-from mlm.data.batches import MaskedBatches, TrainingOrder, split_into_examples
+from mlm.data.batches import (
+    MaskedBatches,
+    TrainingOrder,
+    padded_examples,
+    split_into_examples,
+)
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.masking import mask_tokens, masked_counts, max_masked_tokens
 from mlm.data.packing import VALIDATION_EPOCH, PackingPlan
@@ -185,10 +192,63 @@ def test_a_batch_does_not_depend_on_earlier_batches(dataset):
     plan = PackingPlan(dataset, 8, P, 0, (0,))
     batches = MaskedBatches(dataset, plan.keys(0), P, 0, plan.shape)
     in_order, loaded = list(batches), list(DataLoader(batches, batch_size=None))
-    backwards = [batches.batch(*key) for key in plan.keys(0)[::-1]][::-1]
+    backwards = make_batches(dataset, plan.keys(0)[::-1], shape=plan.shape)[::-1]
     for one, *others in zip(in_order, loaded, backwards, strict=True):
         for other in others:
             assert_same_batch(one, other)
+
+
+@pytest.mark.parametrize("accumulate, rank", [(1, 0), (2, 1)])
+@pytest.mark.parametrize("masking", ["token", "word"])
+def test_batches_do_not_depend_on_how_many_are_made_at_once(
+    dataset, monkeypatch, masking, accumulate, rank
+):
+    """Nor on which examples are masked together."""
+    plan = PackingPlan(dataset, 4, P, 0, (0, 1), 4, masking=masking)
+    keys = [key for epoch in (0, 1) for key in plan.keys(epoch)]
+    options = dict(shape=plan.shape, masking=masking, accumulate=accumulate, rank=rank)
+    expected = [batch for key in keys for batch in make_batches(dataset, [key], **options)]
+    assert len(expected) == len(keys) * accumulate
+    for cells, examples in ((1, 256), (1000, 1), (3000, 7), (2**20, 2**20)):
+        monkeypatch.setattr("mlm.data.batches.CELLS_AT_ONCE", cells)
+        monkeypatch.setattr("mlm.data.batches.EXAMPLES_AT_ONCE", examples)
+        for one, other in zip(expected, make_batches(dataset, keys, **options), strict=True):
+            assert_same_batch(one, other)
+
+
+@pytest.mark.parametrize("examples", ["line", "block"])
+def test_padded_examples_are_the_examples_of_the_dataset(long_words, examples):
+    data = MaskedLMDataset(*long_words, 16, examples)
+    indices = np.random.default_rng(0).permutation(len(data))[:50]
+    input_ids, starts_word, is_token = padded_examples(data, indices)
+    for row, index in enumerate(indices):
+        size = data.lengths[index] + 2
+        assert input_ids[row, :size].tolist() == data[index].tolist()
+        assert (input_ids[row, size:] == data.tokenizer.pad_token_id).all()
+        assert is_token[row].tolist() == [True] * size + [False] * (len(is_token[row]) - size)
+        start = data.starts[index]
+        in_text = data.word_starts[start + 1 : start + data.lengths[index]]
+        assert starts_word[row, 2 : size - 1].tolist() == in_text.tolist()
+        assert starts_word[row, :2].all() and starts_word[row, size - 1 :].all()
+
+
+@pytest.mark.parametrize("batch_size", [32, 256])
+def test_a_core_prepares_more_than_1_500_000_tokens_per_second(tmp_path, tokenizer, batch_size):
+    """In the best of several attempts: lines of about 15 tokens, packed, with their masks."""
+    generator = np.random.default_rng(0)
+    words = np.array(["power", "truth", "good", "evil", "will", "the", "of", "and"])
+    lines = [" ".join(generator.choice(words, generator.integers(5, 25))) for _ in range(8192)]
+    (tmp_path / "a.txt").write_text("\n".join(lines), "utf-8")
+    data = MaskedLMDataset(tmp_path / "a.txt", tokenizer)
+    plan = PackingPlan(data, batch_size, P, 0, (0,))
+    rates = []
+    for _ in range(3):
+        order = TrainingOrder(plan, 0, plan.steps_per_epoch)
+        start = time.process_time()
+        batches = MaskedBatches(data, order, P, 0, plan.shape)
+        num_tokens = sum(batch["num_tokens"] for batch in batches)
+        rates.append(num_tokens / (time.process_time() - start))
+    assert max(rates) > 1.5e6
 
 
 @pytest.mark.parametrize("start", [0, 1, 17, 44, 45, 46, 100, 134, 135])
@@ -199,6 +259,54 @@ def test_a_resumed_order_is_the_rest_of_the_whole_order(dataset, start):
     rest = list(TrainingOrder(plan, start, 135))
     for key, expected in zip(rest, whole[start:], strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(key, expected))
+
+
+def test_a_thread_lays_out_each_epoch_before_it_is_needed(dataset, monkeypatch):
+    """Once, and only the epochs that are left."""
+    plan, keys = PackingPlan(dataset, 8, P, 0, range(4)), PackingPlan.keys
+    laid_out = []  # (epoch, thread)
+
+    def record_keys(plan, epoch):
+        laid_out.append((epoch, threading.current_thread()))
+        return keys(plan, epoch)
+
+    monkeypatch.setattr(PackingPlan, "keys", record_keys)
+    assert not list(TrainingOrder(plan, 180, 180)) and not laid_out
+    order = iter(TrainingOrder(plan, 46, 180))
+    for upcoming, steps in ((2, 44), (3, 45)):
+        epoch = [next(order)[0] for _ in range(steps)]
+        assert set(epoch) == {upcoming - 1}
+        end = time.monotonic() + 20
+        while laid_out[-1][0] != upcoming:  # no step of that epoch has been asked for
+            assert time.monotonic() < end
+            time.sleep(0.001)
+    assert {epoch for epoch, *_ in order} == {3}
+    assert [epoch for epoch, _ in laid_out] == [1, 2, 3]
+    assert threading.main_thread() not in {thread for _, thread in laid_out}
+
+
+def test_a_thread_that_lays_out_an_epoch_ends_with_the_loop_and_reports_errors(
+    dataset, monkeypatch
+):
+    plan, threads = PackingPlan(dataset, 8, P, 0, range(3)), threading.active_count()
+    order = iter(TrainingOrder(plan, 0, 135))
+    next(order)
+    order.close()
+    del order
+    assert threading.active_count() == threads
+
+    def broken(plan, epoch):
+        raise MemoryError(f"epoch {epoch}")
+
+    keys = PackingPlan.keys
+    monkeypatch.setattr(
+        PackingPlan, "keys", lambda plan, epoch: (broken if epoch else keys)(plan, epoch)
+    )
+    seen = []
+    with pytest.raises(MemoryError, match="epoch 1"):
+        for key in TrainingOrder(plan, 0, 135):
+            seen.append(key)
+    assert len(seen) == 45
 
 
 def test_validation_masks_do_not_depend_on_the_batches(corpus_folder, tokenizer):
@@ -276,12 +384,12 @@ def test_whole_word_masks_do_not_depend_on_rows_and_processes(long_words, world_
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
 def test_masked_words_never_have_more_tokens_than_the_upper_bound(long_words, p):
     data = MaskedLMDataset(*long_words, 16, "block")
-    batches, every = MaskedBatches(data, [], p, 0, masking="word"), np.arange(len(data))
-    for epoch in range(10):
+    every = np.arange(len(data))
+    keys = [(epoch, every) for epoch in range(10)]
+    for (epoch, _), batch in zip(keys, make_batches(data, keys, p, masking="word"), strict=True):
         counts = masked_counts(data.word_counts, 0, epoch, every, p)
-        _, labels = batches.masked_examples(epoch, every, counts)
         limits = max_masked_tokens(data, "word", every, counts)
-        assert ((labels != -100).sum(axis=1) <= limits).all()
+        assert ((batch["labels"] != -100).numpy().sum(axis=1) <= limits).all()
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -11,7 +11,6 @@ from encoders import make_model, make_tokenizer
 from helpers import refused
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.masking import masked_counts
 from mlm.data.vocabulary import add_frequent_words, find_split_words, init_added_embeddings
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -85,11 +84,10 @@ def test_whole_word_masking_chooses_the_same_words_with_any_vocabulary(text, tok
     masked = []
     for number in (0, 3):
         data = MaskedLMDataset(text, add_frequent_words(tokenizer, text, number, "a model"), 64)
-        batches = MaskedBatches(data, [], 0.5, 0, masking="word")
         examples, words = np.arange(3), []
-        for epoch in range(20):
-            counts = masked_counts(data.word_counts, 0, epoch, examples, 0.5)
-            _, labels = batches.masked_examples(epoch, examples, counts)
+        keys = [(epoch, examples) for epoch in range(20)]
+        for batch in MaskedBatches(data, keys, 0.5, 0, masking="word"):
+            labels = batch["labels"].numpy()
             for i in examples:
                 tokens = slice(data.starts[i], data.starts[i] + data.lengths[i])
                 word = data.word_starts[tokens].cumsum()

@@ -59,6 +59,7 @@ from mlm.models.flops import flops_per_token, peak_flops  # noqa: E402
 from mlm.models.gpu import use_deterministic_operations  # noqa: E402
 from mlm.models.loading import load_model  # noqa: E402
 from mlm.optim.optimizer import make_optimizer  # noqa: E402
+from mlm.optim.recipe import bytes_per_example  # noqa: E402
 from mlm.training.datamodule import PrefetchedBatches  # noqa: E402
 from mlm.training.module import MaskedLM  # noqa: E402
 
@@ -282,11 +283,15 @@ def measure_speed(
         first_step_s=first_step,
         steps=count,
         loss=bench.loss(variant, batch).item(),
-        # choose_batch_size estimates activations like this, in 16 bits
-        estimated_gb=34
-        * config.hidden_size
-        * config.num_hidden_layers
-        * batch["input_ids"].numel()
+        # as choose_batch_size estimates it; peak_gb has the weights, too
+        estimated_gb=bytes_per_example(
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.vocab_size,
+            batch["input_ids"].numel(),
+            len(batch["positions"]) / batch["input_ids"].numel(),
+            variant.dtype.itemsize,
+        )
         / 1e9,
         **peak_memory(),
     )

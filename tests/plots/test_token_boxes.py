@@ -46,6 +46,12 @@ def test_the_states_of_tokens(tokenizer):
     ]
 
 
+def test_an_id_that_the_vocabulary_does_not_use_is_shown_as_a_number(tokenizer):
+    unused = len(tokenizer) + 3
+    draw_tokens({"input_ids": np.array([[unused]]), "labels": np.array([[10]])}, tokenizer)
+    assert f"id {unused}" in [text.get_text() for text in plt.gcf().axes[0].texts]
+
+
 def test_a_box_has_its_input_and_below_it_its_target(batch, tokenizer):
     draw_tokens(batch, tokenizer, max_tokens=10)
     (ax,) = plt.gcf().axes

@@ -12,8 +12,7 @@ import torch
 
 from helpers import unpack_examples
 from mlm.data.batches import MaskedBatches
-from mlm.data.dataset import MaskedLMDataset
-from mlm.training.datamodule import MaskedLMData
+from mlm.training.datamodule import PREFETCHED_BATCHES, MaskedLMData
 from small_runs import same_batches
 
 
@@ -144,7 +143,7 @@ def test_an_error_in_a_batch_is_reported_before_it_is_raised(gpu_data, monkeypat
     reported = []
     data = gpu_data(on_error=reported.append)
     data.trainer = trainer_at(0, device=device)
-    monkeypatch.setattr(MaskedLMDataset, "__getitem__", broken)
+    monkeypatch.setattr("mlm.data.batches.padded_examples", broken)
     with pytest.raises(IndexError):
         list(data.train_dataloader())
     assert isinstance(reported[0], IndexError)
@@ -158,22 +157,24 @@ def test_prefetched_batches_are_the_same_and_pinned(gpu_data, start):
     assert {type(part) for batch in batches for part in batch.values()} == {Pinned, int}
 
 
-def test_the_next_two_batches_are_prepared_while_a_gpu_computes(gpu_data, monkeypatch):
+def test_the_next_batches_are_prepared_while_a_gpu_computes(gpu_data, monkeypatch):
     """By a thread that ends with the loop, also if it is left early; no prepared batch is lost."""
-    prepared, batch = [], MaskedBatches.batch
-    monkeypatch.setattr(MaskedBatches, "batch", lambda *key: prepared.append(1) or batch(*key))
+    prepared, batches = [], MaskedBatches.__iter__
+    monkeypatch.setattr(
+        MaskedBatches, "__iter__", lambda data: (prepared.append(1) or b for b in batches(data))
+    )
     threads = threading.active_count()
     data, seen = gpu_data(), []
     loader = iter(data.train_dataloader())
     for number, one in zip(range(1, 6), loader):
         seen.append(one)
         end = time.monotonic() + 20
-        while len(prepared) < number + 2:  # the GPU computes
+        while len(prepared) < number + PREFETCHED_BATCHES:  # the GPU computes
             assert time.monotonic() < end
             time.sleep(0.001)
         time.sleep(0.01)
-        assert len(prepared) == number + 2
-    assert threading.active_count() == threads + 1
+        assert len(prepared) == number + PREFETCHED_BATCHES
+    assert threading.active_count() > threads
     loader.close()
     assert threading.active_count() == threads
     assert same_batches(seen, islice(data.train_batches(), 5))

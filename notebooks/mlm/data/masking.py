@@ -68,32 +68,31 @@ def mask_tokens(
     replace: percentages of masked tokens that become [MASK], a random token, or stay unchanged.
     Returns the masked input_ids and the labels, both (B, T); labels are -100 where nothing is predicted.
     """
-    positions = np.arange(input_ids.shape[1])
-    key = seed, epoch, np.asarray(indices)[:, None]
     if word_ids is None:
-        word_ids = positions  # every token is a word
-    word_ids = np.broadcast_to(word_ids, input_ids.shape)
+        word_ids = np.arange(input_ids.shape[1])  # every token is a word
+    indices, counts = np.asarray(indices)[:, None], np.asarray(counts)[:, None]
 
-    # Shuffle the words of each row. Special tokens come last.
+    # Draw a number for each word: its tokens share it. Special tokens get a larger one than all words.
     is_special = np.isin(input_ids, special_ids)
-    word_draws = np.where(is_special, 2.0, uniform(*key, word_ids, Purpose.CHOICE))
-    order = word_draws.argsort(axis=1, kind="stable")
+    word_draws = np.where(is_special, 2.0, uniform(seed, epoch, indices, word_ids, Purpose.CHOICE))
 
-    # Choose the first `counts` words of each shuffled row. The tokens of a word are still adjacent.
-    shuffled_words = np.take_along_axis(word_ids, order, axis=1)
-    starts_word = np.diff(shuffled_words, prepend=-1) != 0
-    word_rank = starts_word.cumsum(axis=1)  # 1, 2, ...
-    is_chosen = np.zeros(input_ids.shape, bool)
-    np.put_along_axis(is_chosen, order, word_rank <= np.asarray(counts)[:, None], axis=1)
+    # Choose the `counts` words of each row that have the smallest numbers.
+    sorted_draws = np.sort(word_draws, axis=1)
+    word_rank = (np.diff(sorted_draws, prepend=-1.0) != 0).cumsum(
+        axis=1
+    )  # equal draws, equal ranks
+    last_chosen = np.where(word_rank <= counts, sorted_draws, -1.0).max(axis=1, keepdims=True)
+    row, column = np.nonzero(word_draws <= last_chosen)
 
-    # Draw what replaces each token. By default: below 0.8 [MASK], from 0.8 to 0.9 a random token.
+    # Draw what replaces each of them. By default: below 0.8 [MASK], from 0.8 to 0.9 a random token.
     to_mask, to_random, _ = np.cumsum([int(percent) for percent in replace.split("/")]) / 100
-    replacement_draws = uniform(*key, positions, Purpose.REPLACEMENT)
-    random_draws = uniform(*key, positions, Purpose.RANDOM_TOKEN)
-    random_ids = (random_draws * vocab_size).astype(np.int64)
-    replacements = np.where(replacement_draws < to_random, random_ids, input_ids)
+    key = seed, epoch, indices[row, 0], column
+    replacement_draws = uniform(*key, Purpose.REPLACEMENT)
+    random_ids = (uniform(*key, Purpose.RANDOM_TOKEN) * vocab_size).astype(np.int64)
+    original_ids = input_ids[row, column]
+    replacements = np.where(replacement_draws < to_random, random_ids, original_ids)
     replacements = np.where(replacement_draws < to_mask, mask_token_id, replacements)
 
-    masked_ids = np.where(is_chosen, replacements, input_ids)
-    labels = np.where(is_chosen, input_ids, -100)
+    masked_ids, labels = input_ids.copy(), np.full_like(input_ids, -100)
+    masked_ids[row, column], labels[row, column] = replacements, original_ids
     return masked_ids, labels

@@ -80,23 +80,33 @@ def balance_bins(bins: np.ndarray, sizes: np.ndarray, max_tokens: int) -> None:
     the smallest difference. Stops when no swap helps: then some bins may still exceed max_tokens.
     """
     num_pairs, shift = bins.shape[1] // 2, 0
+    num_candidates = min(bins.shape[2], SWAP_CANDIDATES)  # of each bin
+    loads = sizes[bins].sum(axis=2, dtype=sizes.dtype)
+    unbalanced = np.arange(len(bins))  # the groups with a bin that exceeds max_tokens
+    stuck = np.zeros((len(bins), MAX_PAIRINGS), bool)  # no swap helped with this shift: skip it
     while shift < min(num_pairs, MAX_PAIRINGS):
-        loads = sizes[bins].sum(axis=2)
-        group, full, empty, difference = pair_bins(loads, shift, max_tokens)
-        if not len(group):
+        unbalanced = unbalanced[(loads[unbalanced] > max_tokens).any(axis=1)]
+        tried = unbalanced[~stuck[unbalanced, shift]]
+        group, full, empty, difference = pair_bins(loads[tried], shift, max_tokens)
+        if not len(group) and len(tried) == len(unbalanced):
             return
-        full_sizes = sizes[bins[group, full, :SWAP_CANDIDATES]]  # (pairs, candidates)
-        empty_sizes = sizes[bins[group, empty, :SWAP_CANDIDATES]]
+        group = tried[group]
+        full_sizes = sizes[bins[group, full, :num_candidates]]  # (pairs, candidates)
+        empty_sizes = sizes[bins[group, empty, :num_candidates]]
         moved = full_sizes[:, :, None] - empty_sizes[:, None, :]  # tokens that each swap moves
-        remaining = np.abs(difference[:, None] - 2 * moved.reshape(len(group), -1))
+        remaining = np.abs(difference[:, None] - 2 * moved.reshape(len(group), num_candidates**2))
         best = remaining.argmin(axis=1)
         helps = remaining[np.arange(len(best)), best] < difference
+        stuck[group, shift] = True
+        stuck[group[helps]] = False
         shift = 0 if helps.any() else shift + 1
 
         group, full, empty = group[helps], full[helps], empty[helps]
-        full_slot, empty_slot = np.divmod(best[helps], empty_sizes.shape[1])
+        full_slot, empty_slot = np.divmod(best[helps], num_candidates)
         given, taken = bins[group, full, full_slot], bins[group, empty, empty_slot]
         bins[group, full, full_slot], bins[group, empty, empty_slot] = taken, given
+        loads[group, full] += sizes[taken] - sizes[given]
+        loads[group, empty] += sizes[given] - sizes[taken]
 
 
 def fill_bins(
@@ -224,7 +234,7 @@ class PackingPlan:
         longest = int(sizes.max())
         if not pack:  # if all were as long as the longest, no two would fit into a row
             sizes = np.full(len(dataset), longest)
-        self.sizes = np.append(sizes, 0)  # the last one is the size of EMPTY
+        self.sizes = np.append(sizes, 0).astype(np.int32)  # the last one is the size of EMPTY
         self.max_width = max(MAX_ROW_TOKENS, longest) if pack else longest
 
         # (rows, width) of a batch; with several processes, rows are a multiple of their number
@@ -326,11 +336,10 @@ class PackingPlan:
 
     def keys(self, epoch: int) -> list[BatchKey]:
         """The keys (epoch, indices, rows) of an epoch's batches: which examples, and the row of each."""
-        keys = []
-        for batch in self.packed_batches(epoch):  # (rows, slots)
-            rows, _ = np.nonzero(batch != EMPTY)
-            keys.append((epoch, batch[batch != EMPTY], rows))
-        return keys
+        is_example = (packed := self.packed_batches(epoch)) != EMPTY
+        indices, (_, rows, _) = packed[is_example], np.nonzero(is_example)
+        ends = is_example.sum(axis=(1, 2)).cumsum().tolist()  # of each batch
+        return [(epoch, indices[i:j], rows[i:j]) for i, j in zip([0, *ends], ends)]
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from mlm.plots.fonts import drawable
 from mlm.plots.style import hide_frame
 
 PARTS = {"train": "0.85", "valid": "C1", "removed": "0"}  # parts of a text: their colours
@@ -30,7 +31,8 @@ def draw_words(ax: Any, counted_words: list[tuple[str, int]], stop_words: set[st
     for word, bar in zip(words, bars):
         if word in stop_words:
             bar.set(facecolor="0.8", hatch="///", edgecolor="white")
-    ax.set_yticks(range(len(words)), words)
+    labels, options = drawable(words)
+    ax.set_yticks(range(len(words)), [labels[word] for word in words], **options)
     ax.set(xlabel="occurrences")
     ax.invert_yaxis()
     hide_frame(ax)

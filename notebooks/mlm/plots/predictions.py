@@ -4,6 +4,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from mlm.plots.fonts import drawable
 from mlm.plots.style import hide_frame
 
 
@@ -15,6 +16,10 @@ def draw_predictions(predictions: dict[str, list[list[tuple[str, float]]]], sent
     first_model = next(iter(predictions.values()))
     rows, columns = len(first_model), len(predictions)
     max_bars = max(len(row) for row in first_model)
+    bars_of = [
+        bar for rows_of_model in predictions.values() for row in rows_of_model for bar in row
+    ]
+    labels, options = drawable([sentence, *predictions, *(token for token, _ in bars_of)])
     size = 4.2 * columns + 1, (0.28 * max_bars + 0.8) * rows + 0.6
     figure, grid = plt.subplots(
         rows, columns, figsize=size, squeeze=False, sharex=True, layout="constrained"
@@ -24,13 +29,14 @@ def draw_predictions(predictions: dict[str, list[list[tuple[str, float]]]], sent
             tokens, probabilities = zip(*rows_of_model[row])
             bars = ax.barh(range(len(tokens)), probabilities, color=f"C{column}")
             ax.bar_label(bars, [percent(p) for p in probabilities], padding=3, fontsize=8)
-            ax.set_yticks(range(len(tokens)), tokens)
+            ax.set_yticks(range(len(tokens)), [labels[token] for token in tokens], **options)
             ax.invert_yaxis()
-            ax.set_title(f"[MASK] {row + 1}, {name}", fontsize=10)
+            ax.set_title(f"[MASK] {row + 1}, {labels[name]}", fontsize=10, **options)
             hide_frame(ax)
             ax.margins(x=0.15)
             ax.xaxis.set_major_formatter(lambda x, _: percent(x))
-    figure.suptitle(sentence, wrap=True, parse_math=False)  # a $ in a sentence is not a formula
+    title = labels[sentence].replace("$", r"\$")  # wrap=True ignores parse_math=False
+    figure.suptitle(title, wrap=True, fontfamily=options["fontfamily"])
 
 
 def percent(p: float) -> str:
@@ -50,7 +56,9 @@ def draw_surprisals(ax: Any, tokens: list[str], nats: dict[str, Any]) -> None:
             edgecolor="white",
             hatch=["", "///"][number % 2],
         )
-    ax.set_xticks([x + width * (len(nats) - 1) / 2 for x in positions], tokens, rotation=30)
+    centers = [x + width * (len(nats) - 1) / 2 for x in positions]
+    labels, options = drawable(tokens)
+    ax.set_xticks(centers, [labels[token] for token in tokens], rotation=30, **options)
     ax.set_ylabel("surprisal in nats")
     hide_frame(ax)
     ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)

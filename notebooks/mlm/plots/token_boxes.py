@@ -11,6 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 from transformers import PreTrainedTokenizerFast
 
 from mlm.data.packing import MAX_ROW_TOKENS
+from mlm.plots.fonts import drawable
 
 TOKEN_STATES = {  # what masking did with a token: the color and the sign of its box
     "not masked": ("#eef1f5", ""),
@@ -71,6 +72,9 @@ def draw_tokens(
     states = token_states(input_ids, labels, tokenizer)
     num_rows, num_tokens = states.shape
     width = max(12, num_tokens)  # the legend needs as much
+    ids = np.append(input_ids, labels[labels != -100]).tolist()
+    names = {i: tokenizer.convert_ids_to_tokens(i) or f"id {i}" for i in ids}  # some ids are unused
+    box_labels, options = drawable(names.values())
     _, ax = plt.subplots(figsize=(0.75 * width, 0.5 * num_rows + 0.6), layout="constrained")
     for (row, column), state in np.ndenumerate(states):
         edge_color, line_style = ("0.8", ":") if state == PADDING else ("white", "-")
@@ -85,7 +89,7 @@ def draw_tokens(
                 (labels[row, column], "italic", 0.69),
             ]
         for token_id, style, height in lines:
-            token = tokenizer.convert_ids_to_tokens(int(token_id))[:16]
+            token = box_labels[names[int(token_id)]][:16]
             ax.text(
                 column + 0.48,
                 row + height,
@@ -95,6 +99,7 @@ def draw_tokens(
                 color="0.45" if state in (SPECIAL, PADDING) else "0.1",
                 style=style,
                 fontsize=min(8, 92 / len(token)),
+                **options,
             )
     add_legend(ax, states, signed=TARGETS)
     ax.set(xlim=(0, width), ylim=(num_rows, 0), xticks=[], yticks=[])
@@ -159,7 +164,9 @@ def draw_attention(
         middle = np.flatnonzero(sequence_ids == example).mean() + 0.5
         ax.text(middle, middle, f"example {example}", ha="center", va="center", weight="bold")
     centers = np.arange(len(tokens)) + 0.5
-    ax.set_yticks(centers, tokens, fontsize=10)
-    ax.set_xticks(centers, tokens, fontsize=10, rotation=90)
+    labels, options = drawable(tokens)
+    names = [labels[token] for token in tokens]
+    ax.set_yticks(centers, names, fontsize=10, **options)
+    ax.set_xticks(centers, names, fontsize=10, rotation=90, **options)
     ax.xaxis.tick_top()
     ax.set(ylim=(len(tokens), 0), aspect="equal")

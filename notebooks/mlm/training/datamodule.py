@@ -14,25 +14,9 @@ from mlm.data.dataset import MaskedLMDataset
 from mlm.data.packing import VALIDATION_EPOCH, cached_plan
 
 VALIDATION_MLM_PROBABILITY = 0.15  # the masking rate of the validation set, the same in every run
-PREFETCHED_BATCHES = 2  # batches that are prepared while a GPU computes
+PREFETCHED_BATCHES = 8  # batches that are prepared while a GPU computes: several are made at once
 
 Batch = dict[str, Any]
-
-
-class AccumulatedBatches(IterableDataset):
-    """The batches of one process for gradient accumulation: one of each part, in turn, makes a step.
-
-    Lightning averages the loss over the batches of a step. So each batch gets the mean number of
-    masked tokens per batch, not their sum.
-    """
-
-    def __init__(self, parts: list[MaskedBatches]) -> None:
-        self.parts = parts
-
-    def __iter__(self) -> Iterator[Batch]:
-        for step in zip(*self.parts, strict=True):
-            for batch in step:
-                yield batch | {"num_masked": batch["num_masked"] / len(self.parts)}
 
 
 class GuardedBatches(IterableDataset):
@@ -51,7 +35,7 @@ class GuardedBatches(IterableDataset):
 
 
 class PrefetchedBatches:
-    """The same batches in pinned memory for a GPU. A thread prepares the next two while it computes.
+    """The same batches in pinned memory for a GPU. A thread prepares the next ones while it computes.
 
     Lightning copies from pinned memory without waiting. There is no worker process: it would pass
     batches through shared memory, which took longer than preparing them. An error is raised where
@@ -108,9 +92,7 @@ class MaskedLMData(pl.LightningDataModule):
         self.pack, self.masking, self.replace = pack, masking, replace
         self.on_error = on_error
 
-    def train_batches(
-        self, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> AccumulatedBatches:
+    def train_batches(self, start: int = 0, rank: int = 0, world_size: int = 1) -> MaskedBatches:
         """The training batches of process `rank` from step `start` to the last step.
 
         With gradient accumulation, a step is split like the step of `accumulate` times as many processes.
@@ -127,21 +109,16 @@ class MaskedLMData(pl.LightningDataModule):
             masking=self.masking,
             pack=self.pack,
         )
-        order = TrainingOrder(plan, start, self.total_steps)
-        return AccumulatedBatches(
-            [
-                MaskedBatches(
-                    self.train,
-                    order,
-                    self.mlm_probability,
-                    self.seed,
-                    shape=plan.shape,
-                    rank=rank * self.accumulate + number,
-                    masking=self.masking,
-                    replace=self.replace,
-                )
-                for number in range(self.accumulate)
-            ]
+        return MaskedBatches(
+            self.train,
+            TrainingOrder(plan, start, self.total_steps),
+            self.mlm_probability,
+            self.seed,
+            shape=plan.shape,
+            rank=rank,
+            masking=self.masking,
+            replace=self.replace,
+            accumulate=self.accumulate,
         )
 
     def validation_batches(self, rank: int = 0, world_size: int = 1) -> MaskedBatches:
@@ -181,6 +158,6 @@ class MaskedLMData(pl.LightningDataModule):
             return PrefetchedBatches(batches, device)
         return DataLoader(batches, batch_size=None)
 
-    def guarded(self, batches: AccumulatedBatches) -> IterableDataset:
+    def guarded(self, batches: MaskedBatches) -> IterableDataset:
         """The batches; errors in them are reported to `on_error`, if there is one."""
         return GuardedBatches(batches, self.on_error) if self.on_error else batches

@@ -15,8 +15,6 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     "epochs", "max_steps",
     # compared as device, processes and dtype
     "gpus", "tpu_cores", "cpu_processes", "num_nodes", "precision",
-    # how the gradients of processes are summed: rounding only
-    "strategy",
     # compared as the values that the recipe chose
     "recipe",
 )  # fmt: skip
