@@ -142,9 +142,7 @@ def packed_probe(
     sizes = np.array([len(example) for example in examples])
     rows = np.zeros(len(sizes), int) if pack else np.arange(len(sizes))
     width = int(sizes.sum() + 3 if pack else sizes.max())  # with some padding, if allowed
-    ids = np.full((len(sizes), sizes.max()), pad_token_id)
-    for row, example in enumerate(examples):
-        ids[row, : sizes[row]] = example.numpy()
+    ids = torch.cat(examples).numpy()
     shape = (1 if pack else len(sizes), width)
     arrays = lay_out_rows(rows, sizes, ids, np.full_like(ids, -100), shape, pad_token_id)
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
