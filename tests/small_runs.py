@@ -57,7 +57,12 @@ class SmallRuns:
             train=num_lines, valid=num_lines, removed=0, rule="a text is the validation set"
         )
         self.about_corpus = dict(
-            source="a test", sha256="0" * 64, text_sha256="1" * 64, lines=num_lines, split=split
+            source="a test",
+            sha256="0" * 64,
+            text_sha256="1" * 64,
+            bytes=40_000,
+            lines=num_lines,
+            split=split,
         )
 
     def settings(self, **parameters):
@@ -76,7 +81,7 @@ class SmallRuns:
         trainer = pl.Trainer(
             accelerator="cpu", max_steps=STEPS, max_epochs=1, logger=run.loggers(BASELINE),
             accumulate_grad_batches=self.data.accumulate,
-            callbacks=[logger, SeededDropout(0), FailureMonitor(run.folder, run.settings)],
+            callbacks=[logger, SeededDropout(0), FailureMonitor(run.folder)],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         if not run.finished:

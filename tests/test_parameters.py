@@ -50,6 +50,11 @@ VALUES = {
     "recipe": (["fast", "tutorial"], ["slow", ""], [None]),
     "optimizer": ([None, "adamw", "muon"], ["sgd", ""], [7]),
     "schedule": ([None, "trapezoid", "linear", "constant"], ["cosine", ""], [7]),
+    "vocabulary": (
+        [None, "wordpiece", "bpe-cased", "unigram:100", "bpe-cased:1000000"],
+        ["", "bpe:", "BPE", "bpe:99", "bpe:1000001", "cased", "bpe:8000-cased"],
+        [8000, ["bpe"]],
+    ),
     "add_words": ([0, 500], [-1, 20001], [None, "many"]),
     "masking": (["token", "word"], ["words", ""], [None, 1]),
     "replace": (
@@ -69,7 +74,6 @@ VALUES = {
     ),
     "cpu_processes": ([1, 2], [0, -1], [None, "two"]),
     "num_nodes": ([1, 4], [0], [None]),
-    "strategy": (["auto", "ddp", "fsdp"], ["ddp_spawn", ""], [None]),
     "precision": (["auto", "32", "bf16", "16", 32, 16], ["64", 64, "", "bf16-mixed"], [None, 32.0]),
     "compile": (["auto", True, False], ["yes", ""], [None, 1]),
     "checkpoint_steps": ([1, 500], [0, -1], [None, 0.5]),

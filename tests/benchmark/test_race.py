@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import DataCollatorForLanguageModeling
 
 from mlm.benchmark.race import (
     Contender,
@@ -84,12 +85,14 @@ def test_the_table_shows_the_best_learning_rate_and_losses_that_are_never_reache
     named = {
         "Trainer, lr 1": curves["tutorial"],
         "Trainer, lr 2": curves["Trainer"],
+        "Trainer, our dropout and masking, lr 1": curves["tutorial"],
         "suite": curves["suite"],
     }
     final = final_losses(named)
     kept = best_of_search(named)
     best_lr = min(("Trainer, lr 1", "Trainer, lr 2"), key=final.get)
-    assert set(kept) == {"suite", best_lr}
+    assert set(kept) == {"suite", best_lr, "Trainer, our dropout and masking, lr 1"}
+    del kept["Trainer, our dropout and masking, lr 1"]
     table = seconds_table(kept)
     assert all(table.iloc[i, i] > 0 for i in range(2))  # each reaches its own final loss
     best = min(kept, key=final.get)
@@ -97,7 +100,35 @@ def test_the_table_shows_the_best_learning_rate_and_losses_that_are_never_reache
     assert table.loc[row].count() == 1  # only the best itself; the other is NaN
 
 
-def test_eight_recipes_take_part():
-    made = contenders(DENSE, TRAINER, OURS, MODEL, 4)
-    assert len(made) == len({contender.name for contender in made}) == 8
-    assert made[0].settings["lr"] == 1e-5 and made[-1].settings["mlm_probability"] == 0.3
+@pytest.mark.parametrize("model", [MODEL, "bert-base-uncased"])
+def test_every_recipe_takes_part_and_trainer_gets_what_this_suite_has(model):
+    made = contenders(DENSE, TRAINER, OURS, model, 4)
+    assert len(made) == len({contender.name for contender in made}) == 13
+    ours = made[-1].settings
+    assert made[0].settings["lr"] == 1e-5 and ours["mlm_probability"] == 0.3
+    searched = [contender.settings for contender in made if ", lr" in contender.name]
+    assert len(searched) == 10
+    for settings in searched:
+        assert settings["max_grad_norm"] == ours["clip"] == 1.0
+    for settings, twin in zip(searched[:5], searched[5:]):
+        same = {name: ours[name] for name in ("dropout", "mlm_probability")}
+        assert twin == settings | same and same.items() > {"dropout": 0.0}.items()
+
+
+def test_trainer_trains_with_the_dropout_and_the_masking_rate_of_its_contender(bench, monkeypatch):
+    rates, masked = set(), []
+
+    class Collator(DataCollatorForLanguageModeling):
+        def __call__(self, *arguments, **options):
+            batch = super().__call__(*arguments, **options)
+            masked.append((batch["labels"] != -100).sum() / batch["attention_mask"].sum())
+            return batch
+
+    def step(curve, step, model):
+        rates.update(layer.p for layer in model.modules() if isinstance(layer, torch.nn.Dropout))
+
+    monkeypatch.setattr("mlm.benchmark.speed.DataCollatorForLanguageModeling", Collator)
+    monkeypatch.setattr("mlm.benchmark.race.ValidationCurve.after_step", step)
+    race(bench, Contender("Trainer", TRAINER, {"dropout": 0.0, "mlm_probability": 0.6}, 1))
+    assert rates == {0.0} and min(masked) > 0.4
+    assert max(layer.p for layer in dropout_layers(bench)) > 0

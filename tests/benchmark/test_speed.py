@@ -1,11 +1,13 @@
 """A variant is faster because it computes the same in less time, not because it computes less."""
 
+import importlib
 import importlib.util
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 from encoders import make_model
 from helpers import refused
@@ -137,6 +139,26 @@ def test_bfloat16_changes_the_loss_only_by_rounding(bench):
     assert OURS.dtype == torch.bfloat16 and 0 < abs(exact - rounded) < 0.05
 
 
+@pytest.mark.parametrize("foreach", [False, True])  # torch's default on a CPU and on CUDA
+def test_an_adamw_that_is_not_fused_is_the_default_of_torch(bench, monkeypatch, foreach):
+    """On CUDA, that is one operation for all weights, not one weight at a time."""
+    adam = importlib.import_module("torch.optim.adam")
+    used = []
+    monkeypatch.setattr(adam, "_default_to_fused_or_foreach", lambda *_, **__: (False, foreach))
+    for name in ("_single_tensor_adam", "_multi_tensor_adam", "_fused_adam"):
+        monkeypatch.setattr(adam, name, lambda *_, name=name, **__: used.append(name))
+    bench.switch(DENSE)
+    optimizer, _ = bench.make_optimizer(DENSE)
+    bench.loss(DENSE, next(bench.batches(DENSE))).backward()
+    optimizer.step()
+    assert set(used) == {"_multi_tensor_adam" if foreach else "_single_tensor_adam"}
+    used.clear()
+    optimizer, _ = bench.make_optimizer(replace(DENSE, fused_adamw=True))
+    optimizer.step()
+    bench.model.zero_grad()
+    assert set(used) == {"_fused_adam"}
+
+
 def test_fused_and_plain_adamw_give_the_same_weights():
     difference = adamw_weights(fused=True) - adamw_weights(fused=False, foreach=False)
     assert difference.abs().max() < 1e-6
@@ -173,3 +195,38 @@ def test_functions_are_called_forwards_and_backwards_in_turn():
     table = interleave(functions, 3)
     assert "".join(order) == "abccbaabc" and list(table) == list("abc")
     assert table.to_numpy().tolist() == [[1, 2, 3], [6, 5, 4], [7, 8, 9]]
+
+
+# as on a machine with GPUs
+
+
+def test_trainer_uses_one_gpu_of_several(bench, monkeypatch):
+    """Otherwise it splits batches among all of them, and trains on more lines per step."""
+    seen = []
+
+    def on_two_gpus(**options):
+        arguments = TrainingArguments(**options)
+        assert arguments.device.type == "cpu"
+        arguments._n_gpu = 2  # what it finds on such a machine
+        return arguments
+
+    class TwoGpus(Trainer):
+        def train(self):
+            seen.append((self.args.n_gpu, self.args.train_batch_size))
+
+    monkeypatch.setattr("mlm.benchmark.speed.TrainingArguments", on_two_gpus)
+    monkeypatch.setattr("mlm.benchmark.speed.Trainer", TwoGpus)
+    trainer_seconds(bench, replace(DENSE, trainer="Trainer"))
+    assert seen == [(1, DENSE.batch_size)]
+
+
+def test_a_gpu_gets_its_batches_from_pinned_memory(bench, monkeypatch):
+    copies = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: copies.append("pinned") or self)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, *_, **options: copies.append(options) or self
+    )
+    monkeypatch.setattr(bench, "device", "cuda")
+    batch = {"a": torch.ones(2), "b": torch.ones(2), "num_tokens": 3}
+    assert bench.on_device(batch) == batch
+    assert copies == ["pinned", {"non_blocking": True}] * 2

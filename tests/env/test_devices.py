@@ -79,6 +79,14 @@ def summary(arguments, device):
 NOTHING, ONE_GPU, TWO_GPUS = {}, {"gpus": 1}, {"gpus": 2}
 OLD_GPU, OLD_CPU = {"gpus": 1, "card": T4}, {"bf16": False}
 ONE_CORE, EIGHT_CORES = {"cores": 1}, {"cores": 8}
+P100 = (
+    "Tesla P100",
+    16e9,
+    [6, 0],
+    "CUDA error: no kernel image is available for execution on the device",
+)
+OLD_TORCH = {"gpus": 2, "card": P100}  # it has no kernels for this card
+BROKEN_GPU = {"gpus": 1, "card": (*A100, "CUDA error: ECC")}
 NO_CORES = {"cores": 0}  # torch_xla is installed, but there is no TPU
 
 
@@ -108,7 +116,6 @@ NO_CORES = {"cores": 0}  # torch_xla is installed, but there is no TPU
         (TWO_GPUS, {"gpus": 2}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         (TWO_GPUS, {"gpus": -1}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         (TWO_GPUS | EIGHT_CORES, {"gpus": 2}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
-        (TWO_GPUS, {"gpus": 2, "strategy": "ddp"}, ("gpu", 2, "ddp_notebook", "32-true", bf16)),
         # TPU cores
         (ONE_CORE, {"tpu_cores": 1}, ("tpu", 1, "auto", "32-true", bf16)),
         (ONE_CORE, {"tpu_cores": -1}, ("tpu", 1, "auto", "32-true", bf16)),
@@ -156,7 +163,7 @@ def test_each_gpu_gets_its_fastest_dtype(name, capability, dtype):
     machine = simulated(1, card=(name, 16e9, capability))
     arguments, device = devices.trainer_arguments(machine=machine)
     assert device["dtype"] == dtype and name in device["why"]
-    assert device["card"] == (name, 16e9, capability)
+    assert device["card"] == (name, 16e9, capability, "")
     assert arguments["precision"] == ("16-mixed" if dtype == f16 else "32-true")
     device = devices.trainer_arguments(machine=machine, precision="32")[1]
     assert device["why"] == "as set by precision"
@@ -171,8 +178,6 @@ def test_a_launcher_starts_the_processes_of_several_machines(machine, monkeypatc
         assert (arguments["num_nodes"], arguments["devices"]) == (3, 2)
         assert arguments["strategy"] == "ddp"
         assert device["processes"] == 2
-        sharded, _ = devices.trainer_arguments(num_nodes=3, strategy="fsdp", machine=other)
-        assert sharded["strategy"] == "fsdp"
 
 
 def test_the_setting_of_kaggle_that_breaks_8_processes_is_removed(machine, monkeypatch):
@@ -204,8 +209,9 @@ def test_the_setting_of_kaggle_that_breaks_8_processes_is_removed(machine, monke
         (ONE_CORE, {"precision": 16}, ['precision="16" needs a GPU', "TPU"]),
         (OLD_GPU, {"precision": "bf16"}, ['"bf16"', "T4 has no bfloat16", '"16" or "32"']),
         (NOTHING, {"num_nodes": 2}, ["num_nodes=2", "torchrun or SLURM", "docs/gpus.md"]),
-        (NOTHING, {"strategy": "fsdp"}, ['strategy="fsdp" needs GPUs', "torchrun", '"auto"']),
-        (TWO_GPUS, {"strategy": "fsdp"}, ['strategy="fsdp" needs GPUs', "torchrun", '"auto"']),
+        (OLD_TORCH, {}, ["GPU 0", torch.__version__, "P100 (sm_60)", "T4 x2", "gpus=0"]),
+        (OLD_TORCH, {"gpus": 2}, ["GPU 0", "no kernels", "CUDA 12.6"]),
+        (BROKEN_GPU, {}, ["GPU 0, the A100, cannot compute (CUDA error: ECC)", "gpus=0"]),
     ],
 )
 @pytest.mark.fault
@@ -252,3 +258,26 @@ def test_a_kernel_that_has_used_the_tpu_cannot_start_several_processes(machine):
         for cores in (1, [3]):  # one core needs no other process
             _, device = devices.trainer_arguments(tpu_cores=cores, machine=other)
             assert device["kind"] == "tpu"
+
+
+def test_a_kernel_that_has_used_cuda_cannot_start_several_processes_on_gpus(machine, monkeypatch):
+    """CUDA does not work in a fork of a process that has used it."""
+    machine(gpus=2)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    for other in (None, simulated(gpus=2, cuda_is_used=True)):
+        for gpus in (2, -1, None):
+            with refused("has used a GPU already", "2 processes", "restart the kernel", "gpus=1"):
+                devices.trainer_arguments(gpus=gpus, machine=other)
+        for parameters in ({"gpus": 1}, {"gpus": 0}, {"cpu_processes": 2}):
+            devices.trainer_arguments(**parameters, machine=other)
+    launched = simulated(gpus=2, cuda_is_used=True, started_by_launcher=True)
+    assert devices.trainer_arguments(machine=launched)[0]["strategy"] == "ddp"  # no fork
+
+
+def test_a_card_that_is_not_used_or_only_occupied_is_no_obstacle(machine):
+    for other in (None, simulated(gpus=2, card=P100)):
+        machine(gpus=2, card=P100)
+        assert devices.trainer_arguments(gpus=0, machine=other)[1]["kind"] == "cpu"
+    for failure in ("CUDA error: all CUDA-capable devices are busy", "CUDA error: out of memory"):
+        occupied = simulated(gpus=1, card=(*A100, failure))
+        assert devices.trainer_arguments(machine=occupied)[1]["kind"] == "gpu"

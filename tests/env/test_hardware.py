@@ -21,7 +21,13 @@ def test_a_simulated_machine_has_every_property_of_a_real_one():
     assert properties(hardware.Machine) == properties(hardware.SimulatedMachine())
 
 
-def test_a_gpu_is_described_by_another_process(monkeypatch):
+VIEW = "shape '[3]' is invalid for input of size 8"
+
+
+@pytest.mark.parametrize(
+    "fails, failure", [("", ""), (".add(1)", "8 x 2 = 24.0"), (".view(3)", VIEW)]
+)
+def test_a_gpu_is_described_by_another_process(monkeypatch, fails, failure):
     """Neither counting nor describing may start CUDA here: no process per GPU could be started."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name in ("_lazy_init", "get_device_capability", "get_device_properties"):
@@ -30,17 +36,23 @@ def test_a_gpu_is_described_by_another_process(monkeypatch):
 import torch
 from types import SimpleNamespace
 torch.cuda.device_count = lambda: 1
+ones = torch.ones
+torch.ones = lambda size, device: ones(size){}
 torch.cuda.get_device_properties = lambda i: SimpleNamespace(
     name="Tesla T4", total_memory=16, major=7, minor=5)
 """
     run = subprocess.run
 
     def run_with_fake_gpu(command, **options):
-        return run([*command[:2], fake_gpu + command[2]], **options)
+        return run([*command[:2], fake_gpu.replace("{}", fails) + command[2]], **options)
 
     monkeypatch.setattr(hardware.subprocess, "run", run_with_fake_gpu)
     machine = hardware.Machine()
-    assert machine.card == hardware.Card("Tesla T4", 16, (7, 5))
+    assert machine.card == hardware.Card("Tesla T4", 16, (7, 5), failure)
+    if failure:
+        with refused("GPU 0, the Tesla T4, cannot compute", failure):
+            trainer_arguments(tpu_cores=0, machine=machine)
+        return
     assert trainer_arguments(tpu_cores=0, machine=machine)[1]["dtype"] == torch.float16
 
 

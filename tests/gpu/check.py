@@ -275,7 +275,7 @@ torch.use_deterministic_algorithms(True)
 """
 T4 = """
 from mlm.env.hardware import Card, Machine
-Machine.card = Card("Tesla T4", 15.8e9, (7, 5))
+Machine.cards = [Card("Tesla T4", 15.8e9, (7, 5))]
 """
 
 

@@ -51,6 +51,11 @@ def test_every_process_succeeds_except_those_that_are_stopped_on_purpose(results
     assert all(row.get("exit_status", 1) == 1 for row in stopped)
 
 
+def test_too_little_memory_is_one_line(results):
+    (row,) = [row for row in results if row["step"] == "memory" and "exit_status" in row]
+    assert "batch_size=65536" in row["one_line"] and "pass batch_size=" in row["one_line"]
+
+
 def test_a_resumed_run_has_the_same_bits(results):
     compared = [row for row in results if "compared" in row]
     assert len(compared) == 5 and all(row["identical"] for row in compared), compared

@@ -3,6 +3,7 @@
 import copy
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from mlm.models.compilation import (
     choose_compile,
     compile_counts,
     compile_encoder,
+    python_header,
 )
 from mlm.models.cpu import FastDropout, use_fast_kernels
 from mlm.training.datamodule import MaskedLMData
@@ -38,9 +40,12 @@ CPU, GPU, OLD_GPU, TPU = (
 
 @pytest.fixture
 def all_tools_installed(monkeypatch):
-    """A C++ compiler and Triton."""
+    """Compilers of C and C++, Python.h and Triton."""
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr("mlm.models.compilation.python_header", lambda: Path(__file__))
 
 
 @pytest.mark.parametrize(
@@ -62,23 +67,45 @@ def test_the_encoder_is_compiled_only_if_the_parameters_say_so(compile, device, 
     assert found is is_compiled and words in reason
 
 
+NO_COMPILER = "shutil.which", lambda name: None
+ONLY_CXX = "shutil.which", lambda name: name if "++" in name else None
+NO_HEADER = "mlm.models.compilation.python_header", lambda: Path("no/include/Python.h")
+NO_TRITON = "importlib.util.find_spec", lambda name: None
+
+
 @pytest.mark.parametrize(
     "device, missing, words",
     [
         (TPU, None, "XLA already compiles the whole step"),
         (OLD_GPU, None, "does not support the Tesla P100"),
-        (CPU, "shutil.which", "C++ compiler"),
-        (GPU, "importlib.util.find_spec", "needs Triton on a GPU, and it is not installed"),
+        (CPU, NO_COMPILER, "C++ compiler"),
+        (CPU, NO_HEADER, "Python.h"),
+        (GPU, NO_HEADER, "Python.h"),
+        (GPU, ONLY_CXX, "Triton needs a C compiler"),
+        (GPU, NO_TRITON, "needs Triton on a GPU, and it is not installed"),
     ],
 )
 @pytest.mark.usefixtures("all_tools_installed")
 @pytest.mark.fault
 def test_compile_true_is_refused_where_it_cannot_work(monkeypatch, device, missing, words):
     if missing:
-        monkeypatch.setattr(missing, lambda name: None)
+        monkeypatch.setattr(*missing)
     with refused('compile must be "auto" or False', "got True", words):
         choose_compile(True, device)
     assert choose_compile("auto", device)[0] is False
+
+
+@pytest.mark.usefixtures("all_tools_installed")
+def test_the_compiler_that_triton_takes_is_the_one_in_CC(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "icc" else name)
+    assert choose_compile(True, GPU)[0]
+    monkeypatch.setenv("CC", "icc")
+    with refused("Triton needs a C compiler", "CC"):
+        choose_compile(True, GPU)
+
+
+def test_the_header_is_where_a_compiler_finds_it():
+    assert python_header().name == "Python.h" and "local" not in python_header().parts[:3]
 
 
 @dataclass

@@ -14,7 +14,9 @@ from mlm.models.cpu import (
     FastDropout,
     fast_dropout,
     onednn_float32,
+    reset_float32,
     tune_for_cpu,
+    undo_cpu_tuning,
     use_default_kernels,
     use_fast_kernels,
 )
@@ -132,10 +134,31 @@ def test_tuning_prints_what_was_done(bert, capsys):
     try:
         assert tune_for_cpu(bert).config._attn_implementation == "matmul"
     finally:
+        reset_float32()
         torch.set_float32_matmul_precision(precision)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("CPU kernels: freed memory is re") and len(line) <= 100
     assert "float32 products by" in line and "plain attention, 16-bit dropout" in line
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+def test_the_tuning_for_the_cpu_ends_where_a_gpu_begins(bert, before):
+    """On a GPU, "medium" would round float32 products; what the user had set before comes back."""
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(before)
+        for _ in range(2):  # also after two runs on the CPU
+            tune_for_cpu(bert)
+        undo_cpu_tuning(bert)
+        assert torch.get_float32_matmul_precision() == before
+        assert bert.config._attn_implementation == "sdpa"
+        assert {type(layer) for layer in dropout_layers(bert)} == {torch.nn.Dropout}
+        torch.set_float32_matmul_precision("high")  # by the user, after that
+        undo_cpu_tuning(bert)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        reset_float32()
+        torch.set_float32_matmul_precision(precision)
 
 
 def test_dropout_is_off_during_evaluation(bert, make_batch):
@@ -223,4 +246,5 @@ def test_float32_products_keep_their_precision(monkeypatch, is_rounded):
         exact = rows.double() @ columns.double().T
         assert (rows @ columns.T - exact).abs().max() < 1e-3
     finally:
+        reset_float32()
         torch.set_float32_matmul_precision(precision)

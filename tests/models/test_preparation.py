@@ -130,3 +130,17 @@ def test_the_encoder_is_compiled_last(bert, dataset, monkeypatch):
         monkeypatch.setattr(preparation, name, lambda *_, name=name: steps.append(name) or True)
     assert prepared(bert, dataset, CPU, head_was_missing=True, compile=True) is True
     assert steps == ["init_head_bias", "tune_for_cpu", "compile_encoder"]
+
+
+def test_a_gpu_does_not_inherit_the_precision_of_an_earlier_run_on_the_cpu(
+    bert, dataset, monkeypatch
+):
+    """Both in one kernel: oneDNN's setting would round the float32 products of the GPU."""
+    monkeypatch.setattr(preparation, "tune_for_gpu", lambda: None)
+    bert.head_was_missing = False
+    torch.set_float32_matmul_precision("highest")
+    prepare_model(bert, dataset, CPU, compile=False)
+    torch.set_float32_matmul_precision("medium")  # also where the CPU does not use it
+    prepare_model(bert, dataset, GPU, compile=False)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert bert.config._attn_implementation == "sdpa"

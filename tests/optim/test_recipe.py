@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from helpers import ROOT, refused
@@ -96,14 +98,29 @@ def test_the_learning_rate_is_higher_for_narrow_models_and_large_batches():
         assert recipe_of(model, 128)["lr"] == pytest.approx(2 * recipe_of(model, 32)["lr"])
 
 
+def examples_of(*lengths, vocab_size=30_522):
+    """What `choose_batch_size` reads of a dataset with examples of these lengths."""
+    return SimpleNamespace(lengths=np.array(lengths) - 2, tokenizer=range(vocab_size))
+
+
+def batch_size_of(machine, model, train, pack=False, **parameters):
+    """The batch size that is chosen for a device."""
+    device = trainer_arguments(machine=machine)[1]
+    values = NOTHING_SET | {"batch_size": None, "model": model} | parameters
+    return choose_batch_size(values, train, pack, device)[0]
+
+
+ON_T4 = SimulatedMachine(gpus=1, card=T4)
+
+
 @pytest.mark.parametrize(
     "machine, model, max_len, size",
     [
         (SimulatedMachine(), "scratch:tiny", 128, 32),
-        (SimulatedMachine(gpus=1, card=T4), "scratch:tiny", 128, 256),
-        (SimulatedMachine(gpus=1, card=T4), "bert-base-uncased", 128, 64),
-        (SimulatedMachine(gpus=1, card=T4), "bert-base-uncased", 512, 16),
-        (SimulatedMachine(gpus=1, card=T4), "./a-scratch:folder", 128, 64),
+        (ON_T4, "scratch:tiny", 128, 128),
+        (ON_T4, "bert-base-uncased", 128, 64),
+        (ON_T4, "bert-base-uncased", 512, 16),
+        (ON_T4, "./a-scratch:folder", 128, 64),
         (SimulatedMachine(gpus=1, card=("GTX 1080", 8e9, (6, 1))), "scratch:base", 128, 16),
         (SimulatedMachine(gpus=1, card=("H100", 80e9, (9, 0))), "bert-base-uncased", 128, 256),
         (SimulatedMachine(tpu_cores=1), "bert-base-uncased", 128, 64),
@@ -111,9 +128,25 @@ def test_the_learning_rate_is_higher_for_narrow_models_and_large_batches():
 )
 def test_the_batch_size_fits_the_memory_of_the_device(monkeypatch, machine, model, max_len, size):
     monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
-    device = trainer_arguments(machine=machine)[1]
-    assert choose_batch_size(None, model, max_len, device)[0] == size
-    assert choose_batch_size(7, model, max_len, device) == (7, "set in the parameters")
+    train = examples_of(max_len, max_len)
+    assert batch_size_of(machine, model, train) == size
+    assert batch_size_of(machine, model, train, batch_size=7) == 7
+
+
+def test_the_batch_size_depends_on_scores_and_on_the_text():
+    """A tiny model's largest tensors are the scores of its vocabulary; packed lines take little room."""
+    full = examples_of(512, 512)
+    small = batch_size_of(ON_T4, "scratch:tiny", examples_of(512, vocab_size=1000))
+    large = batch_size_of(ON_T4, "scratch:tiny", examples_of(512, vocab_size=250_000))
+    assert small >= 8 * large
+    more = batch_size_of(ON_T4, "scratch:tiny", full, mlm_probability=0.9)
+    assert more < batch_size_of(ON_T4, "scratch:tiny", full, mlm_probability=0.1)
+    lines = examples_of(8, 16, 512)
+    packed = batch_size_of(ON_T4, "bert-base-uncased", lines, pack=True)
+    assert packed > batch_size_of(ON_T4, "bert-base-uncased", lines)
+    assert batch_size_of(ON_T4, "bert-base-uncased", lines) == batch_size_of(
+        ON_T4, "bert-base-uncased", full
+    )
 
 
 def test_the_parameter_check_can_read_the_recipes_before_torch_is_installed():

@@ -31,6 +31,17 @@ from small_runs import (
 # errors and stops
 
 
+@pytest.mark.fault
+def test_a_kernel_that_has_used_cuda_since_the_devices_were_chosen(runs, tmp_path, monkeypatch):
+    """It cannot be forked; what it has locked is free again."""
+    settings = runs.settings() | {"device": "gpu", "processes": 2}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    for _ in range(2):
+        run = open_run(tmp_path, "run", "auto", settings)
+        with refused("has used a GPU already", "restart the kernel"), run.training():
+            pytest.fail("training began")
+
+
 @pytest.mark.parametrize("step", [0, 1, 2, 5, 7])
 def test_after_an_error_the_same_cell_resumes_the_run(runs, trained, tmp_path, step):
     """From the last checkpoint, or from the start if there is none yet."""

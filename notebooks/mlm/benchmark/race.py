@@ -27,7 +27,10 @@ RUN_MLM_DEFAULTS = dict(  # what Trainer uses in run_mlm.py unless more is speci
 RUN_MLM_EPOCHS = 3
 SCRATCH_LRS = 1e-4, 3e-4, 1e-3, 2e-3, 4e-3  # tried with Trainer: for a model from scratch
 PRETRAINED_LRS = 5e-5, 1e-4, 2e-4, 4e-4, 8e-4  # and for a pretrained one
-SEARCH = "Trainer, lr"  # how the names of these contenders begin
+SEARCHES = {  # how the names of these contenders begin: the settings that they take from this suite
+    "Trainer, lr": (),
+    "Trainer, our dropout and masking, lr": ("dropout", "mlm_probability"),
+}
 
 # contenders
 
@@ -37,7 +40,8 @@ class Contender:
     """A recipe in the race: it trains for `epochs` epochs, each step computed as `variant` says.
 
     `settings`: for this suite's loop the recipe that `choose_recipe` returns; for Trainer the
-    TrainingArguments that differ from those in `trainer_seconds`.
+    TrainingArguments that differ from those in `trainer_seconds`, and "dropout" and "mlm_probability" if
+    they differ from those of the model and of the bench.
     """
 
     name: str
@@ -56,10 +60,11 @@ def recipe_settings(recipe: str, model_name: str, batch_size: int) -> dict[str, 
 def contenders(
     plain: Variant, stock: Variant, ours: Variant, model_name: str, epochs: int
 ) -> list[Contender]:
-    """The tutorial's recipe, Trainer with run_mlm's defaults and at five learning rates, this suite.
+    """The tutorial's recipe, Trainer with run_mlm's defaults and at two times five rates, this suite.
 
-    `plain`, `stock` and `ours` are the variants that compute the steps of the tutorial, of Trainer and
-    of this suite.
+    The second five learning rates are tried with the dropout and the masking rate of this suite. All ten
+    clip gradients as this suite does. `plain`, `stock` and `ours` are the variants that compute the steps
+    of the tutorial, of Trainer and of this suite.
     """
     run_mlm = replace(stock, batch_size=8, dtype=torch.float32)
     learning_rates = SCRATCH_LRS if model_name.startswith("scratch:") else PRETRAINED_LRS
@@ -69,7 +74,14 @@ def contenders(
         Contender("the tutorial's recipe", plain, tutorial_settings, epochs=1),
         Contender("Trainer, run_mlm's defaults", run_mlm, RUN_MLM_DEFAULTS, RUN_MLM_EPOCHS),
         *(
-            Contender(f"{SEARCH} {lr:g}", stock, {"learning_rate": lr}, epochs)
+            Contender(
+                f"{search} {lr:g}",
+                stock,
+                {"learning_rate": lr, "max_grad_norm": fast_settings["clip"]}
+                | {name: fast_settings[name] for name in names},
+                epochs,
+            )
+            for search, names in SEARCHES.items()
             for lr in learning_rates
         ),
         Contender("this suite", ours, fast_settings, epochs),
@@ -142,25 +154,24 @@ def race_loop(bench: Bench, contender: Contender, curve: ValidationCurve) -> Non
     batches = bench.batches(
         variant, epochs=contender.epochs, mlm_probability=settings["mlm_probability"]
     )
-    with set_dropout(bench.model, settings["dropout"]):
-        curve.start(total_steps, bench.model)
-        for step, batch in enumerate(batches, 1):
-            bench.step(variant, batch, optimizer, schedule)
-            curve.after_step(step, bench.model)
+    curve.start(total_steps, bench.model)
+    for step, batch in enumerate(batches, 1):
+        bench.step(variant, batch, optimizer, schedule)
+        curve.after_step(step, bench.model)
 
 
 def race(bench: Bench, contender: Contender) -> pd.DataFrame:
     """Train a contender from the initial weights: step, seconds, loss, perplexity, accuracy."""
-    curve = ValidationCurve(bench)
-    with bench.explained_errors(contender.variant):
+    curve, settings = ValidationCurve(bench), dict(contender.settings)
+    with (
+        bench.explained_errors(contender.variant),
+        set_dropout(bench.model, settings.pop("dropout", None)),
+    ):
         bench.switch(contender.variant)
         if contender.variant.trainer == "Trainer":
+            epochs = contender.epochs
             trainer_seconds(
-                bench,
-                contender.variant,
-                callbacks=[curve],
-                num_train_epochs=contender.epochs,
-                **contender.settings,
+                bench, contender.variant, callbacks=[curve], num_train_epochs=epochs, **settings
             )
         else:
             race_loop(bench, contender, curve)
@@ -182,11 +193,12 @@ def seconds_to(curve: pd.DataFrame, loss: float) -> float:
 
 
 def best_of_search(curves: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The curves, with only the best of the learning rates that were tried with Trainer."""
-    final = final_losses(curves)
-    searched = [name for name in curves if name.startswith(SEARCH)]
-    best = min(searched, key=final.__getitem__)
-    return {name: curve for name, curve in curves.items() if name not in searched or name == best}
+    """The curves, with only the best of the learning rates that were tried in each search."""
+    final, left_out = final_losses(curves), set()
+    for search in SEARCHES:
+        searched = {name for name in curves if name.startswith(search)}
+        left_out |= searched - {min(searched, key=final.__getitem__, default="")}
+    return {name: curve for name, curve in curves.items() if name not in left_out}
 
 
 def seconds_table(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -33,7 +33,7 @@ from mlm.env.notebook import NotebookError
 from mlm.models.cpu import keep_freed_memory, onednn_float32, use_default_kernels, use_fast_kernels
 from mlm.models.encoders import head_logits, hidden_states, packed_attention_mask, supports_packing
 from mlm.optim.optimizer import make_optimizer
-from mlm.training.causes import explained_errors
+from mlm.training.causes import StepMemory, explained_memory_errors
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM, masked_labels
 
@@ -142,14 +142,12 @@ class Bench:
 
     def explained_errors(self, variant: Variant) -> contextlib.AbstractContextManager[None]:
         """Context manager: if memory does not suffice for a variant, the error is one line."""
-        settings = {
-            "batch_size": variant.batch_size,
-            "model": self.model_name,
-            "max_len": int(self.data[variant.examples].lengths.max()) + 2,  # [CLS] and [SEP]
-            "device": "gpu" if self.device == "cuda" else self.device,
-            "dtype": str(variant.dtype),
-        }
-        return explained_errors(settings)
+        data, rate = self.data[variant.examples], self.mlm_probability
+        return explained_memory_errors(
+            StepMemory(
+                self.model, data, variant.pack, variant.batch_size, None, rate, variant.dtype
+            )
+        )
 
     def clock(self) -> float:
         """The time in seconds, after the device has finished all its work."""
@@ -201,8 +199,16 @@ class Bench:
         return [(epoch, indices) for epoch, indices, _ in keys], None  # one example per row
 
     def on_device(self, batch: Batch) -> Batch:
-        """The batch with its tensors on the device of the model."""
-        return {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        """The batch with its tensors on the device of the model; a GPU copies from pinned memory."""
+
+        def copied(value: Any) -> Any:
+            if not torch.is_tensor(value):
+                return value
+            if self.device == "cuda":
+                return value.pin_memory().to(self.device, non_blocking=True)
+            return value.to(self.device)
+
+        return {name: copied(value) for name, value in batch.items()}
 
     def batches(
         self,
@@ -247,11 +253,14 @@ class Bench:
     def make_optimizer(
         self, variant: Variant, options: dict[str, Any] | None = None
     ) -> tuple[Any, Any]:
-        """(optimizer, learning-rate schedule). An AdamW that is not fused updates one weight at a time."""
+        """(optimizer, learning-rate schedule). An AdamW that is not fused is torch's default.
+
+        By default, torch updates one weight at a time on a CPU, and all of them together on a GPU.
+        """
         options = options or self.optimizer_options(variant)
         optimizer, schedule = make_optimizer(self.module, **options)
         for group in optimizer.param_groups:
-            group.update(fused=variant.fused_adamw, foreach=False)
+            group.update(fused=variant.fused_adamw or None, foreach=None)
         return optimizer, schedule
 
     def loss(self, variant: Variant, batch: Batch) -> torch.Tensor:
@@ -344,11 +353,13 @@ def trainer_seconds(
     variant: Variant,
     max_steps: int | None = None,
     callbacks: Iterable[TrainerCallback] = (),
+    mlm_probability: float | None = None,
     **options: Any,
 ) -> float:
     """Seconds of one epoch with transformers.Trainer; `options` override its TrainingArguments.
 
     Trainer changes the `forward` of its model, so it trains a copy. The bench's model gets the weights.
+    `mlm_probability` None: the bench's.
     """
     data, trained = bench.data[variant.examples], copy.deepcopy(bench.model)
     timer = TrainingTime(bench.clock)
@@ -360,14 +371,18 @@ def trainer_seconds(
             optim="adamw_torch_fused", bf16=variant.dtype == torch.bfloat16,
             fp16=variant.dtype == torch.float16, use_cpu=bench.device == "cpu", seed=bench.seed,
             train_sampling_strategy=TRAINER_ORDERS[variant.order],
+            accelerator_config={"non_blocking": bench.device == "cuda"},  # from pinned memory
             save_strategy="no", eval_strategy="no", logging_strategy="no",
             logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
         )  # fmt: skip
+        training_arguments = TrainingArguments(**{**arguments, **options})
+        if training_arguments.n_gpu > 1:
+            training_arguments._n_gpu = 1  # otherwise Trainer splits each batch among all GPUs
         trainer = Trainer(
             trained,
-            TrainingArguments(**{**arguments, **options}),
+            training_arguments,
             data_collator=DataCollatorForLanguageModeling(
-                data.tokenizer, mlm_probability=bench.mlm_probability
+                data.tokenizer, mlm_probability=mlm_probability or bench.mlm_probability
             ),
             train_dataset=[{"input_ids": example.tolist()} for example in data],
             callbacks=[timer, *callbacks],

@@ -95,6 +95,27 @@ def choose_devices(
     return "cpu", cpu_processes
 
 
+def check_cards(cards: list[Card]) -> None:
+    """Raise NotebookError if a GPU that is to be used cannot compute.
+
+    One that is busy or full is not refused: this kernel may be using it, or another rank may be checking it.
+    """
+    occupied = re.compile("busy|out of memory")
+    for number, card in enumerate(cards):
+        if "no kernel image" in card.failure:
+            wanted = "sm_{}{}".format(*card.capability)
+            raise NotebookError(
+                f"GPU {number}: torch {torch.__version__} has no kernels for the {card.name} ({wanted}): "
+                "choose another GPU (Kaggle: GPU T4 x2), install a torch that was built for CUDA 12.6, "
+                "or pass gpus=0 (the CPU)"
+            )
+        if card.failure and not occupied.search(card.failure):
+            raise NotebookError(
+                f"GPU {number}, the {card.name}, cannot compute ({card.failure}): end other programs that "
+                "use it, restart the runtime, or pass gpus=0 (the CPU)"
+            )
+
+
 # which precision
 
 
@@ -137,21 +158,27 @@ def choose_dtype(precision: int | str, kind: str, machine: AnyMachine) -> tuple[
 # how processes are started
 
 
-def choose_strategy(
-    strategy: str,
-    kind: str,
-    processes: int,
-    num_nodes: int,
-    machine: AnyMachine,
-    compile: bool | str = "auto",
-) -> str:
-    """The name of Lightning's strategy. Raises NotebookError if processes cannot be started so."""
-    launched = machine.started_by_launcher
-    if strategy == "fsdp" and (kind != "gpu" or not launched):
+def check_fork(kind: str, processes: int, machine: AnyMachine) -> None:
+    """Raise NotebookError if this kernel cannot be forked into several processes on GPUs.
+
+    CUDA does not work in a fork of a process that has used it, and Lightning 2.6.6 does not notice.
+    """
+    if kind == "gpu" and processes > 1 and machine.cuda_is_used and not machine.started_by_launcher:
         raise NotebookError(
-            'strategy="fsdp" needs GPUs and a start by torchrun or SLURM (see docs/gpus.md); '
-            'in a notebook without them, pass "auto"'
+            f"this kernel has used a GPU already, so it cannot start {processes} processes on GPUs; "
+            "restart the kernel and run the notebook from the top, or pass gpus=1"
         )
+
+
+def choose_strategy(
+    kind: str, processes: int, num_nodes: int, machine: AnyMachine, compile: bool | str = "auto"
+) -> str:
+    """The name of Lightning's strategy. Raises NotebookError if processes cannot be started so.
+
+    Several processes share the work by DDP: each has the whole model.
+    """
+    launched = machine.started_by_launcher
+    check_fork(kind, processes, machine)
     if num_nodes > 1 and not launched:
         raise NotebookError(
             f"num_nodes={num_nodes}: a notebook cannot start other machines; start it on each machine "
@@ -159,11 +186,11 @@ def choose_strategy(
         )
     if kind == "tpu" and processes > 1:
         return "tpu_cores"
-    if strategy != "fsdp" and processes * num_nodes > 1:
+    if processes * num_nodes > 1:
         return "ddp" if launched else "ddp_notebook"  # ddp_notebook forks this kernel
-    if kind == "gpu" and strategy == "auto" and compile is not False:
+    if kind == "gpu" and compile is not False:
         return CudaGraph.strategy_name
-    return strategy
+    return "auto"
 
 
 def trainer_arguments(
@@ -172,7 +199,6 @@ def trainer_arguments(
     cpu_processes: int = 1,
     num_nodes: int = 1,
     precision: int | str = "auto",
-    strategy: str = "auto",
     compile: bool | str = "auto",
     machine: AnyMachine | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -184,15 +210,18 @@ def trainer_arguments(
     """
     machine = machine or Machine()
     kind, devices = choose_devices(gpus, tpu_cores, cpu_processes, machine)
-    dtype, why = choose_dtype(precision, kind, machine)
     processes = devices if isinstance(devices, int) else 1
+    card = None
+    if kind == "gpu":
+        check_cards(machine.cards[:processes])
+        card = machine.card
+    dtype, why = choose_dtype(precision, kind, machine)
     arguments = {
         "accelerator": kind,
         "devices": devices,
         "num_nodes": num_nodes,
-        "strategy": choose_strategy(strategy, kind, processes, num_nodes, machine, compile),
+        "strategy": choose_strategy(kind, processes, num_nodes, machine, compile),
         "precision": "16-mixed" if dtype == torch.float16 else "32-true",
     }
-    card = machine.card if kind == "gpu" else None
     device = {"kind": kind, "card": card, "processes": processes, "dtype": dtype, "why": why}
     return arguments, device

@@ -29,12 +29,13 @@ class Card(NamedTuple):
     name: str
     memory: float  # bytes
     capability: tuple[int, int]  # CUDA compute capability, https://developer.nvidia.com/cuda-gpus
+    failure: str = ""  # what torch says if the card cannot compute
 
 
 def as_card(row: Sequence) -> Card:
-    """A Card from (name, memory, capability), whose tuples JSON has turned into lists."""
-    name, memory, capability = row
-    return Card(name, memory, tuple(capability))
+    """A Card from (name, memory, capability[, failure]), whose tuples JSON has turned into lists."""
+    name, memory, capability, *failure = row
+    return Card(name, memory, tuple(capability), *failure)
 
 
 A100 = Card("A100", 40e9, (8, 0))
@@ -64,12 +65,23 @@ def run_in_subprocess(function: Callable, *values: Any, seconds: float = 300) ->
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def list_gpus() -> list[tuple[str, int, tuple[int, int]]]:
-    """(name, bytes of memory, compute capability) of each GPU. Starts CUDA."""
+def list_gpus() -> list[tuple[str, int, tuple[int, int], str]]:
+    """(name, bytes of memory, compute capability, failure) of each GPU. Starts CUDA.
+
+    Each card computes one sum, because torch may list a card for which it has no kernels. `failure` is
+    what torch says then, in one line; "" if the sum is right.
+    """
     import torch
 
-    cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return [(card.name, card.total_memory, (card.major, card.minor)) for card in cards]
+    def failure(number: int) -> str:
+        try:
+            total = torch.ones(8, device=f"cuda:{number}").add(1).sum().item()
+        except RuntimeError as error:
+            return str(error).partition("\n")[0]
+        return "" if total == 16 else f"8 x 2 = {total}"
+
+    cards = enumerate(map(torch.cuda.get_device_properties, range(torch.cuda.device_count())))
+    return [(c.name, c.total_memory, (c.major, c.minor), failure(number)) for number, c in cards]
 
 
 def time_matrix_products(kind: str, size: int) -> list[tuple[str, str, float, float]]:
@@ -159,9 +171,19 @@ class Machine:
         return count_tpu_cores()
 
     @functools.cached_property
+    def cards(self) -> list[Card]:
+        """The GPUs; each has tried to compute."""
+        return list(map(as_card, run_in_subprocess(list_gpus)))
+
+    @property
     def card(self) -> Card:
         """The first GPU."""
-        return as_card(run_in_subprocess(list_gpus)[0])
+        return self.cards[0]
+
+    @property
+    def cuda_is_used(self) -> bool:
+        """Whether this process has started CUDA."""
+        return torch.cuda.is_initialized()
 
     @property
     def torch_xla(self) -> bool:
@@ -193,12 +215,18 @@ class SimulatedMachine:
     tpu_cores: int = 0
     torch_xla: bool = True
     xla_is_used: bool = False
+    cuda_is_used: bool = False
     started_by_launcher: bool = False
     bf16: bool = True
     card: Card = A100
 
     def __post_init__(self) -> None:
         self.card = as_card(self.card)
+
+    @property
+    def cards(self) -> list[Card]:
+        """`gpus` cards of one kind."""
+        return [self.card] * self.gpus
 
 
 # its devices
@@ -222,10 +250,8 @@ def list_devices() -> list[tuple[str, str, str, str]]:
     bf16 = {True: "in hardware", False: "emulated, slow"}
     memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
     rows = [("CPU", f"{os.cpu_count()} cores, {platform.machine()}", memory, bf16[machine.bf16])]
-    for number, card in enumerate(
-        map(as_card, run_in_subprocess(list_gpus) if machine.gpus else ())
-    ):
-        supported = bf16[card.capability >= (8, 0)]
+    for number, card in enumerate(machine.cards if machine.gpus else []):
+        supported = card.failure or bf16[card.capability >= (8, 0)]
         rows.append((f"GPU {number}", card.name, f"{card.memory / 1e9:.0f} GB", supported))
     for number in range(machine.tpu_cores):
         tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]

@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,17 +12,30 @@ import torch
 from mlm.env.notebook import NotebookError
 
 
+def python_header() -> Path:
+    """Where Python.h is, if it is installed. Inductor and Triton look for it there, also on Debian."""
+    return Path(
+        sysconfig.get_path("include", "nt" if os.name == "nt" else "posix_prefix"), "Python.h"
+    )
+
+
 def why_not_compile(device: dict[str, Any]) -> str | None:
     """Why torch.compile cannot be used on a device; None if it can."""
     if device["kind"] == "tpu":
         return "XLA already compiles the whole step"
-    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")
-    if not any(map(shutil.which, compilers)):
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))):
         return "Inductor needs a C++ compiler (g++ or clang++), and none is installed"
-    if device["kind"] == "gpu" and not importlib.util.find_spec("triton"):
+    if not python_header().exists():
+        return f"Inductor needs {python_header()}: install python3-dev (Debian) or python3-devel"
+    if device["kind"] != "gpu":
+        return None
+    if not importlib.util.find_spec("triton"):
         return "Inductor needs Triton on a GPU, and it is not installed"
-    if device["kind"] == "gpu" and device["card"].capability[0] < 7:
+    if device["card"].capability[0] < 7:
         return f"Inductor needs Triton, which does not support the {device['card'].name}"
+    # like Triton: $CC as it is, else gcc, else clang
+    if not any(map(shutil.which, [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"])):
+        return "Triton needs a C compiler (gcc or clang, or the path in CC), and none is installed"
     return None
 
 

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+precisions_before: list[str] = []  # torch's setting, while `onednn_float32` has changed it
+
 # 1. Memory and 2. float32 products: settings of the process.
 
 
@@ -32,8 +34,10 @@ def onednn_float32() -> bool:
     """Let oneDNN compute float32 matrix products if it keeps their precision; returns whether it does.
 
     torch uses oneDNN with the setting "medium", which also permits it to round to bfloat16. Processors
-    with AMX do round. There the setting is undone.
+    with AMX do round. There the setting is undone. `reset_float32` undoes it, too.
     """
+    if not precisions_before:
+        precisions_before.append(torch.get_float32_matmul_precision())
     torch.set_float32_matmul_precision("medium")
     rows, columns = torch.randn(2, 256, 1024, generator=torch.Generator().manual_seed(0))
     exact = rows.double() @ columns.double().T
@@ -41,6 +45,12 @@ def onednn_float32() -> bool:
     if is_rounded:
         torch.set_float32_matmul_precision("highest")
     return not is_rounded
+
+
+def reset_float32() -> None:
+    """Undo `onednn_float32`, if it was called: on a GPU, "medium" would round float32 products."""
+    if precisions_before:
+        torch.set_float32_matmul_precision(precisions_before.pop())
 
 
 # 3. Dropout and 4. attention: parts of the model.
@@ -135,3 +145,12 @@ def tune_for_cpu(model: Any) -> Any:
         f"{attention} attention, 16-bit dropout"
     )
     return use_fast_kernels(model)
+
+
+def undo_cpu_tuning(model: Any) -> None:
+    """Undo what `tune_for_cpu` has done to this process and a model, except for the memory."""
+    reset_float32()
+    if any(type(module) is FastDropout for module in model.modules()) or (
+        model.config._attn_implementation == "matmul"
+    ):
+        use_default_kernels(model)

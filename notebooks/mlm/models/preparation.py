@@ -6,7 +6,7 @@ import torch
 
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models.compilation import compile_encoder
-from mlm.models.cpu import tune_for_cpu
+from mlm.models.cpu import tune_for_cpu, undo_cpu_tuning
 from mlm.models.gpu import tune_for_gpu
 
 
@@ -38,6 +38,8 @@ def prepare_model(model: Any, train: Any, device: dict[str, Any], compile: bool 
         print("new head: its bias starts at the token frequencies of the training text")
     if device["kind"] == "cpu":
         tune_for_cpu(model)
+    else:
+        undo_cpu_tuning(model)  # of an earlier run in this kernel
     if device["kind"] == "gpu":
         tune_for_gpu()
     return compile_encoder(model, compile, device)

@@ -24,30 +24,58 @@ MUON_MAX_HIDDEN_SIZE = 256  # Muon's matrix products are cheap relative to a ste
 Recipe = dict[str, tuple[Any, str]]  # {setting: (value, reason)}; dropout None: the model's own
 
 
-def choose_batch_size(
-    batch_size: int | None, model: str, max_len: int, device: dict[str, Any]
-) -> tuple[int, str]:
-    """(examples per process and batch, the reason); `batch_size` itself unless it is None.
+def bytes_per_example(
+    hidden: int, layers: int, vocab_size: int, tokens: float, mlm_probability: float, itemsize: int
+) -> float:
+    """Bytes that a training step needs for each example of `tokens` tokens, weights not included.
 
-    On a GPU or TPU: the largest power of two up to 256 whose activations fill at most a quarter of the
-    memory. A layer stores 34 bytes per token and hidden unit in 16 bits (Korthikanti et al. 2022,
-    arXiv:2205.05198), twice as many in 32 bits. Every pretrained model counts as BERT-base.
+    A layer stores 34 bytes per token and hidden unit in 16 bits (Korthikanti et al. 2022,
+    arXiv:2205.05198), twice as many in 32 bits. Each score of a masked token takes up to 14 bytes: in 16
+    bits and in float32, its log-softmax, and the gradients of the first two.
+    """
+    activations = 17 * itemsize * hidden * layers
+    return tokens * (activations + 14 * mlm_probability * vocab_size)
+
+
+def largest_batch(memory: float, example: float) -> int:
+    """The largest power of two up to 256 whose examples fill at most a quarter of `memory` bytes."""
+    return 2 ** int(math.log2(min(256, max(1, memory / 4 / example))))
+
+
+def tokens_per_example(train: Any, pack: bool) -> float:
+    """How many tokens of a batch an example takes, with [CLS] and [SEP].
+
+    In packed rows, that is its own length. Otherwise, it is the length of the longest example.
+    """
+    return float(train.lengths.mean() if pack else train.lengths.max()) + 2
+
+
+def choose_batch_size(
+    parameters: dict[str, Any], train: Any, pack: bool, device: dict[str, Any]
+) -> tuple[int, str]:
+    """(examples per process and batch, the reason); the parameter `batch_size` unless it is None.
+
+    On a GPU or TPU: the largest power of two up to 256 that is estimated to fill at most a quarter of the
+    memory. Every pretrained model counts as BERT-base. train: a MaskedLMDataset. pack: whether its
+    examples are packed.
     """
     from mlm.env.hardware import TPU_GB  # here, because that module imports torch
 
-    if batch_size is not None:
-        return batch_size, "set in the parameters"
+    if parameters["batch_size"] is not None:
+        return parameters["batch_size"], "set in the parameters"
     if device["kind"] == "cpu":
         return 32, "enough to keep a CPU busy"
+    model = parameters["model"]
     is_scratch = model.startswith("scratch:")
     hidden, layers = SIZES[model.removeprefix("scratch:") if is_scratch else "base"]
+    rate = choose_recipe(parameters, model, 1)[0]["mlm_probability"]
+    tokens, vocab_size = tokens_per_example(train, pack), len(train.tokenizer)
+    example = bytes_per_example(hidden, layers, vocab_size, tokens, rate, device["dtype"].itemsize)
     tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
     memory = device["card"].memory if device["kind"] == "gpu" else 1e9 * TPU_GB.get(tpu_type, 16)
-    bytes_per_example = 17 * device["dtype"].itemsize * hidden * layers * max_len
-    fitting = memory / 4 / bytes_per_example
-    size = 2 ** int(math.log2(min(256, max(1, fitting))))
-    used = f"{size * bytes_per_example / 1e9:.1f} of {memory / 1e9:.0f} GB"
-    return size, f"activations take about {used} (estimated, never tested)"
+    size = largest_batch(memory, example)
+    used = f"{size * example / 1e9:.1f} of {memory / 1e9:.0f} GB"
+    return size, f"a step takes about {used} (estimated)"
 
 
 def tutorial_recipe(model: str, batch_size: int, optimizer: str | None) -> Recipe:

@@ -7,14 +7,15 @@ seeded_dropout       dropout that a resumed run repeats exactly
 history              the rows of metrics of a run: best row, early stopping, metrics.csv
 progress             what is shown during training: a bar and a learning curve, or lines
 logging              TrainingLogger, the callback that logs and evaluates
-causes               the cause of an error in one line, where it is known: too little memory
+causes               the cause of an error in one line: memory, or the model or the data
 failures             an error in one process ends all of them; an interrupt reaches all of them
 checkpoint           checkpoint files: atomic, verified, the previous one kept
 lock                 one process at a time trains in a run's folder
 settings             which settings make two runs the same run
 run                  a run's folder: open, train, resume
 checkpoint_callback  CheckpointingLogger, the callback that logs, evaluates and saves checkpoints
-verdict              what the losses of a run mean, in one sentence
+verdict              what the losses of a run mean, and the cause if something went wrong
+normal_loss          whether a loss is normal: what similar runs reached
 model_card           the model card
 results              the saved model and run.json
 """

@@ -1,24 +1,45 @@
-"""The cause of an error in one line, where it is known: memory that does not suffice."""
+"""The cause of an error of a training step in one line: too little memory, or the model or the data.
+
+The rule: memory that does not suffice is always one line. Any other error becomes one line only if no code of
+the user took part in it: MaskedLM is as in the library, and so is every function that was running. After an
+edit, the traceback says more, and it is shown.
+"""
 
 import contextlib
 import errno
+import inspect
 import math
 import re
+import sysconfig
+import textwrap
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from mlm.env.hardware import Card
 from mlm.env.notebook import NotebookError
-from mlm.optim.recipe import choose_batch_size
+from mlm.optim.recipe import bytes_per_example, largest_batch, tokens_per_example
+from mlm.training.module import MaskedLM
 
 OUT_OF_MEMORY = re.compile(  # CUDA, MPS, XLA; cuBLAS and cuDNN; torch's CPU allocator; NumPy
     "out of memory|RESOURCE_EXHAUSTED|_ALLOC_FAILED|can't allocate memory|not enough memory"
     "|unable to allocate",
     re.IGNORECASE,
 )
+BYTES_PER_WEIGHT = 18  # the weight, its gradient, two averages of AdamW; a copy in 16 bits
+
+CAUSES = {  # in the message of an error: what it means
+    "index out of range|index is out of bounds|device-side assert": "a token id or a position is larger "
+    "than the model's table of embeddings: pass the model's own tokenizer, or a smaller max_len",
+    "not implemented for '(Half|BFloat16)'": 'the model cannot compute in 16 bits: pass precision="32"',
+    "does not require grad": "no weight of the model can be trained: all of them are frozen",
+    "no kernel image": "this torch has no kernels for this GPU: run 01, which says what to install",
+    "": "the model and its batches do not fit together: does the model train in plain transformers? "
+    "If not, pass another model",
+}
 
 
 def error_chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -28,6 +49,9 @@ def error_chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+# memory
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -40,71 +64,161 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def available_memory(error: BaseException, kind: str) -> tuple[Card, str]:
-    """(card, in words) of the memory that did not suffice; `card.memory` is what this process may use.
-
-    kind: "cpu", "gpu" or "tpu". Memory of the computer counts as a card, too.
-    """
-    texts = " ".join(str(cause) for cause in error_chain(error))
-    on_host = any(type(cause) is MemoryError for cause in error_chain(error)) or re.search(
-        "CPUAllocator|unable to allocate", texts, re.IGNORECASE
+def is_on_host(error: BaseException) -> bool:
+    """Whether the memory that does not suffice is the computer's, not that of a GPU or TPU."""
+    return any(
+        isinstance(cause, MemoryError | OSError)
+        or re.search("CPUAllocator|not enough memory", str(cause))
+        for cause in error_chain(error)
     )
-    if kind == "gpu" and not on_host and torch.cuda.is_initialized():
-        card = torch.cuda.get_device_properties(torch.cuda.current_device())
+
+
+def available_memory(on_gpu: bool) -> tuple[float, str]:
+    """(bytes that this process can use, in words what there is) of its GPU or of the computer."""
+    if on_gpu:
+        name = torch.cuda.get_device_name()
         free, total = torch.cuda.mem_get_info()
         own = torch.cuda.memory_reserved()
-        in_words = f"the {card.name} has {total / 1e9:.1f} GB"
-        if others := max(0, total - free - own) // 10**9:
-            in_words += f", of which {others} GB are used by others"
-        return Card(card.name, free + own, (card.major, card.minor)), in_words
+        others = (total - free - own) / 1e9
+        taken = f", of which {others:.1f} GB are taken by others" if others > 1 else ""
+        return free + own, f"the {name} has {total / 1e9:.1f} GB{taken}"
     import psutil
 
-    memory = psutil.virtual_memory()
-    in_words = f"this computer has {memory.total / 1e9:.1f} GB"
-    return Card("computer", memory.total, (0, 0)), in_words
+    total = psutil.virtual_memory().total
+    return total, f"this computer has {total / 1e9:.1f} GB"
 
 
-def advice(settings: dict[str, Any], card: Card) -> str:
-    """The batch size that probably fits, with the gradient accumulation that makes up for it."""
-    batch_size, accumulate = settings["batch_size"], settings.get("accumulate")
-    if batch_size == 1:
-        return "pass a smaller max_len or a smaller model"
-    dtype = getattr(torch, settings["dtype"].removeprefix("torch."))
-    device = {"kind": "gpu", "card": card, "dtype": dtype}  # also of a CPU: its memory decides
-    fitting, _ = choose_batch_size(None, settings["model"], settings["max_len"], device)
-    fitting = min(fitting, batch_size // 2)
-    if accumulate is None:
-        return f"pass batch_size={fitting} (estimated to fit)"
-    batches = math.ceil(accumulate * batch_size / fitting)
-    same = " for the same step" if batches * fitting == accumulate * batch_size else ""
-    return f"pass batch_size={fitting}, accumulate={batches}{same} (estimated to fit)"
+@dataclass
+class StepMemory:
+    """What a training step needs memory for.
+
+    Each process has `accumulate` batches of `batch_size` examples (`accumulate` None: the notebook has no
+    such parameter). `pack`: whether examples of `train`, a MaskedLMDataset, share rows.
+    """
+
+    model: Any
+    train: Any
+    pack: bool
+    batch_size: int
+    accumulate: int | None
+    mlm_probability: float
+    dtype: torch.dtype
+
+    def fitting_batch_size(self, memory: float) -> int:
+        """A smaller batch size that probably fits into `memory` bytes; 0 if there is none."""
+        weights = BYTES_PER_WEIGHT * sum(weight.numel() for weight in self.model.parameters())
+        example = bytes_per_example(
+            getattr(self.model.config, "hidden_size", 768),
+            getattr(self.model.config, "num_hidden_layers", 12),
+            self.model.config.vocab_size,
+            tokens_per_example(self.train, self.pack),
+            self.mlm_probability,
+            self.dtype.itemsize,
+        )
+        if weights > memory:
+            return 0
+        given = min(self.batch_size, len(self.train.lengths))
+        return min(largest_batch(memory - weights, example), given // 2)
+
+    def advice(self, memory: float) -> str:
+        """What to pass instead."""
+        fitting = self.fitting_batch_size(memory)
+        if not fitting:
+            return "pass a smaller max_len or a smaller model"
+        if self.accumulate is None:
+            return f"pass batch_size={fitting} (estimated to fit)"
+        examples = min(self.accumulate * self.batch_size, len(self.train.lengths))  # of a step
+        batches = math.ceil(examples / fitting)
+        step = " for a step of the same examples" if batches * fitting == examples else ""
+        return f"pass batch_size={fitting}, accumulate={batches}{step} (estimated to fit)"
 
 
-def explain(error: BaseException, settings: dict[str, Any]) -> NotebookError | None:
-    """The NotebookError that says in one line why memory did not suffice; None for other errors.
+def memory_error(error: BaseException, step: StepMemory) -> NotebookError | None:
+    """The line for memory that does not suffice: what was given, what there is, what would fit.
 
-    settings: batch_size, accumulate (unless the notebook has no such parameter), model, max_len, device
-    (its kind) and dtype (as text), as in `run_settings`.
+    None if the error is another one.
     """
     if isinstance(error, NotebookError) or not is_out_of_memory(error):
         return None
-    card, in_words = available_memory(error, settings["device"])
-    names = [name for name in ("batch_size", "accumulate") if name in settings]
-    given = ", ".join(f"{name}={settings[name]}" for name in names)
-    return NotebookError(f"{given}: out of memory ({in_words}); {advice(settings, card)}")
+    memory, in_words = available_memory(torch.cuda.is_initialized() and not is_on_host(error))
+    given = f"batch_size={step.batch_size}"
+    given += "" if step.accumulate is None else f", accumulate={step.accumulate}"
+    return NotebookError(f"out of memory with {given} ({in_words}): {step.advice(memory)}")
 
 
 @contextlib.contextmanager
-def explained_errors(settings: dict[str, Any]) -> Iterator[None]:
-    """Context manager: an error whose cause is known becomes a NotebookError (see `explain`).
-
-    The variables of the functions that failed are deleted: they would keep the memory occupied.
-    """
+def explained_memory_errors(step: StepMemory) -> Iterator[None]:
+    """Context manager: memory that does not suffice is an error of one line (see `memory_error`)."""
     try:
         yield
     except Exception as error:
-        explained = explain(error, settings)
+        explained = memory_error(error, step)
         if explained is None:
             raise
-        traceback.clear_frames(error.__traceback__)
+        free_variables(error)
         raise explained from None
+
+
+def free_variables(error: BaseException) -> None:
+    """Delete the variables of the functions that failed: they would keep their memory occupied."""
+    for cause in error_chain(error):
+        traceback.clear_frames(cause.__traceback__)
+
+
+# the model and the data
+
+
+def method_sources(module_class: type) -> dict[str, str]:
+    """{name: source} of the methods of a class. The source of a class itself is unknown in a notebook."""
+    methods = {
+        name: value for name, value in vars(module_class).items() if inspect.isfunction(value)
+    }
+    return {name: textwrap.dedent(inspect.getsource(method)) for name, method in methods.items()}
+
+
+def is_unedited(module_class: type) -> bool:
+    """Whether a class is the library's MaskedLM, or has the same methods, as in 04."""
+    try:
+        return method_sources(module_class) == method_sources(MaskedLM)
+    except OSError:  # no source
+        return False
+
+
+def is_own_code(filename: str, module_name: str, function: str) -> bool:
+    """Whether a function is neither the user's nor a test's: of a package, of Python or of this suite."""
+    if module_name == "__main__":  # a notebook
+        return function == "<module>" or function in vars(MaskedLM)
+    if module_name.partition(".")[0] in (
+        "mlm",
+        "transformers_modules",
+    ):  # the latter: a model's own code
+        return True
+    if filename.startswith(("<frozen", "<eval_with_key", sysconfig.get_path("stdlib"))):
+        return True  # the second is from torch.compile, as is torchinductor
+    places = "site-packages", "dist-packages", "torchinductor"
+    return any(part.startswith(places) for part in Path(filename).parts)
+
+
+def model_error(error: BaseException, module: Any, path: Path) -> NotebookError | None:
+    """The line for an error that stems from the model or the data; None if code of the user took part.
+
+    module: the MaskedLM. path: the file that will contain the whole traceback.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, NotebookError | OSError) or not isinstance(error, Exception):
+        return None
+    own = (
+        is_own_code(
+            frame.f_code.co_filename, frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        )
+        for frame in frames
+    )
+    if not (is_unedited(type(module)) and all(own)):
+        return None
+    message = str(error).strip().partition("\n")[0][:200]
+    cause = next(text for pattern, text in CAUSES.items() if re.search(pattern, message))
+    kind = getattr(module.bert.config, "model_type", "unknown")
+    return NotebookError(
+        f"training the {kind!r} model failed ({type(error).__name__}: {message}): {cause}; the traceback "
+        f"is in {path}"
+    )

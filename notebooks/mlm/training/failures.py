@@ -21,23 +21,29 @@ import pytorch_lightning as pl
 import torch
 
 from mlm.env.notebook import NotebookError
-from mlm.training.causes import explain
+from mlm.training.causes import StepMemory, memory_error, model_error
 
 FAILURE_FILE = "failed"
+TRACEBACK_FILE = "traceback.txt"
 STOP_FILE = "stop"
 WATCH_SECONDS = 0.3  # between two looks for the failure file
 GRACE_SECONDS = 2  # for a process that can end by itself
 
 
-def report_failure(folder: Path, error: BaseException) -> None:
+def report_failure(
+    folder: Path, error: BaseException, explained: NotebookError | None = None
+) -> None:
     """Write an error to the run's folder: a NotebookError as its one line, others with traceback.
 
-    The first reported error is kept.
+    `explained` is the line for another error; the traceback is then in TRACEBACK_FILE. The first reported
+    error is kept.
     """
-    if isinstance(error, NotebookError):
-        text = str(error)
-    else:
-        text = "".join(traceback.format_exception(error))
+    text = "".join(traceback.format_exception(error))
+    if explained:
+        with contextlib.suppress(OSError):
+            (folder / TRACEBACK_FILE).write_text(text, encoding="utf-8")
+    if explained or isinstance(error, NotebookError):
+        text = str(explained or error)
     with (
         contextlib.suppress(OSError),  # the file exists, or the folder is full or gone
         open(folder / FAILURE_FILE, "x", encoding="utf-8") as file,
@@ -45,14 +51,19 @@ def report_failure(folder: Path, error: BaseException) -> None:
         file.write(text)
 
 
-def reported_failure(folder: Path) -> str | None:
-    """Why a process failed, as one line; a traceback is printed. None if no process failed."""
+def reported_failure(folder: Path, one_line: bool = False) -> str | None:
+    """Why a process failed, as one line; a traceback is printed. None if no process failed.
+
+    `one_line`: None also if the report is a traceback.
+    """
     try:
         text = (folder / FAILURE_FILE).read_text(encoding="utf-8").strip()
     except OSError:
         return None
     if "\n" not in text:
         return text
+    if one_line:
+        return None
     print(text)
     return "a process failed with the error above; the last good checkpoint is kept"
 
@@ -69,24 +80,38 @@ def stop_requested(folder: Path) -> bool:
 
 def clear_failure_and_stop(folder: Path) -> None:
     """Remove what earlier training left: a reported failure and a requested stop."""
-    for name in (FAILURE_FILE, STOP_FILE):
+    for name in (FAILURE_FILE, TRACEBACK_FILE, STOP_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 class FailureMonitor(pl.Callback):
     """Callback that reports this process's error and ends this process if another one fails.
 
-    It also ends a process whose notebook is gone. `settings` are those of the run.
+    It also ends a process whose notebook is gone.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.notebook_process = os.getpid()
+        self.data: Any = None  # MaskedLMData and MaskedLM, from `setup` on
+        self.module: Any = None
 
     def report(self, error: BaseException) -> None:
-        report_failure(self.folder, explain(error, self.settings) or error)
+        report_failure(self.folder, error, self.explained(error))
 
-    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def explained(self, error: BaseException) -> NotebookError | None:
+        """The line that says why the error happened (see mlm.training.causes); None: not known."""
+        data, module = self.data, self.module
+        if data is None:
+            return None
+        step = StepMemory(
+            module.bert, data.train, data.pack, data.batch_size, data.accumulate, data.mlm_probability,
+            module.matmul_dtype,
+        )  # fmt: skip
+        return memory_error(error, step) or model_error(error, module, self.folder / TRACEBACK_FILE)
+
+    def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        self.data, self.module = trainer.datamodule, module
         trainer.datamodule.on_error = self.report
         if os.getpid() != self.notebook_process:  # a fork
             # Its parent's threads do not exist here: a pool that expects them would wait for ever.

@@ -15,8 +15,10 @@ import pandas as pd
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from mlm.env.devices import check_fork
+from mlm.env.hardware import Machine
 from mlm.env.notebook import NotebookError
-from mlm.training.causes import explained_errors
+from mlm.training.causes import free_variables
 from mlm.training.checkpoint import (
     CALLBACK_STATE,
     STAGING,
@@ -134,29 +136,28 @@ class Run:
     def training(self) -> Iterator[None]:
         """Context manager for training: a signal requests a stop, errors of all processes are shown.
 
-        Raises NotebookError if a process failed or the run was stopped, and says how to resume. The
-        lock is then released, so that another process may resume the run.
+        Raises NotebookError if a process failed or the run was stopped, and says how to resume, or if
+        the processes cannot be started. The lock is then released, so that another process may resume.
         """
         several = self.settings["processes"] > 1
         failure = None
         try:
-            with (
-                write_errors("logs or checkpoints", self.folder, (OSError,)),
-                explained_errors(self.settings),
-            ):
+            with write_errors("logs or checkpoints", self.folder, (OSError,)):
                 clear_failure_and_stop(self.folder)
+                check_fork(self.settings["device"], self.settings["processes"], Machine())
                 with stop_on_signal(self.folder), quiet_writer_threads():
                     yield
             failure = reported_failure(self.folder)
-        except BaseException:
+        except BaseException as error:
             unlock_run(self.folder)
             # The error of the process that failed first says more than the error of the launcher.
-            failure = reported_failure(self.folder) if several else None
+            failure = reported_failure(self.folder, one_line=not several)
             if not failure:
                 raise
+            free_variables(error)  # they may be what the memory was full of
         if failure:
             unlock_run(self.folder)
-            raise NotebookError(failure)
+            raise NotebookError(failure) from None
         self.read()
         if not self.finished:
             unlock_run(self.folder)
