@@ -8,6 +8,7 @@ from mlm.data.token_frequencies import log_frequencies
 from mlm.models.compilation import compile_encoder
 from mlm.models.cpu import tune_for_cpu, undo_cpu_tuning
 from mlm.models.gpu import tune_for_gpu
+from mlm.models.probe import ForwardCheck, freeze_unused_weights
 
 
 @torch.no_grad()
@@ -16,8 +17,8 @@ def init_head_bias(model: Any, train: Any) -> bool:
 
     train: a MaskedLMDataset. Returns False, and changes nothing, if the head has no bias per token.
     """
-    bias = model.get_output_embeddings().bias
-    if bias is None or len(bias) != model.config.vocab_size:
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is None or len(bias) != model.config.get_text_config().vocab_size:
         return False
     frequencies = torch.from_numpy(log_frequencies(train)).float()
     bias[: len(frequencies)] = frequencies
@@ -28,18 +29,24 @@ def prepare_model(model: Any, train: Any, device: dict[str, Any], compile: bool 
     """Prepare a masked language model for training, in place; prints what is done.
 
     1. A new head starts with the token frequencies of the training text, if the model had none.
-    2. On a CPU, the model and the process get the CPU kernels; on a GPU, the process deterministic ones.
-    3. The encoder is compiled, if `compile` is True.
+    2. Weights that get no gradient are frozen.
+    3. On a CPU, the model and the process get the CPU kernels; on a GPU, the process deterministic ones.
+    4. What training computes is compared with the model's own forward pass, on the CPU.
+    5. The encoder is compiled, if `compile` is True.
 
     train: a MaskedLMDataset. device: from `trainer_arguments`. compile: "auto", True or False.
-    Returns whether the encoder is compiled.
+    Returns whether the encoder is compiled. Raises NotebookError if the model cannot be trained, or if
+    training would compute something else than the model itself.
     """
     if model.head_was_missing and init_head_bias(model, train):
         print("new head: its bias starts at the token frequencies of the training text")
+    check_forward = ForwardCheck(model, train)
+    freeze_unused_weights(model, train)
     if device["kind"] == "cpu":
         tune_for_cpu(model)
     else:
         undo_cpu_tuning(model)  # of an earlier run in this kernel
+    check_forward()
     if device["kind"] == "gpu":
         tune_for_gpu()
     return compile_encoder(model, compile, device)
