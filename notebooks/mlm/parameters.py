@@ -252,7 +252,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
           one_of("auto", "32", "bf16", convert=str)),
         P("04", "kernels", "str", "auto", 'CPU kernels: "auto" (the fastest here, timed) or a name, see docs/speed.md',
           one_of("auto", *KERNELS)),
-        P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: torch.compile; False: none',
+        P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: torch.compile; False: off',
           one_of("auto", True, False)),
     ],
     "Checkpoints and evaluation": [

@@ -238,7 +238,7 @@ def test_a_missing_initial_model_is_reported_in_one_line(results, word_tokenizer
 
 def test_an_untrained_model_is_saved_in_the_forms_of_a_run(text, tmp_path):
     file = tmp_path / "mine.txt"
-    file.write_text("\n".join([text] * 20))
+    file.write_text("\n".join(f"{number} {text}" for number in range(20)))
     folder = save_untrained("scratch:tiny", str(file), tmp_path / "work", 3)
     pred = load_pred(folder / "saved.bin", folder / "model")
     copy = BertForMaskedLM.from_pretrained(folder / "model").state_dict()

@@ -87,7 +87,7 @@ def test_at_most_64_copies_of_a_long_sentence_are_in_memory(model, word_tokenize
     long_model.bert.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape))
     tokens, nats = surprisals(long_model, word_tokenizer, "good " * 510)
     assert len(tokens) == len(nats) == 510
-    assert shapes == [(64, 512)] * 7 + [(62, 512)]
+    assert shapes[1:] == [(64, 512)] * 7 + [(62, 512)]  # the first: whether 512 tokens fit
 
 
 def test_a_surprisal_is_minus_the_log_of_the_predicted_probability(model, word_tokenizer):

@@ -1,6 +1,7 @@
 """Which kernels a run on a CPU uses: timed on this machine, unless they are named."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +79,13 @@ def test_timing_takes_less_than_a_second_of_cpu_time_for_bert_base(tokenizer, ca
     start = time.process_time()
     time_kernels(model, (5, 112), torch.float32)
     assert time.process_time() - start < 2  # a busy machine takes longer
+
+
+def test_a_model_of_unknown_layers_keeps_the_kernels_of_plain_torch(capsys):
+    sizes = SimpleNamespace(model_type="funnel", hidden_size=[8, 16])
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: sizes))
+    assert time_kernels(model, SHAPE, torch.float32) == KERNELS[0]
+    assert "not timed" in capsys.readouterr().out
 
 
 def test_kernels_that_are_named_are_used_without_timing(bert, monkeypatch):

@@ -8,12 +8,20 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
-from encoders import make_model
+from encoders import SMALL, byte_level_bpe, make_model
 from helpers import refused
 from mlm.data.tokenizer import load_tokenizer
+from mlm.models.encoders import head_logits, hidden_states
 from mlm.models.loading import choose_packing, load_model, quiet_transformers
 
 WEIGHTS = "model.safetensors"
@@ -130,7 +138,6 @@ UNSUPPORTED = {  # a config.json for other code
     "a sequence-to-sequence model": {"model_type": "bart"},
     "an encoder without a masked LM": {"model_type": "t5"},
     "a model with its own code": {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}},
-    "no type": {"hidden_size": 32},
 }
 
 
@@ -306,31 +313,129 @@ def test_max_len_above_the_models_positions_is_refused(folder, tokenizer):
         load_model("scratch:tiny", tokenizer, 513)
 
 
-@pytest.mark.parametrize(
-    "fault", ["no folder", "no config", "damaged config", "no weights", "cut weights"]
-)
+@pytest.mark.parametrize("fault", ["no folder", "damaged config", "damaged weights", "cut bin"])
 @pytest.mark.fault
-def test_an_incomplete_or_damaged_folder_is_refused(folder, tokenizer, fault):
-    weights = folder / "model.safetensors"
+def test_an_unreadable_folder_is_refused(folder, bert, tokenizer, fault):
+    weights = folder / WEIGHTS
     if fault == "no folder":
         folder = folder / "gone"
-    elif fault == "no config":
-        (folder / "config.json").unlink()
     elif fault == "damaged config":
         (folder / "config.json").write_text('{"model_type": ')
-    elif fault == "no weights":
-        weights.unlink()
+    elif fault == "damaged weights":
+        weights.write_bytes(b"x" * 5000)
     else:
-        weights.write_bytes(weights.read_bytes()[:5000])
+        weights.unlink()
+        torch.save(bert.state_dict(), folder / "pytorch_model.bin")
+        content = (folder / "pytorch_model.bin").read_bytes()
+        (folder / "pytorch_model.bin").write_bytes(content[:5000])
     with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
         load_model(str(folder), tokenizer, 64)
 
 
 @pytest.mark.fault
-def test_weights_of_another_shape_are_refused(folder, tokenizer):
-    set_config(folder, hidden_size=64)
-    with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
+@pytest.mark.parametrize("entry", ["hidden_size", "intermediate_size", "vocab_size"])
+def test_weights_of_another_shape_are_refused_with_one_of_them(folder, tokenizer, entry):
+    before = json.loads((folder / "config.json").read_text())[entry]
+    set_config(folder, **{entry: 2 * before})
+    with refused("of its weights do not fit its config.json", f"{2 * before}", "copy config.json"):
         load_model(str(folder), tokenizer, 64)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "entry", [dict(hidden_size=33), dict(num_attention_heads=3), dict(pad_token_id=10**6)]
+)
+def test_a_config_that_no_model_can_have_is_refused(folder, tokenizer, entry):
+    set_config(folder, **entry)
+    with refused("the config of this 'bert' model is not valid", "copy config.json again"):
+        load_model(str(folder), tokenizer, 64)
+
+
+def test_what_is_dropped_on_saving_is_said(folder, bert, tokenizer, capsys):
+    """Such as the pooler and the next-sentence head of the original BERT."""
+    full = BertForPreTraining(bert.config)
+    full.save_pretrained(folder)
+    capsys.readouterr()
+    loaded = load_model(str(folder), tokenizer, 64)
+    line = "not used for masked language modelling and not saved again: bert.pooler.dense, cls.seq_relationship"
+    assert capsys.readouterr().out == line + "\n"
+    loaded.save_pretrained(folder)
+    dropped = full.state_dict().keys() - load_file(folder / WEIGHTS).keys()
+    capsys.readouterr()
+    assert {"bert.pooler.dense.weight", "cls.seq_relationship.weight"} <= dropped
+    load_model(str(folder), tokenizer, 64)
+    assert capsys.readouterr().out == ""  # nothing more is dropped
+
+
+# padding
+
+
+@pytest.fixture
+def save_roberta(corpus_folder, tmp_path):
+    """A function that saves a RoBERTa whose tokenizer numbers its special tokens in this order."""
+
+    def save(pad_token_id, special_tokens):
+        lines = (corpus_folder / "train.txt").read_text("utf-8").split("\n")
+        vocab, merges = byte_level_bpe(lines, special_tokens)
+        tokenizer = RobertaTokenizer(vocab=vocab, merges=merges)
+        config = RobertaConfig(
+            vocab_size=len(tokenizer),
+            pad_token_id=pad_token_id,
+            **SMALL | {"initializer_range": 0.3},
+        )
+        torch.manual_seed(0)
+        RobertaForMaskedLM(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        return str(tmp_path), load_tokenizer(str(tmp_path), None)
+
+    return save
+
+
+PAD_FIRST = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
+
+
+def test_a_padding_id_that_differs_from_the_tokenizers_is_repaired(save_roberta, capsys):
+    """A config from scratch often keeps pad_token_id=1, which is <s> in the new tokenizer."""
+    folder, tokenizer = save_roberta(1, PAD_FIRST)
+    loaded = load_model(folder, tokenizer, 32).eval()
+    out = capsys.readouterr().out
+    assert "pad_token_id is 1 in config.json, which is '<s>'" in out and "it is now 0" in out
+    assert loaded.config.pad_token_id == 0
+    original = RobertaForMaskedLM.from_pretrained(folder).eval()
+    for text in ("the will to power", "a"):
+        batch = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            assert torch.equal(loaded(**batch).logits, original(**batch).logits)
+            ours = head_logits(loaded, hidden_states(loaded, batch["input_ids"]))
+        torch.testing.assert_close(ours, original(**batch).logits)
+    loaded.save_pretrained(folder)
+    load_model(folder, tokenizer, 32)
+    assert "pad_token_id" not in capsys.readouterr().out
+
+
+@pytest.mark.fault
+def test_a_padding_id_that_moves_the_positions_is_refused(save_roberta):
+    """A word of the text has the id of the config's padding: positions after it depend on it."""
+    folder, tokenizer = save_roberta(20, PAD_FIRST)
+    with refused("pad_token_id is 20 in config.json, but 0", '"pad_token_id": 0', "tokenizer"):
+        load_model(folder, tokenizer, 32)
+
+
+def test_a_padding_id_that_no_text_contains_is_kept(save_roberta, capsys):
+    folder, tokenizer = save_roberta(0, ["<old pad>", "<pad>", "<s>", "</s>", "<unk>", "<mask>"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<old pad>"]})
+    assert load_model(folder, tokenizer, 32).config.pad_token_id == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("pad", [None, 60])
+def test_berts_padding_id_becomes_the_tokenizers(folder, bert, tokenizer, pad, capsys):
+    """Its positions do not depend on it, but the embedding of id 60 would never be trained."""
+    set_config(folder, pad_token_id=pad)
+    loaded = load_model(str(folder), tokenizer, 64)
+    assert f"now {tokenizer.pad_token_id}, the tokenizer's" in capsys.readouterr().out
+    assert loaded.config.pad_token_id == loaded.get_input_embeddings().padding_idx == 0
+    assert all(torch.equal(w, bert.state_dict()[name]) for name, w in loaded.state_dict().items())
 
 
 @pytest.mark.fault

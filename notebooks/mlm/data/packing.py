@@ -83,12 +83,12 @@ def balance_bins(bins: np.ndarray, sizes: np.ndarray, max_tokens: int) -> None:
     num_candidates = min(bins.shape[2], SWAP_CANDIDATES)  # of each bin
     loads = sizes[bins].sum(axis=2, dtype=sizes.dtype)
     unbalanced = np.arange(len(bins))  # the groups with a bin that exceeds max_tokens
-    stuck = np.zeros((len(bins), MAX_PAIRINGS), bool)  # no swap helped with this shift: skip it
+    stuck = np.zeros((len(bins), MAX_PAIRINGS), bool)  # since a group's last swap, none helped here
     while shift < min(num_pairs, MAX_PAIRINGS):
         unbalanced = unbalanced[(loads[unbalanced] > max_tokens).any(axis=1)]
         tried = unbalanced[~stuck[unbalanced, shift]]
         group, full, empty, difference = pair_bins(loads[tried], shift, max_tokens)
-        if not len(group) and len(tried) == len(unbalanced):
+        if not len(group) and len(tried) == len(unbalanced):  # no group has such a pair
             return
         group = tried[group]
         full_sizes = sizes[bins[group, full, :num_candidates]]  # (pairs, candidates)

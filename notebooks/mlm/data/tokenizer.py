@@ -11,6 +11,7 @@ from mlm.data.vocabulary_learning import learn_bert, learn_vocabulary
 from mlm.data.vocabulary_names import DEFAULT_SIZE
 from mlm.data.word_counts import count_text
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
+from mlm.env.model_folder import check_vocabulary
 from mlm.env.notebook import NotebookError
 
 MAX_PIECE_CHARS = (
@@ -79,6 +80,7 @@ def load_tokenizer(
         )
     except Exception as error:
         raise load_error(model, error, ": no tokenizer found") from None
+    check_vocabulary(model, tokenizer, Path(source))
     tokenizer.cls_token = tokenizer.cls_token or tokenizer.bos_token
     tokenizer.sep_token = tokenizer.sep_token or tokenizer.eos_token
     for role in ("mask", "pad", "cls", "sep"):

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm.env.files import absolute_path, describe_path, short_repr
+from mlm.env.model_folder import check_model_folder, missing_model_type
 from mlm.env.names import HUB_NAME, hide_secrets
 from mlm.env.notebook import NotebookError, installed_version
 
@@ -88,13 +89,14 @@ def model_source(model: str) -> str:
     """
     path = absolute_path("model", model)
     if describe_path(path) == "is a folder":
-        source, inside = str(path), path / "model"
-        if inside.is_dir() and not (path / "config.json").exists():
-            raise NotebookError(
-                f"model={short_repr(model)} is the folder of a run, not of a model; pass {inside}"
-            )
+        source = str(path)
+        check_model_folder(model, path, MASKED_LMS)
     elif HUB_NAME.fullmatch(model) and not path.exists():
         source = model
+    elif path.is_file() and (path.parent / "config.json").exists():
+        raise NotebookError(
+            f"model={short_repr(model)} is a file; pass the folder that contains it, {path.parent}"
+        )
     else:
         raise load_error(model, f"{path} {describe_path(path)}")
     config: dict[str, Any] = {}
@@ -104,6 +106,9 @@ def model_source(model: str) -> str:
         offline = hub_is_unreachable(source)
         config, _ = PretrainedConfig.get_config_dict(source, local_files_only=offline)
     model_type = config.get("model_type")
+    if config and (reason := missing_model_type(config, MASKED_LMS)):
+        copy = "" if path.is_dir() else f" in a copy (hf download {model} --local-dir FOLDER)"
+        raise NotebookError(f"model={short_repr(model)} {reason}{copy}")
     if config and model_type not in MASKED_LMS:
         raise NotebookError(
             f"model={short_repr(model)} has the type {model_type!r}, for which transformers has no masked "

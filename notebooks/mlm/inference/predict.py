@@ -6,7 +6,8 @@ import torch
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm.env.notebook import NotebookError
-from mlm.models.encoders import head_logits, hidden_states, max_positions
+from mlm.models.encoders import head_logits, hidden_states
+from mlm.models.probe import longest_input
 
 Predictions = list[list[tuple[str, float]]]  # for each [MASK]: (token, probability), best first
 
@@ -27,7 +28,8 @@ def encode(
 ) -> BatchEncoding:
     """A batch of one sentence. Raises NotebookError if it is longer than the model allows."""
     batch = tokenizer(with_mask(tokenizer, sentence), return_tensors="pt")
-    num_tokens, max_tokens = batch["input_ids"].shape[1], max_positions(model.config)
+    num_tokens = batch["input_ids"].shape[1]
+    max_tokens = longest_input(model, num_tokens)
     if num_tokens > max_tokens:
         raise NotebookError(
             f"the sentence has {num_tokens} tokens with [CLS] and [SEP], but this model takes at most "

@@ -5,7 +5,6 @@ and a small configuration to tests/encoders.py. A kind without an entry works to
 forward pass computes the logits of all positions, and its examples are not packed.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -107,13 +106,6 @@ def supports_packing(config: Any) -> bool:
     return encoder is not None and encoder.can_pack(config)
 
 
-def max_positions(config: Any) -> float:
-    """The largest number of tokens for which a model has positions; infinity if there is no limit."""
-    encoder = ENCODERS.get(config.model_type)
-    unused = config.pad_token_id + 1 if encoder and encoder.positions_after_padding else 0
-    return getattr(config, "max_position_embeddings", math.inf) - unused
-
-
 # What training and prediction call: hidden states for all tokens, logits for some of them.
 
 
@@ -148,6 +140,8 @@ def hidden_states(
         # One example per row, so a (B, T) padding mask is enough: what the first token may attend to.
         attention_mask, position_ids = attention_mask[:, 0, 0].long(), None
     if encoder is None:
+        if attention_mask is None:  # XLM would derive a mask from the ids
+            attention_mask = torch.ones_like(input_ids)
         return model(input_ids, attention_mask=attention_mask).logits
     if encoder.positions_after_padding:
         # Without position_ids, RoBERTa counts the tokens that are not padding. A random token may be

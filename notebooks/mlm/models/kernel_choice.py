@@ -109,7 +109,11 @@ def time_kernels(model: Any, shape: tuple[int, int], dtype: torch.dtype) -> str:
     shape: (B, T) of a batch; long batches are timed in part. dtype: of the run's matrix products. Random
     numbers of the process stay as they are.
     """
-    config, width = model.config, shape[1]
+    config, width = model.config.get_text_config(), shape[1]
+    sizes = [getattr(config, name, None) for name in ("hidden_size", "num_attention_heads")]
+    if not all(isinstance(size, int) for size in sizes):
+        print(f"CPU kernels: not timed, since the layers of {config.model_type!r} are not known")
+        return KERNELS[0]
     rows = max(1, min(shape[0], MAX_TOKENS // width))
     with torch.random.fork_rng(devices=[]):
         seconds = layer_seconds(config, rows, width, dtype, not model._supports_attention_backend)

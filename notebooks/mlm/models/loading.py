@@ -1,6 +1,7 @@
 """Load a masked language model: from the Hub, from a folder, or with random weights."""
 
 import contextlib
+import copy
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -10,7 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
 from mlm.env.notebook import NotebookError
-from mlm.models.encoders import max_positions, supports_packing
+from mlm.models.encoders import supports_packing
+from mlm.models.probe import longest_input, one_layer_model, own_logits
 from mlm.models.sizes import SIZES
 
 DROPOUT_NAMES = (  # how the configs of different models call it
@@ -73,25 +75,61 @@ def load_model(
     """
     is_scratch = model.startswith("scratch:")
     config = scratch_config(model, tokenizer) if is_scratch else load_config(model)
-    if config.vocab_size < len(tokenizer):
-        raise NotebookError(
-            f"model={model!r} has {config.vocab_size} token embeddings, but its tokenizer has "
-            f"{len(tokenizer)} tokens: pass a folder in which both come from the same model"
-        )
-    if max_positions(config) < max_len:
-        raise NotebookError(
-            f"max_len must be at or below the {max_positions(config)} positions of {model!r}, "
-            f"got max_len={max_len}: pass a smaller value"
-        )
+    if getattr(config, "pad_token_id", None) is None and tokenizer.pad_token_id is not None:
+        config.pad_token_id = tokenizer.pad_token_id
+        print(f"config.json has no pad_token_id: it is now {config.pad_token_id}, the tokenizer's")
+    if getattr(config, "layerdrop", 0):  # DDP needs all gradients; a resumed run the same layers
+        print(f"layerdrop is {config.layerdrop} in config.json: it is now 0, no layer is skipped")
+        config.layerdrop = 0.0
+    check_config(model, config, tokenizer, max_len)
     if dropout is not None:
-        config.update({name: dropout for name in DROPOUT_NAMES if hasattr(config, name)})
+        text_config = config.get_text_config()  # of a model that also reads images
+        text_config.update({name: dropout for name in DROPOUT_NAMES if hasattr(text_config, name)})
     config.tie_word_embeddings = True  # `keep_untied` undoes it if the files have two matrices
-    torch.manual_seed(seed)
     if is_scratch:
+        torch.manual_seed(seed)
         masked_lm = AutoModelForMaskedLM.from_config(config)
         masked_lm.head_was_missing = False
         return masked_lm
+    masked_lm = read_model(model, config, seed)
+    if pads_with_text(config, tokenizer):
+        masked_lm = use_tokenizers_padding(model, masked_lm, tokenizer, seed)
+    decoder, embeddings = masked_lm.get_output_embeddings(), masked_lm.get_input_embeddings()
+    if decoder is not None and decoder.weight is not embeddings.weight:
+        keep_untied(masked_lm)
+    return masked_lm
+
+
+def check_config(model: str, config: Any, tokenizer: Any, max_len: int) -> None:
+    """Raise NotebookError if a model with this config cannot read the tokenizer's ids or `max_len` tokens.
+
+    max_len: 0 if the length does not matter. Nothing is downloaded: a random model with one layer is asked.
+    """
+    vocab_size = config.get_text_config().vocab_size
+    largest_id = max(tokenizer.get_vocab().values())  # ids may be unused
+    if vocab_size <= largest_id:
+        raise NotebookError(
+            f"model={model!r} has {vocab_size} token embeddings, but its tokenizer has "
+            f"{largest_id + 1} tokens: pass a folder in which both come from the same model"
+        )
+    if max_len:
+        with torch.random.fork_rng(devices=[]):
+            longest = longest_input(one_layer_model(config), max_len)
+        if longest < max_len:
+            raise NotebookError(
+                f"max_len must be at or below the {longest} positions of {model!r}, "
+                f"got max_len={max_len}: pass a smaller value"
+            )
+
+
+def read_model(model: str, config: Any, seed: int, quiet: bool = False) -> Any:
+    """The pretrained model with this config, in float32; `head_was_missing` is set.
+
+    Prints which weights are dropped and whether the head is new, unless `quiet`. Raises NotebookError if
+    the weights cannot be read, do not fit the config, or are missing or not finite.
+    """
     source = model_source(model)
+    torch.manual_seed(seed)  # for a head that is missing
     try:
         with quiet_transformers():
             masked_lm, report = AutoModelForMaskedLM.from_pretrained(
@@ -101,15 +139,86 @@ def load_model(
                 trust_remote_code=False,
                 local_files_only=hub_is_unreachable(source),
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `check_shapes` refuses them
             )
     except Exception as error:
         raise load_error(model, error) from None
+    check_shapes(model, report["mismatched_keys"])
     check_weights(model, masked_lm, report["missing_keys"])
     masked_lm.head_was_missing = bool(report["missing_keys"])
-    decoder, embeddings = masked_lm.get_output_embeddings(), masked_lm.get_input_embeddings()
-    if decoder.weight is not embeddings.weight:
-        keep_untied(masked_lm)
+    if not quiet:
+        if report["missing_keys"]:
+            print(
+                f"{model!r} is an encoder without a masked-LM head: the head starts with random weights"
+            )
+        if dropped := dropped_parts(report["unexpected_keys"]):
+            print(
+                f"not used for masked language modelling and not saved again: {', '.join(dropped)}"
+            )
     return masked_lm
+
+
+def dropped_parts(unexpected: Collection[str]) -> list[str]:
+    """The modules of a model's files that a masked LM lacks: a pooler, the head of another task.
+
+    unexpected: names of weights. Buffers that older versions of transformers saved do not count.
+    """
+    names = (name for name in unexpected if not name.endswith(("position_ids", "token_type_ids")))
+    return sorted({name.rpartition(".")[0] or name for name in names})
+
+
+def check_shapes(model: str, mismatched: Collection[tuple[str, Any, Any]]) -> None:
+    """Raise NotebookError if weights in the files have other shapes than config.json says."""
+    if mismatched:
+        name, in_files, by_config = min(mismatched)
+        raise NotebookError(
+            f"model={model!r}: {len(mismatched)} of its weights do not fit its config.json, such as {name} "
+            f"with the shape {tuple(in_files)} instead of {tuple(by_config)}; copy config.json again from "
+            "where the weights come from"
+        )
+
+
+# padding
+
+
+def pads_with_text(config: Any, tokenizer: Any) -> bool:
+    """Whether the config's padding token is a token of texts in the tokenizer, which pads with another.
+
+    RoBERTa would give this token no position, and no model would learn its embedding.
+    """
+    pad, unused = config.pad_token_id, {*tokenizer.all_special_ids}
+    unused -= {getattr(tokenizer, f"{role}_token_id") for role in ("cls", "sep", "mask", "unk")}
+    is_token = pad is not None and pad in tokenizer.get_vocab().values()
+    return is_token and pad != tokenizer.pad_token_id and pad not in unused
+
+
+def use_tokenizers_padding(model: str, masked_lm: Any, tokenizer: Any, seed: int) -> Any:
+    """The model with the tokenizer's `pad_token_id`, if its predictions stay the same; prints a line.
+
+    Raises NotebookError if they change: then only the model's owner knows which id it was trained with.
+    """
+    old, new = masked_lm.config.pad_token_id, tokenizer.pad_token_id
+    token = tokenizer.convert_ids_to_tokens(old)
+    config = copy.deepcopy(masked_lm.config)
+    config.pad_token_id = new
+    changed = read_model(model, config, seed, quiet=True)
+    first, last, mask = (getattr(tokenizer, f"{role}_token_id") for role in ("cls", "sep", "mask"))
+    text = [] if old in tokenizer.all_special_ids else [old]
+    examples = [torch.tensor([first, *text, mask, mask, last])]
+    with torch.no_grad():
+        before = own_logits(masked_lm.eval(), tokenizer, examples)
+        after = own_logits(changed.eval(), tokenizer, examples)
+    if not torch.allclose(before, after, rtol=1e-4, atol=1e-5):
+        raise NotebookError(
+            f"model={model!r}: pad_token_id is {old} in config.json, but {new} in its tokenizer, where {old} "
+            f"is {token!r}, and the model's positions depend on it; pass the tokenizer that the model was "
+            f'trained with, or set "pad_token_id": {new} in config.json'
+        )
+    print(
+        f"pad_token_id is {old} in config.json, which is {token!r} in the tokenizer: it is now {new}, the "
+        "tokenizer's, and saved so; no prediction changes"
+    )
+    return changed
 
 
 def scratch_config(model: str, tokenizer: Any) -> BertConfig:
@@ -142,7 +251,7 @@ def keep_untied(masked_lm: Any) -> None:
 def check_weights(model: str, masked_lm: Any, missing: Collection[str]) -> None:
     """Raise NotebookError if weights of the encoder are missing or if any weight is not finite.
 
-    missing: the names of the weights that were not in the files. A missing head is only reported.
+    missing: the names of the weights that were not in the files. A missing head is allowed.
     """
     prefix = f"{masked_lm.base_model_prefix}."
     names = {name for name in masked_lm.state_dict() if name.startswith(prefix)}
@@ -158,7 +267,3 @@ def check_weights(model: str, masked_lm: Any, missing: Collection[str]) -> None:
                 f"model={model!r}: its weight {name} is not finite (NaN or infinity), so training "
                 "would fail; copy or download the model again, or pass another model"
             )
-    if missing:
-        print(
-            f"{model!r} is an encoder without a masked-LM head: the head starts with random weights"
-        )
