@@ -6,6 +6,7 @@
 # make outputs    run the notebooks and store their outputs in them
 # make benchmark  06_speed with the shapes of BERT-base: half an hour on an idle machine
 # make test-tpu   the TPU path on torch_xla's CPU backend, in two environments (15 GB)
+# make test-oldest  the unit tests with the oldest versions that requirements.txt allows, in an environment of their own
 # make test-gpu   rehearse the GPU checks on the CPU
 #
 # PYTHON is the interpreter to build on, PIP_FLAGS goes to pip, EPOCHS is how long `make train` trains.
@@ -20,7 +21,7 @@ PAPERMILL := $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks
 STORE := .venv/bin/python tools/store_outputs.py --workdir runs/outputs
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/tpu --ignore tests/gpu -n auto --dist loadfile
 
-.PHONY: train check fix quick test test-tpu test-gpu figures outputs benchmark
+.PHONY: train check fix quick test test-tpu test-oldest test-gpu figures outputs benchmark
 
 .venv/made: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -37,6 +38,11 @@ PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/tpu 
 
 .venv-kaggle/made: requirements.txt tests/tpu/requirements-kaggle.txt
 	tests/tpu/make_venv.sh .venv-kaggle tests/tpu/requirements-kaggle.txt python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python) $(PYTHON)
+	touch $@
+
+.venv-oldest/made: requirements.txt tests/requirements.txt tests/requirements-oldest.txt
+	tests/tpu/make_venv.sh .venv-oldest tests/requirements-oldest.txt python3.10 python3.11
+	.venv-oldest/bin/python -m pip install -q $(PIP_FLAGS) -r tests/requirements-oldest.txt -r tests/requirements.txt
 	touch $@
 
 train: .venv/made
@@ -67,6 +73,9 @@ test: check
 
 test-tpu: .venv/made-for-tests .venv-tpu/made .venv-kaggle/made
 	.venv-tpu/bin/python -m pytest tests/tpu
+
+test-oldest: .venv-oldest/made
+	.venv-oldest/bin/python -m pytest tests --ignore tests/tpu --ignore tests/gpu -m "not slow"
 
 test-gpu: .venv/made-for-tests
 	.venv/bin/python -m pytest tests/gpu

@@ -58,7 +58,9 @@ def long_words(tmp_path_factory):
     """
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word", ",", *"abcd"]
     names += [f"##{letter}" for letter in "abcd"]
-    tokenizer = BertTokenizer(vocab={name: number for number, name in enumerate(names)})
+    tokenizer = BertTokenizer(
+        vocab={name: number for number, name in enumerate(names)}, do_lower_case=True
+    )
     generator = np.random.default_rng(0)
     words = np.array(["word", "abc", "b", "dcba", "abcdabcdabcd", "unknown"])
     probabilities = [0.3, 0.25, 0.15, 0.15, 0.05, 0.1]

@@ -57,7 +57,12 @@ class SmallRuns:
             train=num_lines, valid=num_lines, removed=0, rule="a text is the validation set"
         )
         self.about_corpus = dict(
-            source="a test", sha256="0" * 64, text_sha256="1" * 64, lines=num_lines, split=split
+            source="a test",
+            sha256="0" * 64,
+            text_sha256="1" * 64,
+            bytes=40_000,
+            lines=num_lines,
+            split=split,
         )
 
     def settings(self, **parameters):

@@ -50,6 +50,11 @@ VALUES = {
     "recipe": (["fast", "tutorial"], ["slow", ""], [None]),
     "optimizer": ([None, "adamw", "muon"], ["sgd", ""], [7]),
     "schedule": ([None, "trapezoid", "linear", "constant"], ["cosine", ""], [7]),
+    "vocabulary": (
+        [None, "wordpiece", "bpe-cased", "unigram:100", "bpe-cased:1000000"],
+        ["", "bpe:", "BPE", "bpe:99", "bpe:1000001", "cased", "bpe:8000-cased"],
+        [8000, ["bpe"]],
+    ),
     "add_words": ([0, 500], [-1, 20001], [None, "many"]),
     "masking": (["token", "word"], ["words", ""], [None, 1]),
     "replace": (

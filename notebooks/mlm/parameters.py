@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlm.data.text_options import DOCUMENTS, is_encoding
+from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
+from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
 from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
@@ -95,8 +97,13 @@ def is_replacement(value: str) -> bool:
 
 
 TEXTS = '"nietzsche", "pydoc", a file, folder, pattern or URL, hf://datasets/... or hf:NAME:SPLIT'
-CORPUS = Valid(f"{TEXTS}, or a list of these", is_corpus)
+CORPUS = Valid(f'{TEXTS}, or a list of these, also with weights ("wiki.txt*2")', is_corpus)
 MODEL = Valid(f'a Hub name, a folder, or "scratch:" and {join_or(SIZES)}', is_model)
+VOCABULARY = Valid(
+    f'{join_or(map(literal, KINDS))}, optionally with "-cased" and a number of tokens from {MIN_SIZE:,} to '
+    f'{MAX_SIZE:,}, such as "bpe-cased:16000"',
+    is_vocabulary,
+)
 FOLDER = Valid("the path of a folder", is_text)
 RUN_NAME = Valid(
     'a name of letters, digits, "_", "-" and ".", but not "corpus", the folder of the texts',
@@ -189,6 +196,9 @@ TABLE = {  # {heading in the parameters cell: parameters}
           one_of("line", "block", "stream")),
         P("03 03b 04 06", "max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
           Valid("8 to 512, the number of positions of BERT", number(8, 512).check)),
+        P("03 03b 04 06", "vocabulary", "Optional[str]", None,
+          'to learn, for "scratch:"; "bpe-cased:16000"; None: what fits',
+          either(None, "what fits the text", VOCABULARY)),
         P("04", "add_words", "int", 0, "number of frequent words to add to the vocabulary", number(0, 20_000)),
     ],
     "Masking": [
@@ -376,9 +386,11 @@ def check_value(parameter: Parameter, value: Any) -> None:
         hint = ""
         if "str" in names and given in ("int", "float", "bool"):
             hint = f"; papermill's -p turns it into a number, so pass -r {name} {value}"
-        raise NotebookError(f"{name} must be of type {types}, got {value!r} of type {given}{hint}")
+        raise NotebookError(
+            f"{name} must be of type {types}, got {shown_value(value)!r} of type {given}{hint}"
+        )
     if not parameter.valid.check(value):
-        raise NotebookError(f"{name} must be {parameter.valid.text}, got {value!r}")
+        raise NotebookError(f"{name} must be {parameter.valid.text}, got {shown_value(value)!r}")
 
 
 def check_devices(values: Mapping[str, Any]) -> None:
@@ -408,9 +420,27 @@ def check_parameters(namespace: dict[str, Any], notebook: str) -> dict[str, Any]
     values = {name: namespace[name] for name in known}
     check_devices(values)
     changed = [
-        f"{name} = {value!r} (default {known[name].default!r})"
+        f"{name} = {shown_value(value)!r} (default {known[name].default!r})"
         for name, value in values.items()
         if value != known[name].default
     ]
     print("Parameters changed from their defaults:", "; ".join(changed) or "none")
     return values
+
+
+PUBLIC_FORMS: dict[
+    str, Callable[[Any], Any]
+] = {  # parameters that may name folders or have secrets
+    "corpus": public_names,
+    "valid_corpus": public_names,
+    "model": stored_model,
+    "workdir": public_name,
+}
+
+
+def public_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as they are stored in run.json: without secrets and folders of this machine."""
+    return {
+        name: PUBLIC_FORMS[name](value) if name in PUBLIC_FORMS and value is not None else value
+        for name, value in values.items()
+    }

@@ -220,7 +220,10 @@ def test_corpus_json_describes_the_text(tmp_path):
     text = save(tmp_path, sentences(100))
     found = about(load_corpus(text, tmp_path))
     content = Path(text).read_bytes()
-    assert (found["source"], found["text_sha256"]) == (text, hashlib.sha256(content).hexdigest())
+    assert (found["source"], found["text_sha256"]) == (
+        Path(text).name,
+        hashlib.sha256(content).hexdigest(),
+    )
     assert abs(found["bytes"] - len(content)) <= 2 and found["lines"] == 100
     rule = "every tenth block of 10 lines is the validation set, without lines of the training text"
     assert found["split"] == {
@@ -266,6 +269,9 @@ def test_options_that_are_not_valid_are_refused(tmp_path):
     text = save(tmp_path, LINES)
     with refused("encoding must be", "'klingon'", "'gb18030'"):
         load_corpus(text, tmp_path, encoding="klingon")
+    for name in ("unicode_escape", "idna", "rot13", "base64", "undefined"):  # not of a text file
+        with refused("encoding must be an encoding that Python knows", f"got '{name}'"):
+            load_corpus(text, tmp_path, encoding=name)
     with refused("documents must be one of 'file', 'blank line', 'line' or None, got 'page'"):
         load_corpus(text, tmp_path, documents="page")
     with refused("column='review' names a column, but the text has none (plain text)"):

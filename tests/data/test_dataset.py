@@ -5,16 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, processors
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from helpers import refused
-from mlm.data.dataset import (
-    EXAMPLES,
-    MaskedLMDataset,
-    block_examples,
-    line_examples,
-    stream_examples,
-)
+from mlm.data.batches import MaskedBatches
+from mlm.data.dataset import EXAMPLES, MaskedLMDataset, cut_into_blocks, cut_off
+from mlm.data.token_frequencies import log_frequencies
 from mlm.data.tokenizer import load_tokenizer
 
 
@@ -82,21 +79,27 @@ def test_a_document_can_fill_its_blocks_exactly(tmp_path, tokenizer):
 # the table of options
 
 
-LINE_ENDS = np.array([5, 7, 7, 8, 8, 8, 18])  # lines of 5, 2, 0, 1, 0, 0 and 10 tokens
+ENDS = np.array([5, 7, 7, 8, 18])  # units of 5, 2, 0, 1 and 10 tokens
 
 
 @pytest.mark.parametrize(
     "make_examples, expected",
     [
-        (line_examples, [(0, 4), (5, 2), (7, 1), (8, 4)]),
-        (block_examples, [(0, 4), (4, 3), (7, 1), (8, 4), (12, 4), (16, 2)]),
-        (stream_examples, [(0, 4), (4, 4), (8, 4), (12, 4), (16, 2)]),
+        (cut_off, [(0, 4), (5, 2), (7, 1), (8, 4)]),
+        (cut_into_blocks, [(0, 4), (4, 1), (5, 2), (7, 1), (8, 4), (12, 4), (16, 2)]),
     ],
 )
 def test_start_and_length_of_examples_of_at_most_four_tokens(make_examples, expected):
-    """Blank lines separate the documents of 7, 1 and 10 tokens."""
-    starts, lengths = make_examples(LINE_ENDS, 4)
+    starts, lengths = make_examples(ENDS, 4)
     assert list(zip(starts.tolist(), lengths.tolist())) == expected
+
+
+@pytest.mark.parametrize("examples, expected", [("line", 5), ("block", 3), ("stream", 1)])
+def test_examples_are_made_of_lines_documents_or_the_whole_text(
+    tmp_path, tokenizer, examples, expected
+):
+    (tmp_path / "a.txt").write_text("a\nb\n\n\nc\n \nd\ne\n")
+    assert len(MaskedLMDataset(tmp_path / "a.txt", tokenizer, 32, examples)) == expected
 
 
 def test_unknown_kinds_of_examples_are_an_error(corpus_folder, tokenizer):
@@ -118,7 +121,8 @@ def test_word_and_token_counts_leave_out_unknown_words(long_words, examples):
         starts_word[0] = True
         assert data.maskable[i] == (~is_unk).sum()
         assert data.word_counts[i] == (starts_word & ~is_unk).sum()
-    assert data.unk_fraction == (data.ids[:] == data.tokenizer.unk_token_id).mean() > 0.02
+    letters = "".join(long_words[0].read_text("utf-8").split())
+    assert data.unk_fraction == letters.count("unknown") * len("unknown") / len(letters) > 0.1
     assert data.word_starts.dtype == bool and len(data.word_starts) == len(data.ids)
     assert data.num_truncated == len(data.ids) - data.lengths.sum()
 
@@ -159,19 +163,63 @@ def test_padding_and_truncation_in_tokenizer_json_change_nothing(
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(
-    "line", ["\u0e01" * 150, "0123456789abcdef" * 20, "a" * 101 + " the " + "b" * 101]
-)
-def test_a_text_that_is_mostly_unknown_is_refused(tmp_path, line):
-    (tmp_path / "a.txt").write_text(f"{line}\n" * 20, "utf-8")
-    learned = load_tokenizer("scratch:tiny", tmp_path / "a.txt")
-    with refused("a.txt", "% of its tokens are [UNK]", "spaces", "scratch:tiny"):
-        MaskedLMDataset(tmp_path / "a.txt", learned)
-
-
-@pytest.mark.fault
 def test_a_text_without_tokens_is_refused(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("\u200b\n" * 20, "utf-8")
     for _ in range(2):
         with refused("a.txt", "finds no token", "really text?"):
             MaskedLMDataset(tmp_path / "a.txt", tokenizer)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("letters", ["ACGT", "acgt", "LAGVSERTIDPKQNFYMHWC"])
+def test_sequences_are_not_told_to_have_spaces(tmp_path, tokenizer, letters):
+    random = np.random.default_rng(0)
+    lines = ["".join(random.choice([*letters], 120)) for _ in range(20)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    with refused("are [UNK]", "nucleotides or amino acids", "esm2") as message:
+        MaskedLMDataset(tmp_path / "a.txt", tokenizer)
+    assert "spaces" not in message()
+
+
+# special tokens
+
+
+@pytest.mark.fault
+def test_a_tokenizer_that_adds_no_special_tokens_is_refused(tmp_path, tokenizer):
+    """In use, the model would get other input than in training."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.ByteLevel()
+    roles = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")}
+    bare = PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    (tmp_path / "a.txt").write_text("a b c\n" * 20)
+    with refused("one special token before a text and one after", "['a']", "post_processor"):
+        MaskedLMDataset(tmp_path / "a.txt", bare)
+
+
+def test_examples_have_the_special_tokens_that_the_tokenizer_adds(tmp_path, tokenizer):
+    """They need not be those that are called cls and sep."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[PAD]", "[MASK]")]
+    backend.post_processor = processors.TemplateProcessing("[PAD] $A [MASK]", None, special)
+    roles = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")}
+    unusual = PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    (tmp_path / "a.txt").write_text("a b c\n" * 20)
+    data = MaskedLMDataset(tmp_path / "a.txt", unusual)
+    assert data[0].tolist() == unusual("a b c")["input_ids"] != tokenizer("a b c")["input_ids"]
+
+
+# ids without a token
+
+
+def test_random_tokens_have_ids_that_are_used(tmp_path):
+    """A vocabulary file with a line twice has an id without a token."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "x", "y", "b", "c", "d"]
+    vocabulary = {name: number for number, name in enumerate(names)} | {"y": 17, "d": 30}
+    tokenizer = BertTokenizer(vocab=vocabulary)
+    (tmp_path / "a.txt").write_text("b c d y x d\n" * 2000)
+    data = MaskedLMDataset(tmp_path / "a.txt", tokenizer)
+    assert data.vocab_size == 31 and len(log_frequencies(data)) == 31
+    assert data.used_ids.tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 17, 30]
+    batches = MaskedBatches(data, [], 0.5, seed=0, replace="0/100/0")
+    batch = batches.batch(0, np.arange(len(data)))
+    assert {*batch["input_ids"].unique().tolist()} == {*data.used_ids.tolist()}

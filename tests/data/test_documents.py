@@ -46,6 +46,9 @@ LAYOUTS = {  # name: text
     "wrapped 40": "\n\n".join(textwrap.fill(text, 40) for text in PARAGRAPHS),
     "wrapped 72": "\n\n".join(textwrap.fill(text, 72) for text in PARAGRAPHS),
     "mail": "\n".join(textwrap.fill(text, 72, subsequent_indent="  ") for text in PARAGRAPHS),
+    "quoted mail": "\n>\n".join(
+        textwrap.fill(text, 72, initial_indent="> ", subsequent_indent="> ") for text in PARAGRAPHS
+    ),
     "verse": "\n\n".join("\n".join(f"{w} of the morning" for w in g[0].split()) for g in GROUPS),
     "words": "\n".join(" ".join(SENTENCES).split()),
     "numbers": "\n".join(f"line {i}" for i in range(300)),
@@ -60,7 +63,7 @@ LAYOUTS = {  # name: text
 def test_layouts_are_recognized(name):
     layout = find_layout([LAYOUTS[name].split("\n")])
     assert layout.has_document_breaks == (name == "BERT")
-    assert layout.is_wrapped == name.startswith(("wrapped", "mail"))
+    assert layout.is_wrapped == name.startswith(("wrapped", "mail", "quoted mail"))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

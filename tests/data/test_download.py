@@ -11,7 +11,8 @@ import pytest
 import mlm.data.download
 from helpers import refused, sentences
 from mlm.data.corpus import load_corpus
-from mlm.data.download import download, fetch_corpus
+from mlm.data.documents import describe_layout
+from mlm.data.download import bad_downloads_removed, download, fetch_corpus
 from mlm.data.formats import text_lines
 from texts import (
     DOCUMENTS,
@@ -121,7 +122,8 @@ def test_a_url_is_downloaded_once_and_its_sha256_stored(tmp_path, host, path):
         assert all_lines(folder) == sorted(LINES)
     assert host.requests.count(f"/{path}") == 1
     sha256 = hashlib.sha256(host.body).hexdigest()
-    assert (about(folder)["source"], about(folder)["text_sha256"]) == (f"{host.url}/{path}", sha256)
+    name = f"{host.url}/{path.partition('?')[0]}"  # without the query, which may be a secret
+    assert (about(folder)["source"], about(folder)["text_sha256"]) == (name, sha256)
 
 
 def test_similar_urls_have_folders_of_their_own(tmp_path, host):
@@ -142,6 +144,24 @@ def test_a_url_without_a_text_is_refused_and_not_kept(tmp_path, host):
     assert not list(tmp_path.rglob("corpus.json"))
     host.texts["/page"] = host.body  # corrected on the server
     assert all_lines(load_corpus(f"{host.url}/page", tmp_path)) == sorted(LINES)
+
+
+@pytest.mark.fault
+def test_only_the_texts_of_urls_are_removed_if_they_are_bad(tmp_path, host):
+    """02 describes a text before it splits it."""
+    mine = tmp_path / "page" / "page.txt"
+    put(mine, b"my own")
+    (pydoc,) = fetch_corpus("pydoc", tmp_path)
+    host.texts["/page"] = b"\n"
+    (page,) = fetch_corpus(f"{host.url}/page", tmp_path)
+    with refused("has no text"), bad_downloads_removed((mine, pydoc, page)):
+        describe_layout([page])
+    assert mine.exists() and pydoc.exists() and not page.exists()
+    host.texts["/page"] = host.body
+    (page,) = fetch_corpus(f"{host.url}/page", tmp_path)
+    with bad_downloads_removed([page]):
+        assert f"{len(LINES)} lines" in describe_layout([page])
+    assert page.exists()
 
 
 # the Hub

@@ -199,6 +199,12 @@ def test_a_file_that_was_cut_inside_a_character_is_reported_as_that(tmp_path):
     where = f"line {num_lines}, byte offset {len(content) - 1:,} (0xc3)"
     with refused("a.txt ends inside a character", where, "it was cut off: pass a complete copy"):
         load_corpus(given, tmp_path / "work")
+    command = re.search(
+        r"cut it: (head .*)$", error_message(load_corpus, given, tmp_path / "work")
+    )[1]
+    if shutil.which("head"):
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+        assert (tmp_path / "a.utf8.txt").read_bytes() == content[:-1]
 
 
 @pytest.mark.fault

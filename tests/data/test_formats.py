@@ -171,6 +171,20 @@ def test_the_content_decides_the_format(tmp_path, name):
     assert about(folder)["split"]["formats"] == {label: 1}
 
 
+def test_a_table_may_have_one_column(tmp_path):
+    lines = sentences(40)
+    folder = load_corpus(put(tmp_path / "a.csv", as_text(["text", *lines])), tmp_path)
+    assert text_of(folder) == sorted(lines)
+    assert about(folder)["split"]["formats"] == {"CSV with one column": 1}
+
+
+@pytest.mark.fault
+def test_a_table_without_names_of_columns_shows_its_first_row(tmp_path):
+    rows = [f"{i}\tI see, {i}" for i in range(40)]  # each row has one comma, too
+    with refused("'0', 'I see, 0'", "first line, which must name the columns"):
+        load_corpus(put(tmp_path / "a.tsv", as_text(rows)), tmp_path)
+
+
 @pytest.mark.parametrize("write", [as_parquet, as_arrow])
 def test_parquet_and_arrow_need_no_suffix(tmp_path, write):
     folder = load_corpus(put(tmp_path / "a.txt", write(TEXTS)), tmp_path)

@@ -128,6 +128,16 @@ def test_a_saved_dataset_is_read(tmp_path):
 
 
 @pytest.mark.fault
+def test_a_part_of_a_saved_dataset_is_refused(tmp_path):
+    save_dataset(tmp_path / "saved", sentences(30), sentences(30, seed=1))
+    (tmp_path / "saved" / "data-00001-of-00002.arrow").unlink()
+    with refused(
+        "saved dataset", "its file data-00001-of-00002.arrow is missing", "copy the whole"
+    ):
+        load_corpus(str(tmp_path / "saved"), tmp_path / "work")
+
+
+@pytest.mark.fault
 def test_the_splits_of_a_saved_dataset_are_not_mixed(tmp_path):
     for split in ("train", "test"):
         save_dataset(tmp_path / "saved" / split, sentences(20, seed=split))

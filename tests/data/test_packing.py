@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
+from mlm.data.epoch_examples import EpochExamples
 from mlm.data.masking import masked_counts
 from mlm.data.packing import (
     EMPTY,
@@ -30,6 +31,7 @@ class Lengths:
 
     def __init__(self, lengths: Iterable[int]) -> None:
         self.lengths = self.maskable = self.word_counts = np.asarray(lengths)
+        self.epochs = EpochExamples(np.zeros(len(self.lengths), int), [1])  # no weights
 
     def __len__(self) -> int:
         return len(self.lengths)

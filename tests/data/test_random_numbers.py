@@ -66,6 +66,7 @@ def test_the_values_of_the_purposes_never_change():
         "ROW_ORDER": 5,
         "DROPOUT": 6,
         "LINE_SAMPLE": 7,
+        "SOURCE_SAMPLE": 8,
     }
     assert uniform(3, Purpose.DROPOUT) == uniform(3, 6)
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ import pytest
 from helpers import json_output, sentences, start_python
 from mlm.data import token_ids
 from mlm.data import tokenizer as tokenizer_module
-from mlm.data.token_ids import encode_lines, find_word_starts
+from mlm.data.token_ids import encode_lines, join_lines
+from mlm.data.tokenization import find_word_starts
 from mlm.data.tokenizer import learn_wordpiece, load_tokenizer
 from mlm.env.notebook import NotebookError
 
@@ -43,12 +43,12 @@ def test_token_ids_are_memory_mapped_and_made_once(odd_text, tokenizer, monkeypa
     ids, line_ends, word_starts = encode_lines(odd_text, tokenizer)
     assert all(isinstance(array, np.memmap) for array in (ids, line_ends, word_starts))
     assert (ids.dtype, line_ends.dtype, word_starts.dtype) == (np.int32, np.int64, np.bool_)
-    assert line_ends[-1] == len(ids) == len(word_starts) and (np.diff(line_ends) > 0).all()
+    assert line_ends[-1] == len(ids) == len(word_starts) and (np.diff(line_ends) >= 0).all()
 
-    def tokenize(*_, **__):
+    def tokenize(*_):
         raise AssertionError("tokenized again")
 
-    monkeypatch.setattr(type(tokenizer), "__call__", tokenize)
+    monkeypatch.setattr(token_ids, "encode_batches", tokenize)
     again, *_ = encode_lines(odd_text, tokenizer)
     assert again.filename == ids.filename
     odd_text.write_text("a changed text\n")
@@ -66,17 +66,18 @@ def test_each_vocabulary_has_its_own_files(odd_text, tokenizer):
 def test_interrupted_tokenizing_starts_again(odd_text, tokenizer, monkeypatch):
     expected = as_lists(encode_lines(odd_text, tokenizer))
     remove_token_ids(odd_text)
-    real, calls = type(tokenizer).__call__, []
+    real, calls = token_ids.encode_batches, []
 
-    def interrupted(self, batch, **options):
-        calls.append(batch)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(self, batch, **options)
+    def interrupted(*arguments):
+        for batch in real(*arguments):
+            calls.append(batch)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(tokenizer), "__call__", interrupted)
-        patch.setattr(token_ids, "BATCH_CHARS", 5000)
+        patch.setattr(token_ids, "encode_batches", interrupted)
+        patch.setattr(token_ids, "FAST_BATCH_CHARS", 5000)
         with pytest.raises(KeyboardInterrupt):
             encode_lines(odd_text, tokenizer)
     assert as_lists(encode_lines(odd_text, tokenizer)) == expected
@@ -85,8 +86,8 @@ def test_interrupted_tokenizing_starts_again(odd_text, tokenizer, monkeypatch):
 @pytest.mark.parametrize(
     "module, name, size",
     [
-        (token_ids, "BATCH_CHARS", 1),
-        (token_ids, "BATCH_CHARS", 700),
+        (token_ids, "FAST_BATCH_CHARS", 1),
+        (token_ids, "FAST_BATCH_CHARS", 700),
         (tokenizer_module, "MAX_PIECE_CHARS", 301),
     ],
 )
@@ -249,40 +250,69 @@ def test_special_tokens_in_a_text_are_plain_text(tmp_path, tokenizer):
         assert tokenizer.convert_tokens_to_ids(name) in tokenizer(f"the {name} word")["input_ids"]
 
 
-def test_blank_lines_are_kept_and_other_lines_without_tokens_are_not(tmp_path, tokenizer):
-    """Blank lines separate documents."""
+def test_blank_lines_are_left_out_and_lines_without_tokens_are_not(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("a b\n\n\u200b\nc\n \n", "utf-8")
     _, line_ends, _ = encode_lines(tmp_path / "a.txt", tokenizer)
-    assert line_ends.tolist() == [2, 2, 3, 3]
+    assert line_ends.tolist() == [2, 2, 3]
 
 
-@dataclass
-class TokenizedText:
-    """The part of an Encoding that finding words needs."""
-
-    ids: list[int]
-    word_ids: list[int]
-
-    def __len__(self):
-        return len(self.ids)
+# lines that are joined
 
 
-def test_an_unknown_token_is_a_word_of_its_own_and_words_have_at_most_ten_tokens():
-    unk = 1
-    text = TokenizedText([7, unk, unk, 8, 8, *[9] * 12], [0, 0, 0, 0, 0, *[1] * 12])
-    starts = find_word_starts([text], unk)
-    assert np.flatnonzero(starts).tolist() == [0, 1, 2, 3, 5, 15]
+def units(lines, max_chars, monkeypatch, across_documents=False):
+    """The documents that `join_lines` makes of lines, and the length of its longest piece."""
+    monkeypatch.setattr(token_ids, "MAX_PIECE_CHARS", max_chars)
+    pieces = [*join_lines([(line, True) for line in lines], across_documents)]
+    found = [""]
+    for text, ends_unit in pieces:
+        found[-1] += text
+        if ends_unit:
+            found.append("")
+    assert found.pop() == ""
+    return found, max(len(text) for text, _ in pieces)
+
+
+@pytest.mark.parametrize("max_chars", [1, 6, 100])
+def test_lines_of_a_document_are_joined_by_a_space(monkeypatch, max_chars):
+    lines = ["", "a b", "c", "", "", "d", "", "efg", "h", "i", ""]
+    found, longest = units(lines, max_chars, monkeypatch)
+    assert found == ["a b c", "d", "efg h i"]
+    assert longest <= max(max_chars, len(" efg"))
+    found, _ = units(lines, max_chars, monkeypatch, across_documents=True)
+    assert found == ["a b c d efg h i"]
+
+
+def test_parts_of_a_long_line_are_not_separated(monkeypatch):
+    monkeypatch.setattr(token_ids, "MAX_PIECE_CHARS", 4)
+    pieces = [("one", False), (" two", False), ("three", True), ("four", True), ("", True)]
+    assert [*join_lines(pieces)] == [
+        ("one", False),
+        (" two", False),
+        ("three", False),
+        (" four", True),
+    ]
+
+
+def test_the_units_of_a_text_have_files_of_their_own(odd_text, tokenizer):
+    files = {encode_lines(odd_text, tokenizer, unit)[0].filename for unit in token_ids.UNITS}
+    assert len(files) == 3
+    before = {path.name for path in odd_text.parent.iterdir()}
+    encode_lines(odd_text, tokenizer)
+    assert before == {path.name for path in odd_text.parent.iterdir()}
+
+
+# words
 
 
 @pytest.mark.parametrize("texts", [["a", "b"], ["a b", "c", "d ab"], ["abc", "", "b a"]])
 def test_a_word_starts_where_a_text_starts(long_words, texts):
     _, tokenizer = long_words
-    encodings = tokenizer(texts, add_special_tokens=False).encodings
+    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
     expected = []
     for encoding in encodings:
         previous = [None, *encoding.word_ids]
         expected += [a != b for a, b in zip(encoding.word_ids, previous)]
-    assert find_word_starts(encodings, tokenizer.unk_token_id).tolist() == expected
+    assert find_word_starts(encodings).tolist() == expected
 
 
 def test_words_are_the_tokenizers_words(long_words):
@@ -317,7 +347,7 @@ def test_time_is_linear_in_the_text_and_memory_does_not_grow(tmp_path, tokenizer
 import json, resource, time
 from pathlib import Path
 from mlm.data import token_ids, tokenizer
-token_ids.BATCH_CHARS //= 4
+token_ids.FAST_BATCH_CHARS //= 4
 tokenizer.MAX_PIECE_CHARS //= 4
 folder = Path(sys.argv[1])
 loaded = tokenizer.load_tokenizer(str(folder / "tokenizer"), None)

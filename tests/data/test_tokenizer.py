@@ -1,5 +1,7 @@
 """Tokenizers: learned from a text, or loaded with a model; unusable ones are refused."""
 
+import importlib.util
+import json
 import threading
 
 import pytest
@@ -60,15 +62,34 @@ def test_a_long_line_without_a_space_loses_no_letter(tmp_path, monkeypatch):
 # load
 
 
-def test_scratch_learns_a_vocabulary_and_a_folder_is_loaded(corpus_folder, tokenizer, tmp_path):
-    path = corpus_folder / "train.txt"
+def test_scratch_learns_a_vocabulary_and_a_folder_is_loaded(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(["The cat sat on a mat.", "A dog sat, too."] * 10))
     learned = load_tokenizer("scratch:tiny", path)
+    assert "WordPiece (the text has words), uncased" in capsys.readouterr().out
     assert isinstance(learned, BertTokenizer)
     assert learned.get_vocab() == learn_wordpiece(path).get_vocab()
+    learned.save_pretrained(tmp_path / "model")
+    loaded = load_tokenizer(str(tmp_path / "model"), None)
+    line = "THE cát sat"
+    assert (
+        loaded(line)["input_ids"]
+        == learned(line)["input_ids"]
+        == learned("the cat sat")["input_ids"]
+    )
+
+
+def test_the_vocabulary_that_is_asked_for_is_learned(corpus_folder):
+    learned = load_tokenizer("scratch:tiny", corpus_folder / "train.txt", "bpe-cased:200")
+    assert len(learned) == 200 and learned.tokenize("the Übermensch")[0] == "▁the"
+    assert "Ü" in learned.get_vocab()
+
+
+@pytest.mark.fault
+def test_a_pretrained_model_keeps_its_vocabulary(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
-    line = "Philosophers' morality, ÜBER alles"
-    loaded = load_tokenizer(str(tmp_path), None)
-    assert loaded(line)["input_ids"] == tokenizer(line)["input_ids"]
+    with refused("vocabulary must be None", str(tmp_path), "got 'bpe'", "scratch:tiny"):
+        load_tokenizer(str(tmp_path), None, "bpe")
 
 
 @pytest.mark.fault
@@ -84,15 +105,41 @@ def test_a_tokenizer_without_a_token_that_masking_needs_is_refused(tmp_path, tok
 
 @pytest.mark.fault
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path, tokenizer):
-    (tmp_path / "empty").mkdir()
     tokenizer.save_pretrained(tmp_path / "damaged")
     for path in (tmp_path / "damaged").glob("*.json"):
         path.write_text(path.read_text()[:100])
-    for path in (tmp_path / "empty", tmp_path / "damaged", tmp_path / "gone"):
+    for path in (tmp_path / "damaged", tmp_path / "gone"):
         with refused(
             f"model={str(path)!r}", "pass the name of a masked language model", '"scratch:tiny"'
         ):
             load_tokenizer(str(path), None)
+
+
+MISSING = [  # class, its options, its files, the missing module, what the message says
+    ("BertJapaneseTokenizer", {"word_tokenizer_type": "mecab"}, "fugashi", "pip install fugashi"),
+    ("BertJapaneseTokenizer", {"word_tokenizer_type": "jumanpp"}, "rhoknp", "pip install rhoknp"),
+    ("BertGenerationTokenizer", {}, "sentencepiece", "pip install sentencepiece"),
+    ("XLMRobertaTokenizer", {}, "sentencepiece", "pip install sentencepiece"),
+    ("XLMTokenizer", {}, "sacremoses", "pip install sacremoses"),
+]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("tokenizer_class, options, module, command", MISSING)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    tmp_path, tokenizer_class, options, module, command
+):
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed")
+    config = {"tokenizer_class": tokenizer_class} | options
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    files = "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "merges.txt"
+    for name in files:
+        (tmp_path / name).write_text("[UNK]\n")
+    (tmp_path / "vocab.json").write_text('{"<unk>": 0}')
+    with refused(f"model={str(tmp_path)!r}", f"`{command}`", "restart the kernel"):
+        load_tokenizer(str(tmp_path), None)
 
 
 @pytest.mark.fault

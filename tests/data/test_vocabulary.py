@@ -1,16 +1,21 @@
 """Frequent words added as tokens: which words, what changes and what does not."""
 
 import copy
+import re
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import models, pre_tokenizers
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer
 
 from encoders import make_model, make_tokenizer
 from helpers import refused
+from languages import sentences_in
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.tokenizer import learn_tokenizer
 from mlm.data.vocabulary import add_frequent_words, find_split_words, init_added_embeddings
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -29,15 +34,15 @@ def text(tmp_path):
 
 @pytest.fixture
 def tokenizer():
-    return BertTokenizer(vocab={token: number for number, token in enumerate(TOKENS)})
+    return BertTokenizer(
+        vocab={token: number for number, token in enumerate(TOKENS)}, do_lower_case=True
+    )
 
 
 # words
 
 
-def test_split_words_are_counted_and_those_that_save_most_tokens_come_first(
-    text, tokenizer, monkeypatch
-):
+def test_split_words_are_counted_and_those_that_save_most_tokens_come_first(text, tokenizer):
     expected = [
         ("zarathustras", 2, "zara ##thus ##tra ##s", 6),
         ("zaras", 4, "zara ##s", 4),  # of equals, the first in the alphabet
@@ -47,9 +52,6 @@ def test_split_words_are_counted_and_those_that_save_most_tokens_come_first(
     found = find_split_words(text, tokenizer)
     assert list(found.columns) == ["count", "tokens", "saved"]
     assert list(found.itertuples(name=None)) == expected
-    for chunk in (1, 2, 7):  # tokens that are read at a time
-        monkeypatch.setattr("mlm.data.vocabulary.CHUNK", chunk)
-        assert list(find_split_words(text, tokenizer).itertuples(name=None)) == expected
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -163,8 +165,74 @@ def test_words_for_a_vocabulary_that_is_learned_from_the_text_are_refused(text, 
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("kind", ["roberta", "albert"])
-def test_words_for_a_tokenizer_other_than_wordpiece_are_refused(corpus_folder, kind):
+def test_words_for_a_tokenizer_that_cannot_get_them_are_refused(corpus_folder, tokenizer):
     text = corpus_folder / "train.txt"
-    with refused("add_words must be 0", "got 3", "only WordPiece", "pass add_words=0"):
-        add_frequent_words(make_tokenizer(kind, text), text, 3, "a model")
+    prefixed = make_tokenizer("roberta", text)
+    prefixed.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.model = models.WordLevel({"a": 0}, "a")
+    for unsuitable, reason in ((prefixed, "add_prefix_space"), (tokenizer, "WordLevel")):
+        with refused("add_words must be 0", "got 3", reason, "pass add_words=0"):
+            add_frequent_words(unsuitable, text, 3, "a model")
+
+
+# other tokenizers, other scripts
+
+
+@pytest.mark.parametrize(
+    "kind", ["roberta", "modernbert", "albert", "camembert", "xlm-roberta", "deberta-v2"]
+)
+def test_bpe_and_unigram_tokenizers_get_words_and_split_all_others_as_before(
+    corpus_folder, tmp_path, kind
+):
+    text = corpus_folder / "train.txt"
+    tokenizer = make_tokenizer(kind, text)
+    found = find_split_words(text, tokenizer)
+    extended = add_frequent_words(tokenizer, text, 4, "a model")
+    assert len(extended) == len(tokenizer) + 4
+    extended.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    words = [*found.index[:4]]
+    lines = [line for line in text.read_text("utf-8").split("\n") if line][:200]
+    before, after = (t(lines, add_special_tokens=False)["input_ids"] for t in (tokenizer, extended))
+    assert loaded(lines)["input_ids"] == extended(lines)["input_ids"]
+    assert extended(lines[0])["input_ids"][0] == tokenizer(lines[0])["input_ids"][0]  # <s>
+    saved = 0
+    for line, old, new in zip(lines, before, after):
+        added = [extended.convert_ids_to_tokens(i) for i in new if i >= len(tokenizer)]
+        expected = [w for w in re.findall(r"[^\W\d_]+", normalized(tokenizer, line)) if w in words]
+        assert added == expected, line
+        kept = Counter(i for i in new if i < len(tokenizer))
+        assert not kept - Counter(old), line  # no token that was not there before
+        saved += len(old) - len(new)
+    assert saved >= len(words)
+
+
+def normalized(tokenizer, line):
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return normalizer.normalize_str(line) if normalizer else line
+
+
+@pytest.mark.parametrize(
+    "language", ["hindi", "vietnamese", "persian", "turkish", "korean", "hebrew"]
+)
+@pytest.mark.parametrize(
+    "vocabulary", ["wordpiece-cased:100", "bpe-cased:100", "unigram-cased:100"]
+)
+def test_words_with_combining_marks_and_joiners_get_tokens(tmp_path, language, vocabulary):
+    lines = sentences_in(language)
+    (tmp_path / "a.txt").write_text("\n".join(lines), "utf-8")
+    letters = " ".join(sorted(set("".join(lines))))
+    (tmp_path / "other.txt").write_text(f"{lines[0]}\n{letters}", "utf-8")
+    tokenizer = learn_tokenizer(tmp_path / "other.txt", vocabulary)
+    found = find_split_words(tmp_path / "a.txt", tokenizer)
+    extended = add_frequent_words(tokenizer, tmp_path / "a.txt", 4, "a model")
+    words = set(found.index[:4])
+    old, new = (
+        sum(map(len, t(lines, add_special_tokens=False)["input_ids"]))
+        for t in (tokenizer, extended)
+    )
+    assert old - new == found["saved"][:4].sum() > 0
+    ids = extended(" ".join(lines))["input_ids"]
+    assert {extended.convert_ids_to_tokens(i) for i in ids if i >= len(tokenizer)} == words
+    assert tokenizer.unk_token_id not in ids

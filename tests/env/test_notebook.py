@@ -57,18 +57,18 @@ def pip(monkeypatch):
 
 def test_nothing_is_installed_if_all_packages_are_there(pip, capsys):
     pip.installed |= {"torch": "2.9.0+cpu", "transformers": "5.15.0"}
-    pip.install(["torch>=2.8,<2.14", "transformers>=5.0,<6"])
+    pip.install(["torch>=2.8,<2.14", "transformers>=5.2,<6"])
     assert pip.calls == []
     assert "nothing" in capsys.readouterr().out
 
 
 def test_only_missing_packages_are_installed_and_torch_is_kept(pip, capsys):
     pip.installed |= {"torch": "2.9.0+cu128", "torch_xla": "2.9.0", "transformers": "4.57.0"}
-    pip.install(["torch>=2.8,<2.14", "transformers>=5.0,<6", "pooch>=1.8"])
+    pip.install(["torch>=2.8,<2.14", "transformers>=5.2,<6", "pooch>=1.8"])
     command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    requirements = ["transformers>=5.0,<6", "pooch>=1.8", "torch==2.9.0+cu128", "torch_xla==2.9.0"]
+    requirements = ["transformers>=5.2,<6", "pooch>=1.8", "torch==2.9.0+cu128", "torch_xla==2.9.0"]
     assert pip.calls == [command + requirements]
-    assert "transformers>=5.0,<6, pooch>=1.8" in capsys.readouterr().out
+    assert "transformers>=5.2,<6, pooch>=1.8" in capsys.readouterr().out
 
 
 @pytest.mark.fault
@@ -77,7 +77,7 @@ def test_a_torch_out_of_range_is_never_replaced(pip, version):
     """pip is not called: it cannot meet the range and keep the installed torch."""
     pip.installed |= {"torch": version, "transformers": "5.15.0"}
     with refused(f"torch {version} is installed", "torch>=2.8,<2.14", "pip install", "restart"):
-        pip.install(["torch>=2.8,<2.14", "transformers>=5.0,<6"])
+        pip.install(["torch>=2.8,<2.14", "transformers>=5.2,<6"])
     assert pip.calls == []
 
 

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parents[1]
 SCRIPT = HERE.parent / "setup_tpu.sh"
 REQUIREMENTS = """\
 torch>=2.8,<2.10
-transformers>=5.0,<6  # a comment
+transformers>=5.2,<6  # a comment
 
 pytorch-lightning>=2.6,<2.7
 papermill
@@ -287,7 +287,7 @@ def test_kaggle_keeps_2_8_and_its_addresses_are_unset(kaggle):
     status, output, calls = kaggle.setup(**KAGGLE)
     assert status == 0, output
     pinned = ["torch==2.8.0+cpu", "torch_xla==2.8.0", "libtpu==0.0.17"]
-    assert calls == [[["transformers>=5.0,<6", "pytorch-lightning>=2.6,<2.7"], pinned]]
+    assert calls == [[["transformers>=5.2,<6", "pytorch-lightning>=2.6,<2.7"], pinned]]
     assert "host: Kaggle" in output
     assert 'os.environ.pop("TPU_PROCESS_ADDRESSES", None)' in output
     assert "8 TPU device(s)" in output and "xla:7\n" in output and "tpu_cores 8\n" in output
@@ -311,7 +311,7 @@ def test_addresses_of_a_pod_are_kept(ready):
 def test_a_bare_vm_gets_torch_and_torch_xla_then_the_other_packages(machine, device):
     status, output, calls = machine.device(device).setup(FAKE_DEVICES="4")
     assert status == 0, output
-    rest = ["transformers>=5.0,<6", "pytorch-lightning>=2.6,<2.7", "papermill"]
+    rest = ["transformers>=5.2,<6", "pytorch-lightning>=2.6,<2.7", "papermill"]
     assert calls == [
         [["torch==2.9.*", "torch_xla[tpu]==2.9.0"], []],
         [rest, ["torch==2.9.1", "torch_xla==2.9.0", "libtpu==0.0.21"]],
@@ -414,7 +414,7 @@ def test_a_missing_python_or_pip_is_one_line(ready):
 
 
 def test_a_package_out_of_range_is_replaced(ready):
-    assert ready.has("transformers==4.57.0").setup()[2][0][0] == ["transformers>=5.0,<6"]
+    assert ready.has("transformers==4.57.0").setup()[2][0][0] == ["transformers>=5.2,<6"]
 
 
 def test_a_requirement_for_other_machines_is_ignored(ready):
@@ -524,7 +524,7 @@ def test_a_dry_run_changes_nothing(machine, host):
     assert status == 0 and not calls and machine.files() == before, output
     assert ("would stop here: neither Colab" in output) == (host == "none")
     assert "would run: pip install torch==2.9.* torch_xla[tpu]==2.9.0\n" in output
-    rest = "transformers>=5.0,<6 pytorch-lightning>=2.6,<2.7 papermill"
+    rest = "transformers>=5.2,<6 pytorch-lightning>=2.6,<2.7 papermill"
     assert f"would run: pip install {rest}\n" in output
     assert "would run: a matrix product" in output and "versions" not in output
 

@@ -55,7 +55,7 @@ from mlm.env.cuda_graph import RecordedStep, record_cuda_graph  # noqa: E402
 from mlm.env.devices import trainer_arguments  # noqa: E402
 from mlm.models.compilation import compile_counts  # noqa: E402
 from mlm.models.encoders import head_layers, packed_attention_mask  # noqa: E402
-from mlm.models.flops import flops_per_token, peak_flops  # noqa: E402
+from mlm.models.flops import device_peak, flops_per_token  # noqa: E402
 from mlm.models.gpu import use_deterministic_operations  # noqa: E402
 from mlm.models.loading import load_model  # noqa: E402
 from mlm.optim.optimizer import make_optimizer  # noqa: E402
@@ -127,7 +127,7 @@ def machine() -> None:
     seconds = round(time.time() - start, 1)
     write_result("machine", trainer_arguments=arguments, device=chosen, seconds=seconds)
     dtypes = {str(chosen["dtype"]), "torch.float32"}
-    write_result("machine", peak={name: peak_flops(chosen["kind"], name) for name in dtypes})
+    write_result("machine", peak={name: device_peak(chosen["kind"], name) for name in dtypes})
     if ON_GPU:
         write_result("machine", card=str(torch.cuda.get_device_properties(0)))
     size = 512 if REHEARSING else 8192
@@ -222,7 +222,7 @@ def mfu(bench: Bench, variant: Variant, tokens_per_second: float) -> float:
         (lengths**2).sum() / lengths.sum()
     )  # of the example that a token is in, on average
     flops = flops_per_token(bench.model, length, bench.mlm_probability)
-    peak, _ = peak_flops("gpu" if ON_GPU else "cpu", str(variant.dtype))
+    peak, _ = device_peak("gpu" if ON_GPU else "cpu", str(variant.dtype))
     return tokens_per_second * flops / (peak or float("inf"))
 
 

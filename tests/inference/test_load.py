@@ -215,7 +215,7 @@ def test_a_damaged_file_of_a_model_folder_is_named(run_folder, name):
 
 
 def test_the_initial_model_has_the_weights_that_training_began_with(results, word_tokenizer):
-    before = load_initial_model(results, word_tokenizer)
+    before = load_initial_model(results, word_tokenizer, "")
     expected = load_model("scratch:tiny", word_tokenizer, seed=7).state_dict()
     assert not before.training
     assert all(torch.equal(w, expected[name]) for name, w in before.state_dict().items())
@@ -224,14 +224,14 @@ def test_the_initial_model_has_the_weights_that_training_began_with(results, wor
 def test_an_initial_model_with_few_positions_is_loaded(finished_run, results, word_tokenizer):
     """04 can train it with a small max_len; here no length is required."""
     parameters = {"model": str(finished_run / "model"), "seed": 0}
-    before = load_initial_model({**results, "parameters": parameters}, word_tokenizer)
+    before = load_initial_model({**results, "parameters": parameters}, word_tokenizer, "")
     assert before.config.max_position_embeddings == 24
 
 
 @pytest.mark.fault
 def test_a_missing_initial_model_is_reported_in_one_line(results, word_tokenizer, capsys):
     missing = {**results, "parameters": {"model": "./gone", "seed": 0}}
-    assert load_initial_model(missing, word_tokenizer) is None
+    assert load_initial_model(missing, word_tokenizer, "") is None
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("No comparison with the model before training: model='./gone'")
 

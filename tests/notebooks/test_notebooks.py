@@ -272,6 +272,37 @@ def test_papermill_documents_every_parameter(name):
         assert about["help"] and about["inferred_type_name"] not in ("", "None"), parameter
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"01_setup"}))
+def test_an_empty_text_is_one_line_in_every_notebook(tmp_path, name):
+    (tmp_path / "empty.txt").write_text("")
+    parameters = {} if name == "02_corpus" else {"model": "scratch:tiny"}
+    notebook = ROOT / "notebooks" / f"{name}.ipynb"
+    output = finish(start(tmp_path, notebook, corpus="empty.txt", **parameters), code=1)
+    assert "empty.txt" in refusal(output) and "has no text" in refusal(output)
+
+
+TEXTS = {  # small texts of all kinds
+    "numbers.txt": "\n".join(map(str, range(40))),
+    "stop words.txt": "\n".join(
+        ["the of and", "and the", "of the a", "in the"] * 9 + ["to of", "or"]
+    ),
+    "ten lines.txt": "\n".join("abcdefghij"),
+    "repeated.txt": "\n".join(["one line", "another line"] * 50),
+    "long.txt": "\n".join(["word " * 5000, *sentences(20)]),
+    "rows.csv": "text,year\n" + "\n".join(f'"{line}\nand more",1886' for line in sentences(40)),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_02_runs_on_any_text(tmp_path, name):
+    (tmp_path / name).write_text(TEXTS[name])
+    output = finish(start(tmp_path, ROOT / "notebooks" / "02_corpus.ipynb", corpus=name))
+    assert (
+        "each line is in one file or was removed: True\nlines that are in both files: 0" in output
+    )
+
+
 @pytest.mark.parametrize(
     "parameter, value, words",
     [

@@ -1,5 +1,6 @@
 """The project as a Python package: `pip install .` provides `import mlm`."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -32,3 +33,11 @@ def test_an_installed_library_is_imported_from_anywhere(tmp_path):
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     names = {line.split(">")[0] for line in lines if line and not line.startswith("#")}
     assert {requirement.split("<")[0].split(">")[0] for requirement in found.requires} == names
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():
+    pins = (ROOT / "tests" / "requirements-oldest.txt").read_text().splitlines()[1:]
+    allowed = (ROOT / "requirements.txt").read_text()
+    for name, _, version in (pin.partition("==") for pin in pins):
+        lowest = re.search(rf"^{name}>=([\d.]+)", allowed, re.M)[1]
+        assert f"{version}.".startswith(f"{lowest}."), name

@@ -107,11 +107,18 @@ def test_a_card_of_a_run_of_an_earlier_version_promises_nothing_about_its_split(
 
 
 def test_a_card_does_not_name_folders_of_the_machine(tmp_path):
-    """Only the last part of an absolute path; all of a URL and of a relative path."""
+    """Only the last part of a path; of a URL no user, password or query."""
     text = model_card("mine", results_of(str(tmp_path / "diary.txt"), str(tmp_path / "model")))
     assert str(tmp_path.parent) not in text and "`diary.txt`" in text and "`model`" in text
-    for kept in ("https://example.org/a/b.txt", "texts/b.txt"):
-        assert f"`{kept}`" in model_card("mine", results_of(kept))
+    for source, name in (
+        ("https://example.org/a/b.txt", "https://example.org/a/b.txt"),
+        ("https://me:secret@example.org/a/b.txt?token=secret", "https://example.org/a/b.txt"),
+        ("file:///home/me/b.txt", "b.txt"),
+        ("~/clients/b.txt", "b.txt"),
+        ("clients/b.txt", "b.txt"),
+    ):
+        text = model_card("mine", results_of(source))
+        assert f"`{name}`" in text and "secret" not in text and "clients" not in text
 
 
 @pytest.mark.parametrize(

@@ -135,3 +135,14 @@ def test_a_checkpoint_of_the_first_version_resumes_to_the_same_bits(runs, traine
     (folder / "checkpoints/sha256.json").unlink()
     assert same(runs(tmp_path), trained)
     assert "mlm_probability_end" not in logger_state(folder)["settings"]
+
+
+def test_a_model_in_a_folder_is_compared_by_its_path_which_is_not_stored(tokenizer, tmp_path):
+    """A checkpoint of an earlier version has the path itself."""
+    mine, other = (str(tmp_path / name / "mine") for name in ("a", "b"))
+    settings = settings_of(tokenizer, model=mine)
+    assert str(tmp_path) not in str(settings)
+    assert setting_differences(settings | {"model": mine}, settings) == []
+    for stored in (settings_of(tokenizer, model=other), settings | {"model": other}):
+        (difference,) = setting_differences(stored, settings)
+        assert difference.startswith("model was 'mine (folder ") and str(tmp_path) not in difference

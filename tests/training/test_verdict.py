@@ -1,30 +1,95 @@
-"""The verdict on a run says what its losses mean and what to do."""
+"""The verdict on a run says what its losses mean, names a cause from evidence, and what to do."""
+
+import math
 
 import pytest
 
-from mlm.training.verdict import verdict
+from mlm.training.verdict import CAUSES, Evidence, verdict
 
 BASELINE = 5.6
 
 
+def evidence(validation, training, from_scratch=True, steps=2400, epochs=10, **others):
+    """Losses at regular distances up to `steps`; validation starts at step 0, training at the first line."""
+    every = steps / max(len(validation) - 1, 1)
+    return Evidence(
+        validation=[(round(every * n), loss) for n, loss in enumerate(validation)],
+        training=[(round(steps * (n + 1) / len(training)), x) for n, x in enumerate(training)],
+        **{"baseline": BASELINE, "from_scratch": from_scratch, "epochs": epochs} | others,
+    )
+
+
+FALLING = (7.5, 5.5, 5.0, 4.5, 4.2, 4.0, 3.8, 3.6)
+FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
+
+
 @pytest.mark.parametrize(
-    "losses, from_scratch, steps, epochs, learned, words",
+    "cause, run, learned, words",
     [
-        ((8.3, 3.2), True, 1990, 10, True,
+        ("none", evidence((8.3, 3.2), FALLING), True,
          "uses context: its validation loss is 2.40 nats below the unigram baseline (perplexity 25 instead of 270)"),
-        ((6.9, 3.0, 3.05), True, 1200, 100, True, "uses context"),
-        ((8.3, 5.5), True, 60, 0.3, False, "does not use context yet: its validation loss of 5.50"),
-        ((8.3, 5.5), True, 60, 0.3, False, "pass about 10 epochs, or fine-tune"),
-        ((8.3, 5.86), True, 57, 10, False, "too short for a model from scratch: fine-tune a pretrained model"),
-        ((10.7, 5.5), False, 100, 1, False, "pass more epochs, or use more text"),
-        ((6.8, 66.0), True, 1990, 10, False, "made the model worse: its validation loss rose from 6.80 to 66.00"),
-        ((6.9, 5.7, 7.3), True, 1200, 100, False, "overfits: its validation loss was 5.70 at step 600 and rose to 7.30"),
-        ((6.9, 3.0, 3.2), True, 1200, 100, True, "pass about 50 epochs, use more text, or"),
+        ("none", evidence((6.9, 3.0, 3.05), FALLING), True, "uses context"),
+        ("none", evidence((6.9, 3.0), (5.0, 2.0, 1.0)), True, "uses context"),
+        # a fine-tuned model at its plateau, in both directions; its training masks more tokens
+        ("none", evidence((2.10, 2.08), (2.6, 2.5, 2.6), False), True, "hardly changed it (2.10 before)"),
+        ("none", evidence((2.10, 2.14), (2.6, 2.5, 2.6), False), True, "hardly changed it (2.10 before)"),
+        ("none", evidence((2.10, 1.90), (2.6, 2.5, 2.4), False), True, "(perplexity 6.7 instead of 270)"),
+        # overfitting
+        ("overfitting", evidence((6.9, 5.7, 7.3), (6.0, 4.0, 2.0, 0.5), epochs=100), False,
+         "validation loss was 5.70 at step 1,200 and rose to 7.30, while the training loss fell to"),
+        ("overfitting", evidence((6.9, 3.0, 3.2), FALLING, epochs=100), True, "pass about 50 epochs, use more text, or"),
+        ("overfitting", evidence((6.8, 9.3), (6.0, 2.0, 0.3, 0.3, 0.3)), False, "rose from 6.80 to 9.30"),
+        ("overfitting", evidence((2.1, 2.6), (2.4, 1.9, 1.2), False), True, "rose from 2.10 to 2.60"),
+        ("overfitting", evidence((8.4, 5.9, 5.8), (6.9, 5.0, 4.0, 3.0)), False, "check that the validation text"),
+        ("overfitting", evidence((3.0, 7.0), (4.0, 3.6, 3.5), False), False, "validation text of the same kind"),
+        # divergence: the training loss itself rose
+        ("divergence", evidence((8.3, 4.0, 5.6), (6.0, 4.2, 4.0, 5.7, 5.7, 5.7)), False, "training loss rose from 4.00 to 5.70"),
+        ("divergence", evidence((2.1, 6.6), (2.5, 3.9, 6.8, 6.6, 6.6), False), False, "pass a lower"),
+        ("divergence", evidence((6.8, 66.0), (6.0, 20.0, 70.0)), False, "leave lr to the recipe"),
+        ("divergence", evidence((8.3, math.nan), FALLING), False, "validation loss is nan"),
+        ("divergence", evidence((8.3, 4.0), (6.0, math.inf)), False, "training loss inf"),
+        ("divergence", evidence((8.3, 4.0), FALLING, baseline=math.nan), False, "diverged"),
+        # a pretrained model that is spoiled by the first steps and does not recover
+        ("learning rate", evidence((2.1, 6.6), (6.9, 6.7, 6.6, 6.55), False), False, "rose from 2.10 before training to 6.60"),
+        ("learning rate", evidence((4.7, 27.5, 25.2, 4.7), (9.0, 30.0, 15.0, 9.0), baseline=2.5), False, "to 27.50 and ended at 4.70"),
+        ("learning rate", evidence((2.1, 2.9), (4.0, 3.3, 3.2), False), True, "made the model worse"),
+        # too few steps
+        ("too few steps", evidence((8.3, 5.5), (7.0, 6.0), steps=60, epochs=0.3), False, "pass about 10 epochs, or fine-tune"),
+        ("too few steps", evidence((8.3, 5.86), FLAT, steps=57), False, "too short for a model from scratch: fine-tune"),
+        ("too few steps", evidence((8.3, 5.5), FLAT, steps=1500, epochs=1), False, "pass about 2 epochs"),
+        ("too few steps", evidence((10.7, 5.5), (9.0, 7.0, 6.5, 6.0, 5.6), False, steps=100, epochs=1), False, "pass more epochs, or use more text"),
+        ("too few steps", evidence((8.3, 8.29), (8.3,), steps=1, epochs=0.01), False, "after 1 step(s)"),
+        ("too few steps", evidence((8.3, 8.29), (), steps=1, epochs=0.01), False, "after 1 step(s)"),
+        ("too few steps", evidence((10.7, 10.6), (10.7,), False, steps=1), False, "pass more epochs"),
+        # plateaus
+        ("plateau", evidence((8.3, 5.62), FLAT), False, "and no longer falls"),
+        ("plateau", evidence((10.7, 5.6), FLAT, False, steps=500), False, "neighbouring tokens do not predict"),
+        # below the unigram baseline, but not below what needs no context
+        ("plateau", evidence((8.3, 5.2), FLAT, visible_gain=0.42), False, "below 5.18, which needs no context"),
+        ("none", evidence((8.3, 5.0), FLAT, visible_gain=0.42), True, "0.60 nats below"),
+        # the text
+        ("unknown tokens", evidence((8.3, 5.62), FLAT, unk_fraction=0.45), False, "45% of the training tokens are [UNK]"),
+        ("none", evidence((8.3, 3.2), FALLING, unk_fraction=0.3), True, "30% of the training tokens are [UNK]"),
+        ("overfitting", evidence((6.8, 9.3), (6.0, 0.3, 0.3, 0.3), repeated_fraction=0.92), False,
+         "92% of the training examples are copies"),
     ],
 )  # fmt: skip
-def test_the_verdict_says_what_to_do(losses, from_scratch, steps, epochs, learned, words):
-    every = steps // (len(losses) - 1)
-    evaluations = [(every * number, loss) for number, loss in enumerate(losses)]
-    found = verdict(evaluations, BASELINE, from_scratch, epochs)
-    assert words in found["text"] and found["learned"] == learned
-    assert found["nats_below_baseline"] == pytest.approx(BASELINE - losses[-1])
+def test_the_verdict_names_the_cause_and_says_what_to_do(cause, run, learned, words):
+    found = verdict(run)
+    assert (found["cause"], found["learned"]) == (cause, learned), found["text"]
+    assert words in found["text"] and "\n" not in found["text"], found["text"]
+    below = run.baseline - run.after
+    assert found["nats_below_baseline"] == (pytest.approx(below) if math.isfinite(below) else None)
+
+
+def test_every_cause_is_tested():
+    (mark,) = test_the_verdict_names_the_cause_and_says_what_to_do.pytestmark
+    assert {cause for cause, *_ in mark.args[1]} == {*CAUSES}
+
+
+def test_losses_after_the_weights_that_are_kept_do_not_count():
+    """keep="best": training overfitted later."""
+    training = [(100 * n, 6.0 - 0.5 * n) for n in range(1, 11)]
+    run = Evidence([(0, 8.0), (200, 4.8)], training, BASELINE, from_scratch=True, epochs=2)
+    assert verdict(run)["cause"] == "none"
+    assert run.last_training == 5.0

@@ -254,6 +254,7 @@ class MaskedBatches(IterableDataset):
                 vocab_size=data.vocab_size,
                 word_ids=starts_word.cumsum(axis=1) - 1 if self.masking == "word" else None,
                 replace=self.replace,
+                used_ids=data.used_ids,
             )
             cells = (starts[some][:, None] + np.arange(input_ids.shape[1]))[is_token]
             masked_ids[cells], labels[cells] = some_masked_ids[is_token], some_labels[is_token]

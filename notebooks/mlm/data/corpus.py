@@ -1,8 +1,9 @@
 """Fetch and split a text: train.txt, valid.txt, and corpus.json, which describes both. Taught in 02."""
 
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from mlm.data.formats import (
     format_by_name,
     numbered_lines,
 )
-from mlm.data.split import SPLIT_FILES, SPLIT_VERSION, split_by_files, split_text
+from mlm.data.mixture import count_units, is_mixture, parse_entry
+from mlm.data.split import (
+    SPLIT_FILES,
+    SPLIT_VERSION,
+    WITHOUT_DUPLICATES,
+    remove_common_lines,
+    split_by_files,
+    split_files,
+    split_text,
+)
 from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.env.files import (
     absolute_path,
@@ -30,6 +40,7 @@ from mlm.env.files import (
     short_repr,
     write_checked_json,
 )
+from mlm.env.names import public_names
 from mlm.env.notebook import NotebookError
 
 MIN_LINES = 10  # a tenth is held out, so fewer lines give no validation set
@@ -128,10 +139,20 @@ def load_corpus(
     a tenth of the text (`split_text`). No validation line occurs in the training text. A blank line
     separates two documents. corpus.json describes the corpus and stores the SHA-256 of its files. It is
     written last. If it fits the text and all files are unchanged, nothing is done; a split of an earlier
-    version stays where it is. Raises NotebookError if a text is not found or not text, if it has too
+    version stays where it is. Corpora with weights are split one by one (`load_mixture`). Raises NotebookError if a text is not found or not text, if it has too
     few lines, or if the disk is full.
     """
     check_options(encoding, documents)
+    if is_mixture(corpus):
+        load = partial(
+            load_corpus,
+            workdir=workdir,
+            column=column,
+            valid_corpus=valid_corpus,
+            encoding=encoding,
+            documents=documents,
+        )
+        return load_mixture(corpus, workdir, load, one_validation_set=valid_corpus is not None)
     valid_files = fetch_corpus(valid_corpus, workdir, "valid_corpus") if valid_corpus else ()
     files = tuple(path for path in fetch_corpus(corpus, workdir) if path not in valid_files)
     if not files:
@@ -167,7 +188,7 @@ def load_corpus(
     else:
         split = split_text(read, folder, num_lines, num_documents)
     about = {
-        "source": corpus,
+        "source": public_names(corpus),
         "sha256": sha256,
         "text_sha256": sums[0][1] if len(sums) == 1 else json_digest(sums),
         "bytes": sum((folder / name).stat().st_size for name in SPLIT_FILES),
@@ -186,3 +207,70 @@ def load_corpus(
     }
     write_checked_json(folder / "corpus.json", about)
     return folder
+
+
+def load_mixture(
+    corpus: Sequence[str],
+    workdir: str | Path,
+    load: Callable[[str], Path],
+    one_validation_set: bool,
+) -> Path:
+    """The folder with the joined splits of corpora with weights; see `load_corpus`.
+
+    `load` splits one of them. train.txt has the training lines of each once: "mixture" in corpus.json is
+    a list of their weights and of their numbers of lines and documents in train.txt, in order.
+    one_validation_set: all have the same validation set.
+    """
+    entries = [parse_entry(entry) for entry in corpus]
+    folders = [load(text) for text, _ in entries]
+    abouts = [read_checked_json(folder / "corpus.json") or {} for folder in folders]
+    identity = [(about["sha256"], weight) for about, (_, weight) in zip(abouts, entries)]
+    sha256 = json_digest({"mixture": identity})
+    folder = Path(workdir).resolve() / "corpus" / f"mixture-of-{len(folders)}-{sha256[:8]}"
+    if is_intact(folder, sha256):
+        return folder
+
+    remove_stale_parts(folder)
+    with split_files(folder) as (train, valid):
+        join_texts([folder / SPLIT_FILES[0] for folder in folders], train)
+        valid_folders = folders[:1] if one_validation_set else folders
+        join_texts([folder / SPLIT_FILES[1] for folder in valid_folders], valid)
+        removed = remove_common_lines(valid, train)
+        num_valid, _ = count_units(valid)
+    if not num_valid:
+        raise NotebookError(
+            f"corpus={short_repr(corpus)}: each validation line of one text is a training line of another "
+            "one; pass texts that differ, or pass valid_corpus"
+        )
+    mixture = []
+    for (_, weight), source in zip(entries, folders):
+        name = source.name.rpartition("-")[0]  # without its digest
+        lines, documents = count_units(source / SPLIT_FILES[0])
+        mixture.append({"name": name, "weight": weight, "lines": lines, "documents": documents})
+    shown = [f"{source['name']} x {source['weight']:g}" for source in mixture]
+    about = {
+        "source": [*corpus],
+        "sha256": sha256,
+        "text_sha256": json_digest([about["text_sha256"] for about in abouts]),
+        "bytes": sum((folder / name).stat().st_size for name in SPLIT_FILES),
+        "lines": sum(about["lines"] for about in abouts),
+        "split": {
+            "train": sum(about["split"]["train"] for about in abouts),
+            "valid": num_valid,
+            "removed": removed,
+            "rule": f"each of {', '.join(shown)} is split by itself, {WITHOUT_DUPLICATES}",
+        },
+        "mixture": mixture,
+        "files": sha256_sums(folder, SPLIT_FILES),
+    }
+    write_checked_json(folder / "corpus.json", about)
+    return folder
+
+
+def join_texts(texts: Sequence[Path], path: Path) -> None:
+    """Write texts to a file, one after the other, with a blank line between two of them."""
+    with open(path, "wb") as file:
+        for number, text in enumerate(texts):
+            file.write(b"\n" if number else b"")
+            with open(text, "rb") as part:
+                shutil.copyfileobj(part, file)

@@ -1,58 +1,51 @@
 """MaskedLMDataset: the lines or blocks of a text as examples. Taught in 03."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
+from mlm.data.epoch_examples import EpochExamples, example_sources
 from mlm.data.token_ids import encode_lines
+from mlm.data.tokenization import provides_words
+from mlm.data.unknown_text import check_unk_fraction, find_unk_fraction
 from mlm.env.notebook import NotebookError
 
-MAX_UNK_FRACTION = 0.5  # a text with more [UNK] tokens is refused
 READ_STEP = 10**7  # tokens read from disk at once
 
 
-# Ways to make examples of a text. Each function takes the end of each line (lines,), counted in
-# tokens, and the maximum length of an example. It returns the first token of each example and its
-# length, both (examples,). A blank line has no tokens.
+# Ways to make examples of a text. Each function takes the end of each unit that was tokenized (units,),
+# counted in tokens, and the maximum length of an example. A unit may have no tokens. It returns the first token of each example
+# and its length, both (examples,).
 
 
-def line_examples(line_ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each line is an example; the rest of a long line is cut off, as in the 2020 tutorial."""
-    line_starts = np.concatenate([[0], line_ends[:-1]])
-    has_tokens = line_ends > line_starts
-    starts, ends = line_starts[has_tokens], line_ends[has_tokens]
+def cut_off(ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each unit is an example; the rest of a long one is cut off, as in the 2020 tutorial."""
+    starts = np.concatenate([[0], ends[:-1]])
+    has_tokens = ends > starts
+    starts, ends = starts[has_tokens], ends[has_tokens]
     return starts, np.minimum(ends - starts, max_tokens)
 
 
-def block_examples(line_ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each document is cut into blocks of max_tokens. Blank lines separate documents."""
-    is_blank = np.diff(line_ends, prepend=0) == 0
-    return cut_documents(np.append(line_ends[is_blank], line_ends[-1]), max_tokens)
-
-
-def stream_examples(line_ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The whole text is cut into blocks of max_tokens, across documents."""
-    return cut_documents(line_ends[-1:], max_tokens)
-
-
-def cut_documents(ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, lengths) of the blocks of documents with these ends; a document's last block is shorter."""
-    ends = np.unique(ends[ends > 0])
+def cut_into_blocks(ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each unit is cut into blocks of max_tokens; its last block is shorter."""
     starts = np.concatenate([[0], ends[:-1]])
-    num_blocks = -(-(ends - starts) // max_tokens)  # of each document
+    num_blocks = -(-(ends - starts) // max_tokens)  # of each unit
     blocks_before = np.cumsum(num_blocks) - num_blocks
-    block_in_document = np.arange(num_blocks.sum()) - np.repeat(blocks_before, num_blocks)
-    block_starts = np.repeat(starts, num_blocks) + block_in_document * max_tokens
+    block_in_unit = np.arange(num_blocks.sum()) - np.repeat(blocks_before, num_blocks)
+    block_starts = np.repeat(starts, num_blocks) + block_in_unit * max_tokens
     return block_starts, np.minimum(np.repeat(ends, num_blocks) - block_starts, max_tokens)
 
 
-EXAMPLES = {  # values of the parameter `examples`
-    "line": line_examples,
-    "block": block_examples,
-    "stream": stream_examples,
+EXAMPLES: dict[str, tuple[str, Callable]] = {
+    # value of the parameter `examples`: the unit that is tokenized (`encode_lines`), and its examples
+    "line": ("line", cut_off),
+    "block": ("document", cut_into_blocks),
+    "stream": ("text", cut_into_blocks),
 }
 
 
@@ -73,52 +66,79 @@ def count_words(word_starts: np.ndarray, starts: np.ndarray, lengths: np.ndarray
     return started + ~word_starts[starts]  # a block may start inside a word
 
 
-def check_unk_fraction(text_file: str | Path, unk_fraction: float) -> None:
-    """Raise NotebookError if the tokenizer knows too little of a text to learn from it."""
-    if unk_fraction > MAX_UNK_FRACTION:
+def special_ids_around(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """The special tokens that a tokenizer puts before and after a text: [CLS] and [SEP] in BERT.
+
+    Raises NotebookError if it does not put exactly one before and one after.
+    """
+    options = dict(truncation=False, padding=False, verbose=False)
+    text_ids = tokenizer("a", add_special_tokens=False, **options)["input_ids"]
+    ids = tokenizer("a", **options)["input_ids"]
+    if ids[1:-1] != text_ids:
         raise NotebookError(
-            f"{text_file}: {unk_fraction:.0%} of its tokens are [UNK], not in the vocabulary (at most "
-            f"{MAX_UNK_FRACTION:.0%} can be): put spaces between the words (a word of more than 100 "
-            "letters is always [UNK]), or pass a model of this language, or "
-            'model="scratch:tiny", which learns a vocabulary from the text'
+            f"the tokenizer ({type(tokenizer).__name__}) must put one special token before a text and one "
+            f"after it, as BERT does, got {tokenizer.convert_ids_to_tokens(ids)} for the text 'a': set "
+            "its post_processor (tokenizers.processors.TemplateProcessing) and save it again"
         )
+    return ids[0], ids[-1]
 
 
 class MaskedLMDataset(Dataset):
     """The examples of a text file: `dataset[i]` is a 1-D int64 tensor, [CLS] tokens [SEP].
 
-    examples="line": each line, truncated to max_len tokens. "block": each document, cut into blocks
-    of max_len tokens. "stream": the whole text, cut into blocks. max_len includes [CLS] and [SEP].
+    examples="line": each line, truncated to max_len tokens. "block": the lines of each document, joined
+    by a space and cut into blocks of max_len tokens. "stream": the whole text, cut into blocks. max_len
+    includes [CLS] and [SEP].
 
     ids (tokens,), word_starts (tokens,): the text's token ids, and whether a word starts at each;
     starts, lengths (examples,): the first token of each example and its length without special tokens;
-    maskable, word_counts (examples,): tokens that may be masked (all but [UNK]), and words of these;
-    unk_fraction: fraction of [UNK] in the text; num_truncated: tokens beyond max_len, left out.
+    maskable, word_counts (examples,): tokens that may be masked (all but [UNK] and additional special
+    tokens), and words of these, or None if the tokenizer does not provide words;
+    epochs: the examples of each epoch; all of them, unless `mixture` from corpus.json gives weights, with
+    which an example may be in the dataset several times;
+    used_ids (ids,): the ids that have a token, ascending; vocab_size: the largest of them plus 1;
+    unk_fraction: fraction of the text's characters (without spaces) that are in [UNK]; num_truncated:
+    tokens beyond max_len, left out.
     """
 
     def __init__(
         self,
         text_file: str | Path,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: PreTrainedTokenizerBase,
         max_len: int = 128,
         examples: str = "line",
+        mixture: Sequence[dict[str, Any]] = (),
     ) -> None:
-        self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
-        self.cls_id, self.sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self.tokenizer = tokenizer
+        self.used_ids = np.unique([*tokenizer.get_vocab().values()])
+        self.vocab_size = int(self.used_ids[-1]) + 1
+        self.cls_id, self.sep_id = special_ids_around(tokenizer)
         self.special_ids = tokenizer.all_special_ids
 
-        self.ids, line_ends, self.word_starts = encode_lines(text_file, tokenizer)
-        make_examples = EXAMPLES[examples]
-        self.starts, self.lengths = make_examples(line_ends, max_len - 2)  # [CLS] and [SEP]
+        unit, make_examples = EXAMPLES[examples]
+        self.ids, ends, self.word_starts = encode_lines(text_file, tokenizer, unit)
+        self.starts, self.lengths = make_examples(ends, max_len - 2)  # [CLS] and [SEP]
         self.num_truncated = len(self.ids) - int(self.lengths.sum())
 
-        unk_positions = find_ids(self.ids, self.special_ids)  # a text has no other special token
-        self.unk_fraction = len(unk_positions) / len(self.ids)
+        special_positions = find_ids(self.ids, self.special_ids)  # [UNK] and additional ones
+        has_unk = (self.ids[special_positions] == tokenizer.unk_token_id).any()
+        self.unk_fraction = find_unk_fraction(text_file, tokenizer) if has_unk else 0.0
         check_unk_fraction(text_file, self.unk_fraction)
-        first, last = np.searchsorted(unk_positions, [self.starts, self.starts + self.lengths])
-        num_unk = last - first
-        self.maskable = self.lengths - num_unk
-        self.word_counts = count_words(self.word_starts, self.starts, self.lengths) - num_unk
+        first, last = np.searchsorted(special_positions, [self.starts, self.starts + self.lengths])
+        num_special = last - first
+        self.maskable = self.lengths - num_special
+        self.word_counts = None
+        if provides_words(tokenizer):
+            num_words = count_words(self.word_starts, self.starts, self.lengths)
+            self.word_counts = num_words - num_special  # each special token is a word
+
+        sources = np.zeros(len(self.starts), np.int64)
+        if mixture:
+            sources = example_sources(mixture, unit, ends, self.starts)
+        self.epochs = EpochExamples(sources, [source["weight"] for source in mixture] or [1])
+        for name in ("starts", "lengths", "maskable", "word_counts"):
+            if getattr(self, name) is not None:
+                setattr(self, name, getattr(self, name)[self.epochs.examples])
 
     def __len__(self) -> int:
         return len(self.starts)

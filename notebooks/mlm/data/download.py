@@ -13,6 +13,7 @@ import requests
 
 from mlm.data.formats import suffix_of
 from mlm.data.local_files import CORPUS_HELP, find_local_files, parse_url
+from mlm.data.mixture import parse_entry
 from mlm.env.files import (
     DISK_FULL,
     atomic_write,
@@ -23,6 +24,7 @@ from mlm.env.files import (
     write_checked_json,
     write_error,
 )
+from mlm.env.names import hide_secrets, public_name
 from mlm.env.notebook import NotebookError
 
 pooch.get_logger().setLevel("WARNING")  # the progress bar is enough
@@ -59,7 +61,7 @@ def download(urls: Sequence[str], sha256: str | None, path: Path, timeout: float
         except (ValueError, OSError, requests.RequestException) as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise write_error(path, error) from None
-            reason = " ".join(str(error).split())[:200]
+            reason = hide_secrets(" ".join(str(error).split()), url)[:200]
             errors.append(f"{short_repr(url, 1000)[1:-1]}: {type(error).__name__}: {reason}")
     raise NotebookError(f"the corpus could not be downloaded ({'; '.join(errors)}); {OFFLINE}")
 
@@ -69,14 +71,15 @@ def web_text(url: str, downloads: Path, parameter: str) -> Path:
     parts = parse_url(url, parameter)
     # Two URLs may differ only in punctuation, and long names are cut: a digest keeps them apart.
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]
-    stem = re.sub(r"\W+", "-", url.split("://", 1)[1])[:60] + f"-{digest}"
+    public = public_name(url)
+    stem = re.sub(r"\W+", "-", public.split("://", 1)[1])[:60] + f"-{digest}"
     path = downloads / stem / (stem + (suffix_of(parts.path) or ".txt"))
     about_path = path.with_name(ABOUT_DOWNLOAD)
     about = read_checked_json(about_path) or {}
-    if about.get("url") != url or first_damaged(path.parent, {path.name: about["sha256"]}):
+    if about.get("url") != public or first_damaged(path.parent, {path.name: about["sha256"]}):
         path.unlink(missing_ok=True)  # pooch would keep an existing file
         download([url], None, path)
-        write_checked_json(about_path, {"url": url, "sha256": sha256_of(path)})
+        write_checked_json(about_path, {"url": public, "sha256": sha256_of(path)})
     return path
 
 
@@ -176,7 +179,7 @@ def hub_split(text: str, parameter: str) -> list[Path]:
 
 def load_error(text: str, parameter: str, error: Exception) -> NotebookError:
     """The error for a dataset that cannot be loaded."""
-    reason = " ".join(str(error).split())[:300]
+    reason = hide_secrets(" ".join(str(error).split()))[:300]
     return NotebookError(
         f"{parameter}={short_repr(text)} cannot be loaded ({reason}); {CORPUS_HELP}"
     )
@@ -188,7 +191,9 @@ def load_error(text: str, parameter: str, error: Exception) -> NotebookError:
 def short_label(corpus: str | list[str], files: Sequence[Path]) -> str:
     """A short name for a corpus, used in front of its digest."""
     first = corpus if isinstance(corpus, str) else corpus[0]
-    stem = files[0].stem if len(files) == 1 else f"{len(files)} files {Path(first).name}"
+    stem = (
+        files[0].stem if len(files) == 1 else f"{len(files)} files {Path(public_name(first)).name}"
+    )
     return re.sub(r"\W+", "-", stem)[:60]
 
 
@@ -229,10 +234,10 @@ def fetch_corpus(
 
     `corpus` is "nietzsche", "pydoc", a file, a folder, a pattern ("texts/**/*.txt"), a URL, files of a
     dataset on the Hub (hf://datasets/OWNER/NAME/FILES), a split of a dataset (hf:NAME:SPLIT), or a
-    list of these. Downloads are stored in `workdir`/corpus and fetched again if they were changed. Local
+    list of these, maybe with weights ("wiki.txt*2"), which do not matter here. Downloads are stored in `workdir`/corpus and fetched again if they were changed. Local
     files stay where they are. Raises NotebookError, which names `parameter`, if a text is not found.
     """
-    texts = [corpus] if isinstance(corpus, str) else corpus
+    texts = [corpus] if isinstance(corpus, str) else [parse_entry(entry)[0] for entry in corpus]
     files = [
         path for text in texts for path in fetch_text(text, Path(workdir).resolve(), parameter)
     ]

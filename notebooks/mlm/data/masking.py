@@ -9,6 +9,7 @@ import numpy as np
 
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.random_numbers import Purpose, uniform
+from mlm.env.notebook import NotebookError
 
 # value of the parameter `masking`: the attribute of MaskedLMDataset that counts what may be masked
 CANDIDATES: dict[str, Literal["maskable", "word_counts"]] = {
@@ -18,8 +19,17 @@ CANDIDATES: dict[str, Literal["maskable", "word_counts"]] = {
 
 
 def candidate_counts(dataset: MaskedLMDataset, masking: str) -> np.ndarray:
-    """How many tokens (masking="token") or words ("word") of each example may be masked, (examples,)."""
-    return getattr(dataset, CANDIDATES[masking])
+    """How many tokens (masking="token") or words ("word") of each example may be masked, (examples,).
+
+    Raises NotebookError if the tokenizer does not provide words.
+    """
+    counts: np.ndarray | None = getattr(dataset, CANDIDATES[masking])
+    if counts is None:
+        raise NotebookError(
+            f'masking must be "token" with this tokenizer, got {masking!r}: '
+            f'{type(dataset.tokenizer).__name__} does not say where words start; pass masking="token"'
+        )
+    return counts
 
 
 def max_masked_tokens(
@@ -58,6 +68,7 @@ def mask_tokens(
     vocab_size: int,
     word_ids: np.ndarray | None = None,
     replace: str = "80/10/10",
+    used_ids: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask tokens as BERT does (Devlin et al. 2018, arXiv:1810.04805, appendix A.1).
 
@@ -66,6 +77,7 @@ def mask_tokens(
     example are masked, and the examples' indices. With word_ids (B, T), the index of each token's
     word, counts are words, and a chosen word is masked as a whole (whole-word masking, Devlin 2019).
     replace: percentages of masked tokens that become [MASK], a random token, or stay unchanged.
+    used_ids (ids,): the ids that have a token, if not all below vocab_size do.
     Returns the masked input_ids and the labels, both (B, T); labels are -100 where nothing is predicted.
     """
     if word_ids is None:
@@ -78,9 +90,8 @@ def mask_tokens(
 
     # Choose the `counts` words of each row that have the smallest numbers.
     sorted_draws = np.sort(word_draws, axis=1)
-    word_rank = (np.diff(sorted_draws, prepend=-1.0) != 0).cumsum(
-        axis=1
-    )  # equal draws, equal ranks
+    is_new = np.diff(sorted_draws, prepend=-1.0) != 0  # equal draws have equal ranks
+    word_rank = is_new.cumsum(axis=1)
     last_chosen = np.where(word_rank <= counts, sorted_draws, -1.0).max(axis=1, keepdims=True)
     row, column = np.nonzero(word_draws <= last_chosen)
 
@@ -88,7 +99,10 @@ def mask_tokens(
     to_mask, to_random, _ = np.cumsum([int(percent) for percent in replace.split("/")]) / 100
     key = seed, epoch, indices[row, 0], column
     replacement_draws = uniform(*key, Purpose.REPLACEMENT)
-    random_ids = (uniform(*key, Purpose.RANDOM_TOKEN) * vocab_size).astype(np.int64)
+    random_draws = uniform(*key, Purpose.RANDOM_TOKEN)
+    if used_ids is None:
+        used_ids = np.arange(vocab_size)
+    random_ids = used_ids[(random_draws * len(used_ids)).astype(np.int64)]
     original_ids = input_ids[row, column]
     replacements = np.where(replacement_draws < to_random, random_ids, original_ids)
     replacements = np.where(replacement_draws < to_mask, mask_token_id, replacements)

@@ -205,7 +205,7 @@ def pack_batches(
 
 
 class PackingPlan:
-    """The batches of these epochs: every example once per epoch, all batches of one shape.
+    """The batches of these epochs: all examples of each epoch, all batches of one shape.
 
     A batch of all processes is a random sample of at most batch_size * world_size examples, except
     for the few that are swapped. It depends on the examples' lengths, the seed, the epoch and
@@ -228,8 +228,9 @@ class PackingPlan:
         pack: bool = True,
     ) -> None:
         self.seed, self.world_size = seed, world_size
+        self.epochs = dataset.epochs
         self.indices = np.arange(len(dataset))
-        self.steps_per_epoch = divide_up(len(dataset), batch_size * world_size)
+        self.steps_per_epoch = divide_up(len(self.epochs), batch_size * world_size)
         sizes = dataset.lengths + 2  # [CLS] and [SEP]
         longest = int(sizes.max())
         if not pack:  # if all were as long as the longest, no two would fit into a row
@@ -276,14 +277,15 @@ class PackingPlan:
 
     def round_width(self, num_rows: int, tokens: int) -> int:
         """T for rows of up to `tokens` tokens: exactly that if each example has a row of its own."""
-        is_packed = num_rows * self.steps_per_epoch < len(self.indices)
+        is_packed = num_rows * self.steps_per_epoch < len(self.epochs)
         return round_up(tokens, WIDTH_STEP) if is_packed else int(tokens)
 
     def sample_batches(self, num_rows: int, width: int) -> np.ndarray:
         """A few batches of examples from everywhere in the text, to try a number of rows."""
         num_batches = min(self.steps_per_epoch, TRIAL_BATCHES)
-        num_examples = len(self.indices) * num_batches // self.steps_per_epoch
-        indices = np.linspace(0, len(self.indices) - 1, num_examples).astype(int)
+        num_examples = len(self.epochs) * num_batches // self.steps_per_epoch
+        of_epoch = self.epochs.of_epoch(self.seed, 0)
+        indices = of_epoch[np.linspace(0, len(of_epoch) - 1, num_examples).astype(int)]
         return pack_batches(indices, num_batches, num_rows, width, self.sizes, self.seed, epoch=0)
 
     def best_layout(
@@ -293,7 +295,8 @@ class PackingPlan:
 
         pack_sample(rows, width) returns a few batches in that many rows, to measure the width needed.
         """
-        tokens = divide_up(self.sizes.sum(), self.steps_per_epoch)  # of an average batch
+        of_epoch = self.epochs.of_epoch(self.seed, 0)
+        tokens = divide_up(self.sizes[of_epoch].sum(), self.steps_per_epoch)  # of an average batch
         min_rows = divide_up(tokens, self.max_width * world_size)  # of each process
         candidates = []
         for rows_per_process in range(min_rows, 2 * min_rows + 1):
@@ -316,14 +319,14 @@ class PackingPlan:
     def without_rows(self, packed: np.ndarray) -> np.ndarray:
         """The examples of each batch, (batches, G), EMPTY at the end where a batch has fewer than G."""
         flat = packed.reshape(len(packed), -1)
-        max_examples = divide_up(len(self.indices), self.steps_per_epoch)
+        max_examples = divide_up(len(self.epochs), self.steps_per_epoch)
         empty_last = (flat == EMPTY).argsort(axis=1, kind="stable")[:, :max_examples]
         return np.take_along_axis(flat, empty_last, axis=1)
 
     def packed_batches(self, epoch: int) -> np.ndarray:
         """An epoch's batches as `pack_rows` returns them, with the rows of all processes."""
         packed = pack_batches(
-            self.indices,
+            self.epochs.of_epoch(self.seed, epoch),
             self.steps_per_epoch,
             *self.batch_layout,
             sizes=self.sizes,

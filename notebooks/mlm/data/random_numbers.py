@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     ROW_ORDER = 5  # the order in which a batch's examples are assigned to rows
     DROPOUT = 6  # the seed of a step's dropout
     LINE_SAMPLE = 7  # the lines of a text that notebook 06 trains on
+    SOURCE_SAMPLE = 8  # the examples that an epoch has of a corpus with a fractional weight
 
 
 def uniform(*keys: int | np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, compress, groupby
+from itertools import chain, compress, groupby, islice
 from pathlib import Path
 from typing import IO
 
@@ -73,6 +73,8 @@ def normalize(text: str) -> str:
             text = text.replace(letter, comparable(letter))
         text = unicodedata.normalize("NFKC", text)
     text = text.casefold()
+    if text.isprintable():  # one line: "\n" is not printable
+        return " ".join(text.split())
     bytes_ = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
     is_space, is_control = bytes_ == ord(" "), bytes_ <= ord(" ")
     if is_control.sum() > is_space.sum() + (bytes_ == ord("\n")).sum() or (bytes_ == 127).any():
@@ -237,6 +239,7 @@ def closest_to_a_tenth(sizes: Counter[int]) -> int | None:
     return min(sizes, key=lambda number: (abs(sizes[number] - sizes.total() / 10), number))
 
 
+@lru_cache(2**16)  # it is used for texts that repeat their lines
 def line_class(line: str) -> int:
     """The `content_class` of a line; equal lines have the same."""
     return content_class(normalize(line).encode())
@@ -247,9 +250,9 @@ def document_classes(read: ReadLines) -> tuple[bytearray, Counter[int]]:
     classes, sizes = bytearray(), Counter[int]()
     for _, lines in groupby(read(), key=lambda item: item[0]):
         digest, num_lines = hashlib.sha256(), 0
-        for _, line in lines:
-            digest.update(normalize(line).encode() + b"\n")
-            num_lines += 1
+        while some := [line for _, line in islice(lines, 1000)]:
+            digest.update(normalize("\n".join(some)).encode() + b"\n")
+            num_lines += len(some)
         classes.append(content_class(digest.digest()))
         sizes[classes[-1]] += num_lines
     return classes, sizes

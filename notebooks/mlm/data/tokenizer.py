@@ -1,20 +1,22 @@
-"""The tokenizer of a model, or a WordPiece vocabulary learned from a text. Taught in 03."""
+"""The tokenizer of a model, or a vocabulary learned from a text. Taught in 03."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, BertweetTokenizer, PreTrainedTokenizerBase
 
+from mlm.data.vocabulary_choice import choose_vocabulary
+from mlm.data.vocabulary_learning import learn_bert, learn_vocabulary
+from mlm.data.vocabulary_names import DEFAULT_SIZE
+from mlm.data.word_counts import count_text
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
 from mlm.env.model_folder import check_vocabulary
 from mlm.env.notebook import NotebookError
 
-MODEL_MAX_LENGTH = 512  # tokens: BERT has no more position embeddings
 MAX_PIECE_CHARS = (
     2**16
 )  # characters; longer lines are cut before they are tokenized, to save memory
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def split_long_lines(text_file: str | Path) -> Iterator[tuple[str, bool]]:
@@ -30,43 +32,48 @@ def split_long_lines(text_file: str | Path) -> Iterator[tuple[str, bool]]:
             yield line[start:], True
 
 
+def read_lines(text_file: str | Path) -> Iterable[str]:
+    """The lines of a file, long ones in pieces."""
+    return (text for text, _ in split_long_lines(text_file))
+
+
 def learn_wordpiece(
-    text_file: str | Path, vocab_size: int = 8000, min_frequency: int = 2
+    text_file: str | Path, vocab_size: int = DEFAULT_SIZE, min_frequency: int = 2
 ) -> BertTokenizer:
-    """Learn an uncased WordPiece vocabulary (Devlin et al. 2018, arXiv:1810.04805) from a text.
-
-    The same text always gives the same vocabulary. For that the pieces of one letter ("##a") are
-    added first, in sorted order: the trainer would number them in the order of a hash table, and it
-    breaks ties by these numbers.
-    """
-    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    learner.normalizer = normalizers.BertNormalizer(lowercase=True)
-    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-
-    letters: set[str] = set()
-    for text, _ in split_long_lines(text_file):
-        letters.update(learner.normalizer.normalize_str(text))
-    letter_pieces = [f"##{letter}" for letter in sorted(letters) if not letter.isspace()]
-
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=max(vocab_size, len(SPECIAL_TOKENS) + 2 * len(letter_pieces)),
-        min_frequency=min_frequency,
-        special_tokens=SPECIAL_TOKENS + letter_pieces,
-        show_progress=False,
-    )
-    learner.train_from_iterator((text for text, _ in split_long_lines(text_file)), trainer)
-    return BertTokenizer(vocab=learner.get_vocab(), model_max_length=MODEL_MAX_LENGTH)
+    """Learn an uncased WordPiece vocabulary without accents from a text, as bert-base-uncased has."""
+    counts = count_text(lambda: read_lines(text_file))
+    return learn_bert(lambda: read_lines(text_file), counts, vocab_size, min_frequency)
 
 
-def load_tokenizer(model: str, text_file: str | Path | None) -> PreTrainedTokenizerFast:
+def learn_tokenizer(text_file: str | Path, vocabulary: str | None) -> Any:
+    """Learn a vocabulary from a text; prints which kind, and why. `vocabulary` None: chosen from the text."""
+
+    def lines() -> Iterable[str]:
+        return read_lines(text_file)
+
+    counts = count_text(lines)
+    choice = choose_vocabulary(counts, vocabulary)
+    print(f"vocabulary: {choice.reasons}")
+    return learn_vocabulary(lines, counts, choice)
+
+
+def load_tokenizer(
+    model: str, text_file: str | Path | None, vocabulary: str | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of `model` (a Hub name or a folder); "scratch:..." learns one from the text.
 
-    Raises NotebookError if there is no such model, or if its tokenizer cannot be used for masking.
+    `vocabulary` says which kind to learn, None: what fits the text. Raises NotebookError if there is no
+    such model, if its tokenizer cannot be used for masking, or if it has a vocabulary and another is asked for.
     """
     if model.startswith("scratch:"):
         assert text_file is not None, "a vocabulary is learned from a text"
-        return learn_wordpiece(text_file)
-    source = model_source(model)
+        return learn_tokenizer(text_file, vocabulary)
+    if vocabulary is not None:
+        raise NotebookError(
+            f"vocabulary must be None with model={model!r}, got {vocabulary!r}: a pretrained model has "
+            'its own vocabulary; pass model="scratch:tiny" to learn one, or leave vocabulary out'
+        )
+    source = model_source(model, needs_weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, local_files_only=hub_is_unreachable(source), trust_remote_code=False
@@ -82,9 +89,14 @@ def load_tokenizer(model: str, text_file: str | Path | None) -> PreTrainedTokeni
                 f"model={model!r}: its tokenizer has no {role} token, so it is not a masked language "
                 "model; pass one, such as bert-base-uncased"
             )
-    if not tokenizer.is_fast:
-        raise NotebookError(
-            f"model={model!r}: its tokenizer, {type(tokenizer).__name__}, has no fast version "
-            "(tokenizer.json); pass a model that has one, such as bert-base-multilingual-cased"
-        )
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer so that the loaded one gives the same ids."""
+    tokenizer.save_pretrained(folder)
+    if isinstance(tokenizer, BertweetTokenizer):
+        # transformers 5 writes the merges without the last column, but drops it when it reads them.
+        merges = sorted(tokenizer.bpe_ranks, key=lambda merge: tokenizer.bpe_ranks[merge])
+        lines = "".join(f"{' '.join(merge)} 0\n" for merge in merges)
+        (folder / "bpe.codes").write_text(lines, encoding="utf-8", newline="\n")

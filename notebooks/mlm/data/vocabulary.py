@@ -2,45 +2,100 @@
 
 import copy
 import json
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from tokenizers import AddedToken
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from mlm.data.token_ids import MAX_WORD_TOKENS, encode_lines
+from mlm.data.normalization import is_word
+from mlm.data.tokenizer import read_lines
+from mlm.data.word_counts import count_words
 from mlm.env.notebook import NotebookError
 
-CHUNK = 10**6  # tokens that are read from disk at once
+KINDS_WITH_WORDS = "WordPiece", "BPE", "Unigram"  # that can get new words
 
 
 def find_split_words(text_file: Path, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
     """The words of a text that the tokenizer splits into several tokens, one row per word.
 
-    Columns: `count`, the number of occurrences; `tokens`, the tokens of the word; `saved`, the number of
-    tokens that the text is shorter by if the word becomes one token. Sorted by `saved`, the largest
-    first. Only words of letters count: no numbers, no words with [UNK].
+    Columns: `count`, the number of occurrences; `tokens`, the tokens of the word after a space; `saved`,
+    the number of tokens that the text is shorter by if the word becomes one token. Sorted by `saved`, the
+    largest first. Words are as normalized by the tokenizer. Only words of letters (with their accents,
+    vowel signs and joiners) count: no numbers, no words with [UNK], and no words that are a token already
+    (without the space before them, in BPE).
     """
-    ids, _, word_starts = encode_lines(text_file, tokenizer)
-    counts = Counter[bytes]()  # bytes of a word's ids: the number of its occurrences
-    for first in range(0, len(ids), CHUNK):
-        edges = first + np.flatnonzero(word_starts[first : first + CHUNK + MAX_WORD_TOKENS])
-        starts = edges[edges < first + CHUNK]
-        stops = np.append(edges[1:], len(ids))[: len(starts)]
-        is_split = stops - starts > 1
-        counts.update(ids[a:b].tobytes() for a, b in zip(starts[is_split], stops[is_split]))
-    words = [np.frombuffer(word, np.int32) for word in counts]
-    found = pd.DataFrame(
-        {"count": counts.values()}, pd.Index(map(tokenizer.decode, words), name="word")
-    )
-    found.index = found.index.str.strip()
-    found["tokens"] = [" ".join(tokenizer.convert_ids_to_tokens(word)) for word in words]
-    found["saved"] = found["count"] * [len(word) - 1 for word in words]
-    found = found[found.index.str.isalpha()].sort_index()
+    normalizer = tokenizer.backend_tokenizer.normalizer or normalizers.Sequence([])
+    counts = count_words(read_lines(text_file), normalizer, pre_tokenizers.BertPreTokenizer())
+    vocabulary = tokenizer.get_vocab()
+    words = sorted(filter(is_word, counts))
+    ids = tokenizer([f" {word}" for word in words], add_special_tokens=False, verbose=False)
+    rows = [
+        (word, counts[word], " ".join(tokenizer.convert_ids_to_tokens(row)), len(row) - 1)
+        for word, row in zip(words, ids["input_ids"] if words else [])
+        if len(row) > 1 and tokenizer.unk_token_id not in row and word not in vocabulary
+    ]
+    found = pd.DataFrame(rows, columns=["word", "count", "tokens", "saved"]).set_index("word")
+    found["saved"] *= found["count"]
     return found.sort_values("saved", ascending=False, kind="stable")
+
+
+def check_can_get_words(tokenizer: PreTrainedTokenizerBase, number: int, model: str) -> None:
+    """Raise NotebookError if a tokenizer cannot get new words."""
+    problem = None
+    if not tokenizer.is_fast:
+        problem = f"its tokenizer, {type(tokenizer).__name__}, has no fast version (tokenizer.json)"
+    else:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        kind = content["model"]["type"]
+        if kind not in KINDS_WITH_WORDS:
+            problem = f"its tokenizer is of the kind {kind}, not {', '.join(KINDS_WITH_WORDS)}"
+        elif any(step.get("add_prefix_space") for step in steps_of(content["pre_tokenizer"])):
+            problem = "its tokenizer puts a space before each part of a text (add_prefix_space)"
+    if problem:
+        raise NotebookError(
+            f"add_words must be 0 with model={model!r}, got {number}: {problem}; pass add_words=0"
+        )
+
+
+def steps_of(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps of a pre-tokenizer, as tokenizer.json has them; spaces are a step of their own kind."""
+    if not pre_tokenizer:
+        return []
+    steps: list[dict[str, Any]] = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    return steps
+
+
+def with_space_before_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """A copy of a BPE or Unigram tokenizer in which an added word does not change the tokens after it.
+
+    Its ids are the same. A SentencePiece tokenizer puts a space before each part of a text that an
+    added word separates; in the copy, only before the whole text. All of it is in tokenizer.json.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    steps = steps_of(content["pre_tokenizer"])
+    for step in steps:
+        if step["type"] == "Metaspace" and step["prepend_scheme"] == "always":
+            step["prepend_scheme"] = "first"
+    backend = Tokenizer.from_str(json.dumps(content))
+    if [step["type"] for step in steps] == ["WhitespaceSplit", "Metaspace"]:
+        one_space = normalizers.Replace(Regex(r"\s+"), " ")
+        before = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([*before, one_space])
+        backend.pre_tokenizer = backend.pre_tokenizer[1]
+    tokens, roles = tokenizer.added_tokens_decoder, tokenizer.special_tokens_map
+    own = {role: token for role, token in roles.items() if isinstance(token, str)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{role: tokens[tokenizer.convert_tokens_to_ids(token)] for role, token in own.items()},
+        extra_special_tokens=tokenizer.extra_special_tokens,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,
+        padding_side=tokenizer.padding_side,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def add_frequent_words(
@@ -49,7 +104,7 @@ def add_frequent_words(
     """A copy of the tokenizer with a token for each of the `number` words that save the most tokens.
 
     With 0, the tokenizer itself. Raises NotebookError if `model` learns its vocabulary from the text, if
-    the tokenizer is not WordPiece, or if it splits fewer words.
+    the tokenizer cannot get words, or if it splits fewer words.
     """
     if not number:
         return tokenizer
@@ -58,20 +113,18 @@ def add_frequent_words(
             f"add_words must be 0 with model={model!r}, got {number}: its vocabulary is learned from "
             "the text and contains the frequent words; pass add_words=0 or a pretrained model"
         )
-    kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"]
-    if kind != "WordPiece":  # in other tokenizers, the first token of a word includes its space
-        raise NotebookError(
-            f"add_words must be 0 with model={model!r}, got {number}: only WordPiece tokenizers (as in "
-            f"BERT) can get new words, and this is a {kind} tokenizer; pass add_words=0"
-        )
+    check_can_get_words(tokenizer, number, model)
     words = find_split_words(text_file, tokenizer).index[:number]
     if len(words) < number:
         raise NotebookError(
             f"add_words must be at most {len(words)}, got {number}: the vocabulary of {model!r} splits "
             f"only {len(words)} words of the text"
         )
-    extended = copy.deepcopy(tokenizer)
-    extended.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
+    is_wordpiece = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"] == "WordPiece"
+    extended = copy.deepcopy(tokenizer) if is_wordpiece else with_space_before_words(tokenizer)
+    # In BPE and Unigram, the token of a word includes the space before it (lstrip).
+    options = dict(single_word=True, normalized=True, lstrip=not is_wordpiece)
+    extended.add_tokens([AddedToken(word, **options) for word in words])
     return extended
 
 
@@ -93,7 +146,7 @@ def init_added_embeddings(
     parts = [model.get_input_embeddings().weight, decoder.weight, decoder.bias]
     for new in added:
         word = extended.convert_ids_to_tokens(new)
-        old = tokenizer(word, add_special_tokens=False)["input_ids"]
+        old = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
         for part in parts:
             if part is not None:  # some decoders have no bias
                 part[new] = part[old].mean(0)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from mlm.env.names import shown_value
 from mlm.env.notebook import NotebookError
 
 
@@ -30,8 +31,8 @@ def sha256_of(path: str | Path) -> str:
 
 
 def short_repr(value: Any, max_length: int = 200) -> str:
-    """A value given by the user, quoted, in one line and shortened to `max_length` characters."""
-    text = repr(str(value))
+    """A value given by the user, without secrets, quoted, in one line of at most `max_length` characters."""
+    text = repr(str(shown_value(value if isinstance(value, list) else str(value))))
     return text if len(text) <= max_length else f"{text[: max_length // 2]}...'"
 
 

@@ -5,7 +5,6 @@ Code that comes with a model is never executed.
 
 import contextlib
 import functools
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from mlm.env.files import absolute_path, describe_path, short_repr
 from mlm.env.model_folder import check_model_folder, missing_model_type
-from mlm.env.notebook import NotebookError
+from mlm.env.names import HUB_NAME, hide_secrets
+from mlm.env.notebook import NotebookError, installed_version
 
 MASKED_LMS = {  # model types with a masked language model, without sequence-to-sequence models
     model_type
     for model_type, name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.items()
     if not name.endswith("ForConditionalGeneration")
 }
-HUB_NAME = re.compile(r"(\w[\w.-]{,95}/)?\w[\w.-]{,95}", re.ASCII)
 
 
 @functools.cache
@@ -41,26 +40,58 @@ def hub_is_unreachable(model: str) -> bool:
     return False
 
 
+# what an ImportError of transformers names, in lower case: how to install it
+INSTALL = {
+    "fugashi": "pip install fugashi",
+    "ipadic": "pip install ipadic",
+    "unidic_lite": "pip install unidic-lite",
+    "unidic": "pip install unidic && python -m unidic download",
+    "sudachi": "pip install sudachipy sudachidict-core",
+    "rhoknp": "pip install rhoknp",
+    "rjieba": "pip install rjieba",
+    "sacremoses": "pip install sacremoses",
+    "sentencepiece": "pip install sentencepiece",
+    "tiktoken": "pip install sentencepiece",  # transformers tries tiktoken if that is missing
+}
+
+
+def install_command(error: Exception | str) -> str | None:
+    """The command that installs the package that transformers misses, if that is the error."""
+    message = str(error).lower()
+    wants_tiktoken = message.startswith("`tiktoken` is required")
+    misses_sentencepiece = wants_tiktoken and installed_version("sentencepiece") is None
+    if not isinstance(error, ImportError) and not misses_sentencepiece:
+        return None
+    return next((command for name, command in INSTALL.items() if name in message), None)
+
+
 def load_error(
     model: str, error: Exception | str, what: str = " cannot be loaded"
 ) -> NotebookError:
-    """The NotebookError for a model that is missing or incomplete."""
-    reason = str(error).strip().partition("\n")[0].partition(". ")[0][:200]
+    """The NotebookError for a model that is missing or incomplete, or for a missing package."""
+    if command := install_command(error):
+        return NotebookError(
+            f"model={short_repr(model)}: its tokenizer needs a package that is not installed: run "
+            f"`{command}`, then restart the kernel"
+        )
+    first_line = str(error).strip().partition("\n")[0].partition(". ")[0]
+    reason = hide_secrets(first_line)[:200]
     return NotebookError(
         f"model={short_repr(model)}{what} ({reason}); pass the name of a masked language "
         'model on the Hub, a folder that save_pretrained wrote, or (no network) "scratch:tiny"'
     )
 
 
-def model_source(model: str) -> str:
+def model_source(model: str, needs_weights: bool = True) -> str:
     """What `from_pretrained` reads for a `model`: an absolute folder, or a name on the Hub.
 
-    Raises NotebookError if `model` is neither, is the folder of a run, or is another kind of model.
+    Raises NotebookError if `model` is neither, is the folder of a run, is another kind of model, or if the
+    folder is incomplete. needs_weights=False: a folder with only a tokenizer is enough.
     """
     path = absolute_path("model", model)
     if describe_path(path) == "is a folder":
         source = str(path)
-        check_model_folder(model, path, MASKED_LMS)
+        check_model_folder(model, path, MASKED_LMS, needs_weights)
     elif HUB_NAME.fullmatch(model) and not path.exists():
         source = model
     elif path.is_file() and (path.parent / "config.json").exists():

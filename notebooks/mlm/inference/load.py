@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from mlm.data.corpus import load_corpus, make_workdir
-from mlm.data.tokenizer import load_tokenizer
+from mlm.data.tokenizer import load_tokenizer, save_tokenizer
 from mlm.data.vocabulary import init_added_embeddings
 from mlm.env.files import absolute_path
+from mlm.env.names import FOLDER_DIGEST, public_name, stored_model
 from mlm.env.notebook import NotebookError
 from mlm.models.loading import load_model, quiet_transformers
 from mlm.training.checkpoint import selected_weights
@@ -99,12 +100,13 @@ def describe_run(folder: Path | None, results: dict[str, Any] | None, model: str
         )
     name, training = results["parameters"]["model"], results["training"]
     before, after = results["before"]["loss"], results["after"]["loss"]
+    shown_name = public_name(name)
     text = (
-        f"{folder.name}: {name}, {training['steps']:,} steps, {training['tokens_seen']:,} tokens, "
+        f"{folder.name}: {shown_name}, {training['steps']:,} steps, {training['tokens_seen']:,} tokens, "
         f"validation loss {before:.2f} before training, {after:.2f} after"
     )
-    if model != name:
-        text += f"\nThe parameter model={model!r} is ignored: this run trained {name!r}."
+    if name not in (model, stored_model(model)):  # earlier versions stored the path
+        text += f"\nThe parameter model={model!r} is ignored: this run trained {shown_name!r}."
     return text
 
 
@@ -200,23 +202,32 @@ def check_tied(path: Path, model: PreTrainedModel) -> None:
 
 
 def load_initial_model(
-    results: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+    results: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model: str
 ) -> PreTrainedModel | None:
     """The model before training, in eval mode.
 
-    Random weights are drawn again from the run's seed. Returns None and prints why if the model that
+    Random weights are drawn again from the run's seed. If training started from a local folder,
+    `model` must be that folder: run.json has no paths. Returns None and prints why if the model that
     training started from is not available.
     """
-    parameters = results["parameters"]
+    parameters = dict(results["parameters"])
+    if stored_model(model) == parameters["model"]:
+        parameters["model"] = model
+    elif FOLDER_DIGEST.search(parameters["model"]):
+        print(
+            f"No comparison with the model before training: it was the folder "
+            f"{public_name(parameters['model'])!r}; to compare, set model to its path in the parameters"
+        )
+        return None
     try:
         original_tokenizer = tokenizer
         if parameters.get("add_words"):  # the run's tokenizer has more tokens than the model's
             original_tokenizer = load_tokenizer(parameters["model"], None)
-        model = load_model(
+        initial = load_model(
             parameters["model"], original_tokenizer, max_len=0, seed=parameters["seed"]
         )
-        init_added_embeddings(model, original_tokenizer, tokenizer)
-        return model.eval()
+        init_added_embeddings(initial, original_tokenizer, tokenizer)
+        return initial.eval()
     except NotebookError as error:
         print(f"No comparison with the model before training: {error}")
         return None
@@ -240,5 +251,5 @@ def save_untrained(model: str, corpus: str | list[str], workdir: str | Path, see
     torch.save({"state_dict": weights}, folder / "checkpoints" / "last.ckpt")
     with quiet_transformers():
         untrained.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tokenizer(tokenizer, folder / "model")
     return folder

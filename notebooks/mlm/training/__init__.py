@@ -14,7 +14,8 @@ lock                 one process at a time trains in a run's folder
 settings             which settings make two runs the same run
 run                  a run's folder: open, train, resume
 checkpoint_callback  CheckpointingLogger, the callback that logs, evaluates and saves checkpoints
-verdict              what the losses of a run mean, in one sentence
+verdict              what the losses of a run mean, and the cause if something went wrong
+normal_loss          whether a loss is normal: what similar runs reached
 model_card           the model card
 results              the saved model and run.json
 """

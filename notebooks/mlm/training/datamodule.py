@@ -98,7 +98,7 @@ class MaskedLMData(pl.LightningDataModule):
         With gradient accumulation, a step is split like the step of `accumulate` times as many processes.
         """
         parts = world_size * self.accumulate  # of a step
-        steps_per_epoch = -(-len(self.train) // (self.batch_size * parts))
+        steps_per_epoch = -(-len(self.train.epochs) // (self.batch_size * parts))
         plan = cached_plan(
             self.train,
             self.batch_size,

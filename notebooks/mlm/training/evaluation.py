@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -12,6 +13,7 @@ from mlm.data.token_frequencies import log_frequencies
 from mlm.env.notebook import NotebookError
 from mlm.training.module import MaskedLM, masked_labels
 
+HASH_TOKENS = 10**6  # tokens that `repeated_fraction` reads at a time
 MAX_EXPONENT = 700  # the exponential of a larger loss is no float
 
 
@@ -63,3 +65,41 @@ def unigram_loss(train: MaskedLMDataset, validation_batches: Iterable[dict[str, 
             "its lines are too few or too short; pass a corpus with more or longer lines, or another seed"
         )
     return float(-log_frequencies(train)[masked].mean())
+
+
+def repeated_fraction(train: MaskedLMDataset) -> float:
+    """The fraction of a dataset's examples that are copies of an earlier example.
+
+    Only a 64-bit hash of each example is kept in memory.
+    """
+    factors = np.random.default_rng(0).integers(
+        2**64, size=int(train.lengths.max()) + 1, dtype=np.uint64
+    )
+    ends = np.cumsum(train.lengths)
+    hashes = []
+    first = 0
+    while first < len(train):
+        tokens_before = ends[first] - train.lengths[first]
+        last = max(first + 1, int(np.searchsorted(ends, tokens_before + HASH_TOKENS, side="right")))
+        lengths = train.lengths[first:last].astype(np.int64)
+        row_starts = np.cumsum(lengths) - lengths
+        position = np.arange(lengths.sum()) - np.repeat(row_starts, lengths)
+        ids = train.ids[np.repeat(train.starts[first:last], lengths) + position].astype(np.uint64)
+        hashes.append(np.add.reduceat((ids + np.uint64(1)) * factors[position], row_starts))
+        first = last
+    return 1 - len(np.unique(np.concatenate(hashes))) / len(train)
+
+
+def visible_gain(train: MaskedLMDataset) -> float:
+    """How many nats below the unigram baseline a model gets without any context.
+
+    10% of the masked tokens stay visible, and 10% are replaced by a random token. So a model that sees a
+    token x at a masked position does best to predict x with the probability that x was kept, which is
+    p(x) / (p(x) + 1/V), and the unigram distribution p otherwise.
+    """
+    log_p = log_frequencies(train)
+    p = np.exp(log_p)
+    kept = p / (p + 1 / len(p))
+    gain_if_kept = (p * (np.log(kept + (1 - kept) * p) - log_p)).sum()
+    loss_if_random = -np.log1p(-kept).mean()
+    return float(0.1 * gain_if_kept - 0.1 * loss_if_random)

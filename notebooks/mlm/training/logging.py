@@ -141,11 +141,7 @@ class TrainingLogger(pl.Callback):
             values = sums.cpu().tolist()
         self.sums = torch.zeros(2).to(module.device)
         loss = values[0] / max(values[1], 1)
-        if not math.isfinite(loss):
-            raise NotebookError(
-                f"the training loss is {loss} at step {trainer.global_step}: the last good checkpoint "
-                "is kept; try a lower lr or precision='32'"
-            )
+        self.check_finite("training", loss, trainer)
         row = {"train_loss": loss, "lr": optimizer.param_groups[0]["lr"]}
         if norm is not None:
             row["gradient_norm"] = values[2]
@@ -158,6 +154,14 @@ class TrainingLogger(pl.Callback):
         self.last_line = now, tokens
         self.add_row(trainer, row)
         self.exclude_time_since(now)
+
+    def check_finite(self, name: str, loss: float, trainer: pl.Trainer) -> None:
+        """Raise NotebookError if a loss is not finite."""
+        if not math.isfinite(loss):
+            raise NotebookError(
+                f"the {name} loss is {loss} at step {trainer.global_step}: the last good checkpoint is "
+                "kept; try a lower lr or precision='32'"
+            )
 
     def log_validation(self, trainer: pl.Trainer, module: MaskedLM) -> None:
         """Log loss, perplexity and accuracy on the validation set.
@@ -172,6 +176,7 @@ class TrainingLogger(pl.Callback):
             batches = self.until_stop_requested(batches)
         try:
             metrics = evaluate(module, batches, lambda sums: sum_over_processes(trainer, sums))
+            self.check_finite("validation", metrics["loss"], trainer)
             self.add_row(trainer, {f"valid_{name}": value for name, value in metrics.items()})
         except EvaluationStopped:
             module.train()

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from mlm.env.files import atomic_write
-from mlm.env.hub import HUB_NAME
+from mlm.env.names import HUB_NAME, public_name
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.plots.training import curve_image
 
@@ -16,6 +15,8 @@ TEXT = """\
 
 A masked language model: it predicts masked tokens of a text. It was trained from {origin} on {text}
 for {steps:,} steps. {verdict}.
+
+{comparison}
 
 ```python
 from transformers import pipeline
@@ -26,9 +27,9 @@ fill_mask(f"This is a {{fill_mask.tokenizer.mask_token}}.")
 
 ## Evaluation
 
-{validation_set} 15% of the tokens of the validation set are masked. The loss is in nats per masked token,
-perplexity is exp(loss), and accuracy is the fraction of masked tokens for which the most probable
-prediction is correct.
+{validation_set}
+15% of the tokens of the validation set are masked. The loss is in nats per masked token, perplexity is
+exp(loss), and accuracy is the fraction of masked tokens for which the most probable prediction is correct.
 
 | | loss | perplexity | accuracy |
 |---|---|---|---|
@@ -56,12 +57,9 @@ prejudices of that text. This card names no licence: the licences of the text an
 """
 
 
-def public_name(name: str | list[str]) -> str:
-    """The name of a text or model without the folders of this machine. A text may be a list of texts."""
-    if isinstance(name, list):
-        return ", ".join(map(public_name, name))
-    is_url = urlparse(name).scheme in ("http", "https")
-    return name if is_url or not Path(name).is_absolute() else Path(name).name
+def text_name(source: str | list[str]) -> str:
+    """The name of a text, or the names of several texts."""
+    return ", ".join(map(public_name, [source] if isinstance(source, str) else source))
 
 
 def quoted(name: str) -> str:
@@ -88,7 +86,7 @@ def describe_split(split: dict[str, Any] | None, valid_corpus: str | None) -> st
 
 def card_data(name: str, results: dict[str, Any]) -> ModelCardData:
     """The metadata of a card that the Hub reads, with the metrics of the weights that are kept."""
-    source, model = public_name(results["data"]["source"]), results["model"]["name"]
+    source, model = text_name(results["data"]["source"]), results["model"]["name"]
     on_hub = HUB_NAME.fullmatch(model) and not Path(model).exists()
     return ModelCardData(
         model_name=name,
@@ -120,9 +118,10 @@ def model_card(name: str, results: dict[str, Any]) -> str:
             if model.startswith("scratch:")
             else quoted(public_name(model))
         ),
-        text=quoted(public_name(data["source"])),
+        text=quoted(text_name(data["source"])),
         validation_set=describe_split(data.get("split"), valid_corpus),
         verdict=results["verdict"]["text"],
+        comparison=results["verdict"].get("comparison", ""),  # new in this version
         before=table_row(results["before"]),
         after=table_row(results["after"]),
         baseline=results["baseline"]["loss"],

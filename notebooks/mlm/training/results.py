@@ -4,6 +4,7 @@ run.json says what was run and with what result. It stores the SHA-256 of the ot
 the checkpoint that they were made from, so damage is found and repaired from the checkpoint.
 """
 
+import json
 import platform
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.tokenizer import save_tokenizer
 from mlm.env.files import (
     first_damaged,
     move_into_place,
@@ -20,17 +22,22 @@ from mlm.env.files import (
     sha256_sums,
     write_checked_json,
 )
+from mlm.env.names import public_names, without_paths
 from mlm.env.notebook import NotebookError, installed_version
 from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
+from mlm.parameters import public_parameters
 from mlm.training.checkpoint import LAST, staging_folder, write_errors
+from mlm.training.evaluation import repeated_fraction, visible_gain
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
 from mlm.training.model_card import write_card
 from mlm.training.module import MaskedLM
+from mlm.training.normal_loss import Size, compare_with_measured
 from mlm.training.run import Run
-from mlm.training.verdict import verdict
+from mlm.training.verdict import Evidence, verdict
 
+CONFIGS = "config.json", "tokenizer_config.json"  # in model/
 CHECKPOINT = f"checkpoints/{LAST}"
 PACKAGES = "torch", "torch_xla", "transformers", "pytorch-lightning"  # their versions are stored
 
@@ -86,13 +93,18 @@ def write_model(module: MaskedLM, tokenizer: Any, folder: Path) -> None:
     torch.save(module.state_dict(), folder / "saved.bin")
     module.bert.save_pretrained(folder / "model")
     try:
-        tokenizer.save_pretrained(folder / "model")
+        save_tokenizer(tokenizer, folder / "model")
     except Exception as error:
         if (
             type(error) is Exception
         ):  # tokenizers raises a bare Exception, for example on a full disk
             raise OSError(str(error)) from None
         raise
+    for name in CONFIGS:
+        path = folder / "model" / name
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if without_paths(config) != config:  # of the files that training started from
+            path.write_text(json.dumps(without_paths(config), indent=2) + "\n", encoding="utf-8")
     for weights in (folder / "model").glob("*.safetensors"):
         shutil.copymode(folder / "saved.bin", weights)  # safetensors lets only the owner read
 
@@ -122,6 +134,22 @@ def speed_results(
     )
 
 
+def evidence_of(run: Run, train: MaskedLMDataset, baseline: float) -> Evidence:
+    """What the verdict on a finished run is based on."""
+    state, step = run.state or {}, run.kept["step"]
+    training = [(row["step"], row["train_loss"]) for row in run.history if "train_loss" in row]
+    return Evidence(
+        validation=list(run.evaluations.loc[:step, "loss"].items()),
+        training=[(at, loss) for at, loss in training if at <= step],
+        baseline=baseline,
+        from_scratch=run.settings["model"].startswith("scratch:"),
+        epochs=state["examples"] / len(train.epochs) * step / run.step,
+        visible_gain=visible_gain(train),
+        unk_fraction=train.unk_fraction,
+        repeated_fraction=repeated_fraction(train),
+    )
+
+
 def run_results(
     run: Run,
     parameters: dict[str, Any],
@@ -140,9 +168,11 @@ def run_results(
         return stored
     state, settings, kept = run.state or {}, run.settings, run.kept
     evaluations = run.evaluations.loc[: kept["step"]]
+    evidence = evidence_of(run, train, baseline)
+    size = Size(settings["model"], about_corpus["bytes"], settings["mlm_probability"])
     hardware, speed = speed_results(run, train, model)
     return {
-        "parameters": parameters,
+        "parameters": public_parameters(parameters),
         "versions": {
             "python": platform.python_version(),
             **{name: installed_version(name) for name in PACKAGES},
@@ -155,9 +185,10 @@ def run_results(
             **hardware,
         },
         "data": {
-            "source": about_corpus["source"],
+            "source": public_names(about_corpus["source"]),  # of an earlier version
             "sha256": about_corpus["sha256"],
             "text_sha256": about_corpus["text_sha256"],
+            "bytes": about_corpus["bytes"],
             "lines": about_corpus["lines"],
             "split": about_corpus["split"],
             "tokens": len(train.ids),
@@ -176,12 +207,7 @@ def run_results(
         "after": evaluations.iloc[-1].to_dict(),
         "kept": {"which": settings["keep"], **kept},
         "baseline": {"loss": baseline},
-        "verdict": verdict(
-            list(evaluations["loss"].items()),
-            baseline,
-            from_scratch=settings["model"].startswith("scratch:"),
-            epochs=state["examples"] / len(train) * kept["step"] / run.step,
-        ),
+        "verdict": {**verdict(evidence), "comparison": compare_with_measured(evidence, size)},
         "xla": state.get("xla"),
         "compile": state.get("compile"),
     }

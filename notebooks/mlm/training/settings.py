@@ -1,9 +1,9 @@
 """The settings of a run. Two runs are the same run if all their settings are equal."""
 
-import json
 from typing import Any
 
-from mlm.env.files import json_digest
+from mlm.data.tokenization import tokenizer_digest
+from mlm.env.names import stored_model
 from mlm.parameters import parameters_of
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
@@ -18,12 +18,6 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     # compared as the values that the recipe chose
     "recipe",
 )  # fmt: skip
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """The SHA-256 of a tokenizer's behaviour, without its last padding and truncation options."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json_digest({k: v for k, v in content.items() if k not in ("truncation", "padding")})
 
 
 def run_settings(
@@ -43,6 +37,7 @@ def run_settings(
     compared = {name: value for name, value in parameters.items() if name not in MAY_DIFFER}
     return {
         **compared,
+        "model": stored_model(parameters["model"]),
         **recipe,
         "corpus_sha256": about_corpus["sha256"],
         "processes": device["processes"] * parameters["num_nodes"],
@@ -62,6 +57,7 @@ def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> lis
     """
     defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
     known = {name: defaults[name] for name in settings.keys() & defaults.keys()} | stored
+    known["model"] = stored_model(known["model"])  # earlier versions stored its path
     return [
         f"{name} was {known.get(name)!r}, is {settings.get(name)!r}"
         for name in sorted(known.keys() | settings.keys())

@@ -1,0 +1,88 @@
+"""How much of a text is [UNK]: counted in characters, because one [UNK] may be a whole line."""
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from mlm.data.tokenization import text_backend, word_mark
+from mlm.data.tokenizer import read_lines
+from mlm.data.word_counts import take_evenly
+from mlm.env.notebook import NotebookError
+
+MAX_UNK_FRACTION = 0.5  # of the characters; a text with more is refused
+SAMPLE_CHARS = 10**6  # characters; a longer text is sampled
+BATCH_LINES = 1000  # tokenized at once
+SEQUENCE = re.compile(r"(?=.{20})([ACGTUN]+|[A-Z*.-]+|[acgtun]+)")  # DNA, RNA, protein
+
+
+def num_letters(text: str) -> int:
+    """The number of characters that are not spaces."""
+    return len("".join(text.split()))
+
+
+def unknown_chars(tokenizer: PreTrainedTokenizerBase, lines: list[str]) -> list[int]:
+    """The number of characters of each line, without spaces, that become [UNK].
+
+    A tokenizer in Python does not say which: it is what is not in the other tokens.
+    """
+    unk_id, unk = tokenizer.unk_token_id, tokenizer.unk_token
+    if tokenizer.is_fast:
+        encodings = text_backend(tokenizer).encode_batch(lines, add_special_tokens=False)
+        return [
+            sum(
+                num_letters(line[start:stop])
+                for token, (start, stop) in zip(encoding.ids, encoding.offsets)
+                if token == unk_id
+            )
+            for line, encoding in zip(lines, encodings)
+        ]
+    mark, found = word_mark(tokenizer), []
+    for line in lines:
+        tokens = tokenizer.tokenize(line)
+        known = [t for t in tokens if t != unk and tokenizer.convert_tokens_to_ids(t) != unk_id]
+        num_known = sum(len(token.replace(mark or "", "")) for token in known)
+        found.append(max(0, num_letters(line) - num_known))
+    return found
+
+
+def find_unk_fraction(text_file: str | Path, tokenizer: PreTrainedTokenizerBase) -> float:
+    """The fraction of a text's characters, without spaces, that are in [UNK]; of a sample, if it is long."""
+    num_chars = sum(map(len, read_lines(text_file)))
+    sample = take_evenly(read_lines(text_file), num_chars, SAMPLE_CHARS)
+    letters = unknown = 0
+    for lines in batches_of(sample):
+        letters += sum(map(num_letters, lines))
+        unknown += sum(unknown_chars(tokenizer, lines))
+    return unknown / max(1, letters)
+
+
+def batches_of(lines: Iterator[str]) -> Iterator[list[str]]:
+    """Lists of up to BATCH_LINES lines."""
+    while batch := [*islice(lines, BATCH_LINES)]:
+        yield batch
+
+
+def is_sequences(text_file: str | Path) -> bool:
+    """Whether the first lines of a text are sequences of nucleotides or amino acids, not words."""
+    lines = [line for line in islice(read_lines(text_file), 1000) if line]
+    return sum(SEQUENCE.fullmatch(line) is not None for line in lines) > len(lines) / 2
+
+
+def check_unk_fraction(text_file: str | Path, unk_fraction: float) -> None:
+    """Raise NotebookError if the tokenizer knows too little of a text to learn from it."""
+    if unk_fraction <= MAX_UNK_FRACTION:
+        return
+    advice = "pass a model of its language or notation"
+    if is_sequences(text_file):
+        advice = (
+            "these look like sequences of nucleotides or amino acids, so pass a model of such "
+            "sequences, for example facebook/esm2_t6_8M_UR50D for proteins"
+        )
+    raise NotebookError(
+        f"{text_file}: {unk_fraction:.0%} of its letters are [UNK], not in the vocabulary (at most "
+        f"{MAX_UNK_FRACTION:.0%} can be): {advice}, or "
+        'model="scratch:tiny", which learns a vocabulary from the text'
+    )

@@ -1,0 +1,44 @@
+"""[UNK] is counted in characters, for tokenizers of every kind."""
+
+import pytest
+from transformers import BertTokenizer
+
+from helpers import refused
+from mlm.data.dataset import MaskedLMDataset
+from mlm.data.unknown_text import find_unk_fraction
+
+NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##c", "."]
+
+
+@pytest.fixture
+def small():
+    """A tokenizer that knows four words: a, b, ac and bc."""
+    return BertTokenizer(
+        vocab={name: number for number, name in enumerate(NAMES)}, do_lower_case=True
+    )
+
+
+def test_unknown_words_count_by_their_letters(tmp_path, small):
+    """One unknown word of six letters among four known ones: 6 of 10 letters, 1 of 5 tokens."""
+    (tmp_path / "a.txt").write_text("a b xxxxxx a .\n" * 20)
+    assert find_unk_fraction(tmp_path / "a.txt", small) == 0.6
+    with refused("a.txt", "60% of its letters are [UNK]", "at most 50%", "scratch:tiny") as message:
+        MaskedLMDataset(tmp_path / "a.txt", small)
+    assert "spaces" not in message()
+
+
+def test_a_text_that_is_half_known_is_accepted(tmp_path, small):
+    (tmp_path / "a.txt").write_text("a b . xxx\n\n  áć  .. xy\n" * 20, "utf-8")
+    assert MaskedLMDataset(tmp_path / "a.txt", small).unk_fraction == pytest.approx(5 / 12)
+
+
+def test_a_text_without_unknown_words_has_none(tmp_path, small):
+    (tmp_path / "a.txt").write_text("a b\nac bc .\n" * 20)
+    assert MaskedLMDataset(tmp_path / "a.txt", small).unk_fraction == 0
+    assert find_unk_fraction(tmp_path / "a.txt", small) == 0
+
+
+def test_a_long_text_is_sampled(tmp_path, small, monkeypatch):
+    monkeypatch.setattr("mlm.data.unknown_text.SAMPLE_CHARS", 500)
+    (tmp_path / "a.txt").write_text("a b xx a .\n" * 1000)
+    assert find_unk_fraction(tmp_path / "a.txt", small) == pytest.approx(1 / 3)
