@@ -249,7 +249,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("06", "precision", "Union[int, str]", "auto",
           '"auto" (the fastest here), "32" or "bf16"',
           one_of("auto", "32", "bf16", convert=str)),
-        P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: torch.compile; False: neither',
+        P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: torch.compile; False: off',
           one_of("auto", True, False)),
     ],
     "Checkpoints and evaluation": [

@@ -156,7 +156,7 @@ def test_other_functions_can_replace_masking(dataset):
 def test_unknown_words_are_never_masked(tmp_path, tokenizer, examples):
     """In training and validation; all other words are still masked with the same probability."""
     generator = np.random.default_rng(0)
-    words = np.array(["power", "truth", "good", "\u8a9e", "x" * 101])
+    words = np.array(["power", "truth", "good", "\u8a9e", "\u00df" * 9])
     lines = [" ".join(generator.choice(words, generator.integers(1, 30))) for _ in range(400)]
     (tmp_path / "a.txt").write_text("\n".join(lines), "utf-8")
     data = MaskedLMDataset(tmp_path / "a.txt", tokenizer, 32, examples)

@@ -12,7 +12,6 @@ from helpers import refused
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import EXAMPLES, MaskedLMDataset, cut_into_blocks, cut_off
 from mlm.data.token_frequencies import log_frequencies
-from mlm.data.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -154,7 +153,7 @@ def test_padding_and_truncation_in_tokenizer_json_change_nothing(
         "stride": 0,
     }
     path.write_text(json.dumps(content), "utf-8")
-    padded = load_tokenizer(str(tmp_path / "padded"), None)
+    padded = AutoTokenizer.from_pretrained(tmp_path / "padded")
     loaded = json.loads(padded.backend_tokenizer.to_str())
     assert loaded["padding"]["strategy"] == {"Fixed": 128}
     assert loaded["truncation"]["max_length"] == 20
@@ -220,6 +219,6 @@ def test_random_tokens_have_ids_that_are_used(tmp_path):
     data = MaskedLMDataset(tmp_path / "a.txt", tokenizer)
     assert data.vocab_size == 31 and len(log_frequencies(data)) == 31
     assert data.used_ids.tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 17, 30]
-    batches = MaskedBatches(data, [], 0.5, seed=0, replace="0/100/0")
-    batch = batches.batch(0, np.arange(len(data)))
+    keys = [(0, np.arange(len(data)))]
+    (batch,) = MaskedBatches(data, keys, 0.5, seed=0, replace="0/100/0")
     assert {*batch["input_ids"].unique().tolist()} == {*data.used_ids.tolist()}

@@ -198,7 +198,7 @@ def test_repeated_examples_have_different_masks(mixed):
     data = mixed(truth=1, spirit=2)
     example = data.epochs.examples
     repeated = np.flatnonzero(np.isin(example, example[len(np.unique(example)) :]))
-    batch = MaskedBatches(data, [], 0.15, seed=1).batch(0, repeated)
+    (batch,) = MaskedBatches(data, [(0, repeated)], 0.15, seed=1)
     labels = batch["labels"].numpy()
     half = len(repeated) // 2
     assert (data.starts[repeated[:half]] == data.starts[repeated[half:]]).all()

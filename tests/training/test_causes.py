@@ -167,7 +167,7 @@ def test_the_data_of_a_run_that_do_not_fit_into_memory(runs, tmp_path, monkeypat
     def batch(*_):
         raise MemoryError
 
-    monkeypatch.setattr("mlm.data.batches.MaskedBatches.batch", batch)
+    monkeypatch.setattr("mlm.data.batches.MaskedBatches.make", batch)
     with refused("out of memory with batch_size=8", "this computer has"):
         runs(tmp_path)
 

@@ -28,6 +28,7 @@ PURPOSES = {  # package: what the notebooks use it for
     "pandas": "tables",
     "matplotlib": "plots",
     "pooch": "verified downloads",
+    "charset-normalizer": "likely encodings of a text",
     "tensorboard": "viewing training logs",
     "papermill": "running notebooks as jobs",
     "torch_xla": "torch on TPUs",
