@@ -456,9 +456,12 @@ def row_lines(value: Any, column: str, where: str) -> Iterator[str]:
     Raises NotebookError if the value is not text or cannot be encoded as UTF-8.
     """
     if not isinstance(value, str | None):
+        fields = ""
+        if isinstance(value, dict):
+            fields = f" with the fields {', '.join(short_repr(name, 50) for name in value)}"[:300]
         raise NotebookError(
-            f"{where}: {column!r} is of type {type(value).__name__}, not text; pass another column, or "
-            "export its texts as JSON lines"
+            f"{where}: {column!r} is of type {type(value).__name__}{fields}, not text; pass another "
+            f"column, or write a file whose column {column!r} is the text itself"
         )
     text = value or ""
     try:

@@ -48,7 +48,7 @@ def choose_kind(words: Counter[str]) -> tuple[str, str]:
     length = mean_word_length(words)
     if length > LONG_WORDS:
         return "bpe", f"the text has no spaces between words (runs of {length:.0f} letters)"
-    return "wordpiece", "the text has words"
+    return "wordpiece", "spaces separate words"
 
 
 def choose_case(words: Counter[str]) -> tuple[bool, str]:
@@ -56,7 +56,7 @@ def choose_case(words: Counter[str]) -> tuple[bool, str]:
     upper = sum(count * sum(map(str.isupper, word)) for word, count in words.items())
     lower = sum(count * sum(map(str.islower, word)) for word, count in words.items())
     if not upper + lower:
-        return True, "its script has no capitals"
+        return True, "its letters have no case"
     if upper > MANY_CAPITALS * (upper + lower):
         return True, f"{upper / (upper + lower):.0%} of the letters are capitals"
     inner = sum(word[1:] != word[1:].lower() and not word.isupper() for word in words)
@@ -73,7 +73,8 @@ def choose_accents(words: Counter[str], folded: dict[str, str]) -> tuple[bool, s
     """
     plain = {word: bert_normalizer.normalize_str(word).replace(" ", "") for word in words}
     changed = [w for w in words if plain[w] != folded[w] or len(w) >= MAX_WORD_CHARS]
-    merged = num_merged(words, plain) - num_merged(words, folded)
+    # Folded words, not words: in Turkish, only the folding without accents makes "Işık" and "ışık" differ.
+    merged = len({(folded[w], plain[w]) for w in words}) - len({*plain.values()})
     fraction = sum(words[word] for word in changed) / max(1, words.total())
     if fraction <= FEW_ACCENTS and merged <= FEW_MERGED * len(words):
         return False, f"{len(changed):,} distinct words have any; removing them merges {merged:,}"
