@@ -142,7 +142,11 @@ def test_without_the_corpus_there_are_no_examples(corpus_folder, tokenizer, bert
     [
         ("What is done out of love, takes place beyond good and evil.", True),
         ("Überall der Geist; nirgends – die Ruhe!", True),
+        ("लड़का घर में बैठा है।", True),  # no capitals, vowel signs are no letters of their own
+        ("הילד הלך לבית הספר.", True),
+        ("کتاب‌ها را می‌خواند.", True),  # with joiners
         ("and the rest of a sentence.", False),
+        ("- a list", False),
         ("Returns x[0] of the list.", False),
         ("", False),
     ],
@@ -155,6 +159,7 @@ def test_prose_begins_with_a_capital_letter_and_has_common_punctuation(line, is_
     "word, is_content",
     [
         ("power", True),
+        ("लड़का", True),
         ("will", False),  # a stop word
         ("Would", False),
         ("the", False),  # too short

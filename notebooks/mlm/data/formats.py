@@ -22,6 +22,7 @@ from mlm.data.encodings import (
     decoded_head,
     decoded_lines,
     decoding_errors_reported,
+    doubt_encoding,
     open_decoded,
 )
 from mlm.data.file_types import recognize_type
@@ -528,6 +529,17 @@ def read_texts(
                     text = row_lines(text, column, f"{file.name}: row {row}")
                 yield number, text
             number += 1
+
+
+def doubted_encodings(files: Iterable[Path], encoding: str | None) -> list[str]:
+    """A warning for the first file that is much more plausible in another encoding; mostly none."""
+    if encoding is None:
+        return []
+    for path in files:
+        for opened in open_files(path, is_text_name):
+            if doubt := doubt_encoding(opened, encoding):
+                return [doubt]
+    return []
 
 
 def numbered_lines(

@@ -1,5 +1,6 @@
 """Which vocabulary fits a text: WordPiece or BPE, with or without case and accents, and why."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from mlm.data.normalization import MAX_WORD_CHARS, bert_normalizer, make_normali
 from mlm.data.vocabulary_names import DEFAULT_SIZE, KINDS, parse_vocabulary
 from mlm.data.word_counts import TextCounts
 
+HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # a Chinese character
 LONG_WORDS = 16  # letters: English has 6, Finnish 11, Thai between spaces more than 20
 MANY_CAPITALS = 0.3  # of all letters: prose has 0.03, German 0.07, SMILES 0.6
 MANY_INNER_CAPITALS = 0.04  # of all distinct words: prose has 0, manuals 0.02, code 0.05 to 0.4
@@ -48,7 +50,11 @@ def choose_kind(words: Counter[str]) -> tuple[str, str]:
     length = mean_word_length(words)
     if length > LONG_WORDS:
         return "bpe", f"the text has no spaces between words (runs of {length:.0f} letters)"
-    return "wordpiece", "spaces separate words"
+    letters = sum(count * len(word) for word, count in words.items())
+    chinese = sum(count for word, count in words.items() if HAN.fullmatch(word))
+    if 2 * chinese > letters:
+        return "wordpiece", "each Chinese character is a word"
+    return "wordpiece", "spaces and punctuation separate words"
 
 
 def choose_case(words: Counter[str]) -> tuple[bool, str]:

@@ -35,7 +35,7 @@ REQUIRED_FILES = (
     "saved.bin",
     "model/config.json",
     "model/model.safetensors",
-    "model/tokenizer.json",
+    "model/tokenizer_config.json",
 )
 REQUIRED_NUMBERS = {  # the parts of run.json that 05 shows
     "training": ("steps", "tokens_seen"),

@@ -103,10 +103,11 @@ def masked_sentence(
     line: str, ids: list[int], position: int, tokenizer: PreTrainedTokenizerBase
 ) -> str:
     """A line with [MASK] in place of the token at `position` of its `ids`."""
-    encoded = tokenizer(
-        line, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    )
-    if encoded["input_ids"] != ids:  # the tokenizer changed something: show what the model reads
+    encoded = {"input_ids": []}
+    if tokenizer.is_fast:  # others do not say where a token is in the text
+        options = dict(split_special_tokens=True, return_offsets_mapping=True)
+        encoded = tokenizer(line, add_special_tokens=False, **options)
+    if encoded["input_ids"] != ids:  # also if the tokenizer changed something
         masked = [*ids[:position], tokenizer.mask_token_id, *ids[position + 1 :]]
         return tokenizer.decode(masked).replace(tokenizer.mask_token, "[MASK]")
     start, end = encoded["offset_mapping"][position]
@@ -259,8 +260,8 @@ def accuracy_by_frequency(
     names = ["never", *(f"{low + 1:,} to {high:,}" for low, high in zip(limits, FREQUENCY_BANDS))]
     names.append(f"more than {FREQUENCY_BANDS[-1]:,}")
     table = pd.DataFrame({"masked tokens": 1, **correct})
-    table["band"] = np.searchsorted(limits, counts[labels])
     table = table[labels != -100]  # -100 fills up the positions of a batch
+    table["band"] = np.searchsorted(limits, counts[labels[labels != -100]])
     aggregates = {"masked tokens": "sum", **dict.fromkeys(correct, "mean")}
     table = table.groupby("band").agg(aggregates)
     return table.rename(index=dict(enumerate(names))).rename_axis("times in the training text")
