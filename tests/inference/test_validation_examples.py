@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from transformers import BertTokenizer
 
 from encoders import make_model, make_tokenizer
 from mlm.data.batches import MaskedBatches
@@ -231,6 +232,18 @@ def test_accuracy_by_frequency_adds_up_to_the_validation_accuracy(corpus_folder,
     assert table["masked tokens"].sum() == num_masked and len(table) > 1
     mean = (table["a"] * table["masked tokens"]).sum() / num_masked
     assert evaluate(MaskedLM(bert, {}), batches)["accuracy"] == pytest.approx(mean)
+
+
+def test_accuracy_by_frequency_works_with_a_vocabulary_of_letters(corpus_folder):
+    """Of less than 100 tokens, like the amino acids of ESM: -100 is no index then."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", *letters]
+    tokens += [f"##{letter}" for letter in letters]
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
+    model = make_model("bert", tokenizer, num_hidden_layers=1).eval()
+    workdir, results = corpus_folder.parents[1], results_of(corpus_folder)
+    table = accuracy_by_frequency({"a": model}, tokenizer, results, workdir)
+    assert len(tokenizer) < 100 and table["masked tokens"].sum() > 0
 
 
 def test_the_most_frequent_token_is_right_only_in_the_last_row(corpus_folder, tokenizer, bert):

@@ -103,7 +103,7 @@ def masked_sentence(
     line: str, ids: list[int], position: int, tokenizer: PreTrainedTokenizerBase
 ) -> str:
     """A line with [MASK] in place of the token at `position` of its `ids`."""
-    encoded = {"input_ids": []}
+    encoded: Any = {"input_ids": []}
     if tokenizer.is_fast:  # others do not say where a token is in the text
         options = dict(split_special_tokens=True, return_offsets_mapping=True)
         encoded = tokenizer(line, add_special_tokens=False, **options)
