@@ -1,10 +1,13 @@
 """A task that needs no network: which kind of page of Python's manual is a passage from? Used in 07."""
 
+import re
+
 import pandas as pd
 
 from mlm.data.split import normalize
 
 MIN_LINES, MAX_LINES = 2, 4  # of a passage
+HEADING = re.compile(r"^.*\n *([*=\-~^])\1{3,} *$", re.MULTILINE)  # a title and the line under it
 PAGES = {  # {class: pages in `pydoc_data.topics`}; pages that fit none of the classes are left out
     "containers": "typesseq typesseq-mutable typesmapping typesmethods typesmodules typesfunctions",
     "expressions": """
@@ -23,8 +26,11 @@ PAGES = {  # {class: pages in `pydoc_data.topics`}; pages that fit none of the c
 
 
 def passages(paragraph: str) -> list[str]:
-    """A paragraph, cut into passages of MIN_LINES to MAX_LINES lines; a shorter rest is dropped."""
-    lines = [line for line in paragraph.split("\n") if line.strip()]
+    """A paragraph, cut into passages of MIN_LINES to MAX_LINES lines; a shorter rest is dropped.
+
+    Headings are dropped as well: 'The "for" statement' would give the class away.
+    """
+    lines = [line for line in HEADING.sub("", paragraph).split("\n") if line.strip()]
     parts = [lines[start : start + MAX_LINES] for start in range(0, len(lines), MAX_LINES)]
     return ["\n".join(part) for part in parts if len(part) >= MIN_LINES]
 
