@@ -153,7 +153,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
                  Valid("a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class", is_text))),
         P("07", "column", "str", "text", "the column of the texts, if labelled is a table", COLUMN),
         P("07", "label_column", "str", "label", "the column of the classes, if labelled is a table", COLUMN),
-        P("07", "steps", "int", 150, "optimizer steps of each fine-tuning; 0: no fine-tuning", number(0, 100_000)),
+        P("07", "steps", "int", 100, "optimizer steps of each fine-tuning; 0: no fine-tuning", number(0, 100_000)),
         P("02 03 03b 04 06", "corpus", "Union[str, list]", "nietzsche",
           '"nietzsche", "pydoc" (no network), file, folder, URL, list', CORPUS),
         P("03 03b 04 06", "model", "str", "bert-base-uncased",

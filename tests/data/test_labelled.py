@@ -17,7 +17,9 @@ from mlm.data.labelled import (
     sample_per_class,
 )
 
-ROWS = [(f"{word} number {i}", label) for i in range(6) for word, label in (("good", "1"), ("bad", "0"))]
+ROWS = [
+    (f"{word} number {i}", label) for i in range(6) for word, label in (("good", "1"), ("bad", "0"))
+]
 
 
 def write_csv(path, rows, header=("text", "label")):
@@ -174,7 +176,9 @@ def test_the_test_part_is_a_fifth_of_each_class_and_depends_on_the_seed(labels):
     test = choose_test(labels, new, 0)
     assert labels[test].value_counts().to_dict() == {"a": 10, "b": 4, "c": 1}
     assert {*labels[~test]} == {"a", "b", "c"}
-    assert (test == choose_test(labels, new, 0)).all() and (test != choose_test(labels, new, 1)).any()
+    assert (test == choose_test(labels, new, 0)).all() and (
+        test != choose_test(labels, new, 1)
+    ).any()
 
 
 def test_only_new_texts_are_tested_if_there_are_enough():

@@ -17,7 +17,12 @@ from mlm.inference.task import (
     verdict,
 )
 
-TEXTS = ["good human power", "evil evil question", "will to power and good", "a question of evil"] * 8
+TEXTS = [
+    "good human power",
+    "evil evil question",
+    "will to power and good",
+    "a question of evil",
+] * 8
 LABELS = ["good", "evil", "good", "evil"] * 8
 
 
