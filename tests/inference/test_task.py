@@ -49,8 +49,8 @@ def test_long_texts_are_cut_off_and_special_tokens_are_text(model, word_tokenize
 
 def test_frozen_fine_tuned_and_tfidf_learn_a_simple_task(model, word_tokenizer):
     vectors = text_vectors(model, word_tokenizer, TEXTS, 16)
-    assert (linear_classifier(0).fit(vectors, LABELS).predict(vectors) == LABELS).all()
-    assert (tfidf_classifier(0).fit(TEXTS, LABELS).predict(TEXTS) == LABELS).all()
+    assert (linear_classifier().fit(vectors, LABELS).predict(vectors) == LABELS).all()
+    assert (tfidf_classifier().fit(TEXTS, LABELS).predict(TEXTS) == LABELS).all()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(0)
     classifier = TextClassifier(model, word_tokenizer, ["evil", "good"], 16)

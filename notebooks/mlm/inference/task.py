@@ -66,15 +66,15 @@ def text_vectors(
 # classifiers
 
 
-def tfidf_classifier(seed: int) -> Pipeline:
+def tfidf_classifier() -> Pipeline:
     """TF-IDF of words and pairs of words, then logistic regression: a strong baseline without a model."""
     features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+")
-    return make_pipeline(features, LogisticRegression(C=10, max_iter=1000, random_state=seed))
+    return make_pipeline(features, LogisticRegression(C=10, max_iter=1000))
 
 
-def linear_classifier(seed: int) -> Pipeline:
+def linear_classifier() -> Pipeline:
     """Standardized features, then logistic regression: a linear probe."""
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed))
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 
 
 class TextClassifier(nn.Module):
