@@ -105,6 +105,7 @@ VOCABULARY = Valid(
     f'{MAX_SIZE:,}, such as "bpe-cased:16000"',
     is_vocabulary,
 )
+COLUMN = Valid("the name of a column", is_text)
 FOLDER = Valid("the path of a folder", is_text)
 RUN_NAME = Valid(
     'a name of letters, digits, "_", "-" and ".", but not "corpus", the folder of the texts',
@@ -148,6 +149,12 @@ TABLE = {  # {heading in the parameters cell: parameters}
           "your own",
           Valid("a sentence with at least one [MASK]", lambda v: "[MASK]" in v)),
         P("05", "top_k", "int", 8, "number of predictions for each [MASK]", number(1, 100)),
+        P("07", "labelled", "Optional[str]", None, "CSV, JSON lines, parquet, folder of folders; None: Python's manual",
+          either(None, "passages of Python's manual",
+                 Valid("a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class", is_text))),
+        P("07", "column", "str", "text", "the column of the texts, if labelled is a table", COLUMN),
+        P("07", "label_column", "str", "label", "the column of the classes, if labelled is a table", COLUMN),
+        P("07", "finetune_steps", "int", 100, "optimizer steps of each fine-tuning; 0: no fine-tuning", number(0, 100_000)),
         P("02 03 03b 04 06", "corpus", "Union[str, list]", "nietzsche",
           '"nietzsche", "pydoc" (no network), file, folder, URL, list', CORPUS),
         P("03 03b 04 06", "model", "str", "bert-base-uncased",
@@ -166,9 +173,10 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("03 03b 04 06", "seed", "int", 0, "of weights, data order, masks and dropout", SEED),
         P("05", "seed", "int", 0, "of shuffled sentences and untrained weights", SEED),
         P("02 03 03b 04 06", "workdir", "str", "bert-mlm", "the folder for all files, read and written", FOLDER),
-        P("05", "workdir", "str", "bert-mlm", "the workdir of 04", FOLDER),
+        P("07", "seed", "int", 0, "of the split, the labelled samples and untrained weights", SEED),
+        P("05 07", "workdir", "str", "bert-mlm", "the workdir of 04", FOLDER),
         P("04", "run_name", "str", "run", "the folder of this run in workdir", RUN_NAME),
-        P("05", "run_name", "Optional[str]", None, 'the folder of a run in workdir; None: "run", if it exists',
+        P("05 07", "run_name", "Optional[str]", None, 'the folder of a run in workdir; None: "run", if it exists',
           either(None, '"run", if it exists', RUN_NAME)),
         P("05", "upload", "Optional[str]", None,
           '"you/name": upload the model to the Hub (private, your token)',
@@ -176,9 +184,9 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("05", "onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
     ],
     "If no run exists": [
-        P("05", "model", "str", "bert-base-uncased", 'Hub name, folder, or untrained: "scratch:tiny"',
+        P("05 07", "model", "str", "bert-base-uncased", 'Hub name, folder, or untrained: "scratch:tiny"',
           MODEL),
-        P("05", "corpus", "Union[str, list]", "nietzsche", 'the text for the vocabulary of "scratch:" models',
+        P("05 07", "corpus", "Union[str, list]", "nietzsche", 'the text for the vocabulary of "scratch:" models',
           CORPUS),
         P("05", "vocabulary", "Optional[str]", None,
           'to learn, for "scratch:"; "bpe-cased:16000"; None: what fits',
@@ -186,7 +194,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
     ],
     "Text": [
         P("02 03 03b 04 06", "column", "str", "text", "the column to read, if the corpus is a table",
-          Valid("the name of a column", is_text)),
+          COLUMN),
         P("02 03 03b 04 06", "encoding", "Optional[str]", None, "encoding of the text files; None: UTF-8",
           either(None, "UTF-8", Valid('an encoding that Python knows, such as "cp1252" or "gb18030"', is_encoding))),
         P("02 03 03b 04 06", "documents", "Optional[str]", None,

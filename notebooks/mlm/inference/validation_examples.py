@@ -23,6 +23,7 @@ from mlm.data.packing import VALIDATION_EPOCH
 from mlm.env.files import absolute_path
 from mlm.models.encoders import supports_packing
 from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY, MaskedLMData
+from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM, masked_labels
 
 FREQUENCY_BANDS = 10, 100, 1000  # upper limits of the rows of `accuracy_by_frequency`
@@ -70,6 +71,40 @@ def load_split(
 ) -> MaskedLMDataset:
     """The lines of "train" or "valid" of a run's corpus."""
     return MaskedLMDataset(folder / f"{split}.txt", tokenizer, results["parameters"]["max_len"])
+
+
+def validation_batches(
+    valid: MaskedLMDataset, results: dict[str, Any], pack: bool
+) -> MaskedBatches:
+    """The validation batches of a run: the masks are those of its evaluation."""
+    data = MaskedLMData(
+        train=valid,  # not used
+        valid=valid,
+        batch_size=32,
+        mlm_probability=VALIDATION_MLM_PROBABILITY,
+        seed=results["parameters"]["seed"],
+        total_steps=0,
+        pack=pack,
+    )
+    return data.validation_batches()
+
+
+def validation_loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    results: dict[str, Any],
+    workdir: str | Path,
+) -> float | None:
+    """The loss of a model on the validation set of a run, with the run's masks, in nats per masked token.
+
+    Returns None if the run's corpus is not in `workdir`.
+    """
+    folder = find_corpus(results, workdir)
+    if folder is None:
+        return None
+    valid = load_split(folder, "valid", tokenizer, results)
+    batches = validation_batches(valid, results, supports_packing(model.config))
+    return evaluate(MaskedLM(model, {}), batches)["loss"]
 
 
 # examples
@@ -241,20 +276,13 @@ def accuracy_by_frequency(
         return None
     train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
     counts = np.bincount(train.ids, minlength=train.vocab_size)
-    data = MaskedLMData(
-        train=train,
-        valid=valid,
-        batch_size=32,
-        mlm_probability=VALIDATION_MLM_PROBABILITY,
-        seed=results["parameters"]["seed"],
-        total_steps=0,
-        pack=all(supports_packing(model.config) for model in models.values()),
-    )
-    labels = torch.cat([masked_labels(batch) for batch in data.validation_batches()]).numpy()
+    pack = all(supports_packing(model.config) for model in models.values())
+    batches = validation_batches(valid, results, pack)
+    labels = torch.cat([masked_labels(batch) for batch in batches]).numpy()
     correct = {"most frequent token": np.full(len(labels), counts.argmax()) == labels}
     for name, model in models.items():
         module = MaskedLM(model, {}).eval()
-        predictions = [module.masked_logits(b).argmax(-1) for b in data.validation_batches()]
+        predictions = [module.masked_logits(b).argmax(-1) for b in batches]
         correct[name] = torch.cat(predictions).numpy() == labels
     limits = (0, *FREQUENCY_BANDS)
     names = ["never", *(f"{low + 1:,} to {high:,}" for low, high in zip(limits, FREQUENCY_BANDS))]
