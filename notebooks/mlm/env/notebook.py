@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebooks import
-    "torch>=2.8,<2.14",
+    "torch>=2.8,<2.16",
     "transformers>=5.2,<6",
-    "pytorch-lightning>=2.6,<2.7",
+    "pytorch-lightning>=2.6.6,<2.7",
     "numpy>=1.26",
     "pandas>=2.0",
     "matplotlib>=3.8",
