@@ -63,6 +63,7 @@ numpy>=1.26
 pandas>=2.0
 matplotlib>=3.8
 pooch>=1.8
+charset-normalizer>=3.0
 tensorboard>=2.15
 papermill>=2.6
 ipykernel>=6.29

@@ -267,7 +267,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("04", "checkpoint_steps", "int", 500, "optimizer steps between checkpoints ...", POSITIVE),
         P("04", "checkpoint_minutes", "float", 10.0, "... or minutes, whichever comes first", number(above=0)),
         P("04", "logger", "Union[str, list]", "tensorboard",
-          f'{", ".join(map(literal, LOGGERS))}, a list, or "none"', LOGGER),
+          "where curves are shown; see docs/loggers.md", LOGGER),
         P("04", "resume", "str", "auto", '"auto": continue an unfinished run; "never": start in a new folder',
           one_of("auto", "never")),
     ],

@@ -25,12 +25,14 @@ SECONDS = 10  # to wait for a server before training
 class TrackedRun:
     """A run as its tracker sees it. `run_id` is None until the tracker has it.
 
-    `folder` is the run's folder, `next_step` the first step that the tracker does not have yet.
+    `folder` is the run's folder. The tracker has the first `rows` rows of the history; `next_step` is
+    the first step that it does not have.
     """
 
     folder: Path
     settings: dict[str, Any]
     run_id: str | None = None
+    rows: int = 0
     next_step: int = 0
 
     @property
@@ -59,6 +61,7 @@ def open_csv(run: TrackedRun) -> Any:
     from pytorch_lightning.loggers import CSVLogger
 
     shutil.rmtree(run.logs / "csv", ignore_errors=True)
+    run.rows = 0
     return CSVLogger(run.logs, "csv", "", flush_logs_every_n_steps=1)
 
 
@@ -177,13 +180,15 @@ def check_wandb() -> None:
         return
     import wandb
 
+    address = wandb.setup().settings.base_url
+    offline = "set the environment variable WANDB_MODE=offline"
     try:
         if "prompt" in inspect.signature(wandb.login).parameters:
             logged_in = wandb.login(prompt=False)
         else:  # before 0.30
             logged_in = bool(wandb.api.api_key)
-        address = wandb.setup().settings.base_url
     except Exception as error:
+        check_server("wandb", address, offline)
         raise NotebookError(
             f"logger='wandb': the login is not valid ({hide_secrets(str(error)).splitlines()[0]}): run "
             "`wandb login` in a terminal, or set the environment variable WANDB_MODE=offline"
@@ -195,7 +200,7 @@ def check_wandb() -> None:
             "logger='wandb': this machine is not logged in to W&B: run `wandb login` in a terminal, set "
             "the environment variable WANDB_API_KEY, or WANDB_MODE=offline to upload later"
         )
-    check_server("wandb", address, "set the environment variable WANDB_MODE=offline")
+    check_server("wandb", address, offline)
 
 
 def check_mlflow() -> None:
@@ -222,8 +227,8 @@ def no_check() -> None:
 class Tracker:
     """A row of LOGGERS.
 
-    `continues`: a resumed run adds to what the tracker has. Otherwise what is newer than the checkpoint
-    (`open_tensorboard`) or everything (`open_csv`) is logged again.
+    `continues`: a resumed run adds to what a server has. Otherwise it is a local file, in which what is
+    newer than the checkpoint is replaced.
     """
 
     package: str  # its name for pip

@@ -48,11 +48,11 @@ class SentRows(Logger):
         self.path = folder / "logs" / SENT_FILE
         # Without a checkpoint, this is a new run: what a killed one has sent does not belong to it.
         sent = self.stored().get(name, {}) if history else {}
-        self.sent = sent.get("rows", 0)
+        rows = sent.get("rows", 0)
         if not LOGGERS[name].continues:
-            self.sent = min(self.sent, len(history))
-        next_step = self.rows[self.sent - 1]["step"] + 1 if 0 < self.sent <= len(history) else 0
-        self.run = TrackedRun(folder, settings, sent.get("run_id"), next_step)
+            rows = min(rows, len(history))
+        next_step = history[rows - 1]["step"] + 1 if 0 < rows <= len(history) else 0
+        self.run = TrackedRun(folder, settings, sent.get("run_id"), rows, next_step)
         self.logger: Logger | None = None
         self.failed = False  # whether the last row could not be sent
 
@@ -66,7 +66,7 @@ class SentRows(Logger):
 
     def store(self) -> None:
         """Store in SENT_FILE what has been sent."""
-        sent = {"run_id": self.run.run_id, "rows": self.sent}
+        sent = {"run_id": self.run.run_id, "rows": self.run.rows}
         write_checked_json(self.path, {**self.stored(), self.name: sent})
 
     # what Lightning calls
@@ -108,20 +108,22 @@ class SentRows(Logger):
             self.logger.finalize(status)
         except Exception as error:
             self.report(error)
-        if self.sent < len(self.rows):
-            print(f"{self.name} lacks the last {len(self.rows) - self.sent} rows of metrics.csv")
+        if self.run.rows < len(self.rows):
+            print(
+                f"{self.name} lacks the last {len(self.rows) - self.run.rows} rows of metrics.csv"
+            )
 
     # sending
 
     def send(self) -> None:
         """Send all rows that have not been sent. An error of a server is printed once."""
-        if self.logger is None or self.sent >= len(self.rows):
+        if self.logger is None or self.run.rows >= len(self.rows):
             return
         try:
-            while self.sent < len(self.rows):
-                row = self.rows[self.sent]
+            while self.run.rows < len(self.rows):
+                row = self.rows[self.run.rows]
                 self.logger.log_metrics(shown_row(row), row["step"])
-                self.sent += 1
+                self.run.rows += 1
             self.logger.save()
             self.failed = False
         except Exception as error:
