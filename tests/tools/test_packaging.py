@@ -46,7 +46,9 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():
 
 def test_the_tpu_script_alone_installs_what_requirements_txt_says():
     """setup_tpu.sh has its own list for when it is uploaded without requirements.txt."""
-    (listed,) = re.findall(r"cat <<'END'\n(torch>.*?)END", (ROOT / "setup_tpu.sh").read_text(), re.S)
+    (listed,) = re.findall(
+        r"cat <<'END'\n(torch>.*?)END", (ROOT / "setup_tpu.sh").read_text(), re.S
+    )
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     required = [line.split("#")[0].strip() for line in lines]
     assert listed.splitlines() == [line for line in required if line]
