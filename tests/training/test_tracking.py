@@ -176,7 +176,9 @@ def check_curves(run, read):
 def test_csv_of_a_resumed_run(runs, tmp_path):
     stop_after(runs, tmp_path, 4, "csv")
     run = runs.train_run(tmp_path, logger="csv")
-    table = pd.read_csv(run.folder / "logs/csv/metrics.csv", index_col="step")
+    table = pd.read_csv(
+        run.folder / "logs/csv/metrics.csv", index_col="step", float_precision="round_trip"
+    )
     assert [(step, row.dropna().to_dict()) for step, row in table.iterrows()] == rows_of(run)
     assert not (run.folder / "logs/tensorboard").exists()
 

@@ -4,7 +4,9 @@ LOGGERS is the table of names. Nothing is imported before it is used: a tracker 
 the values of parameters are checked before packages are installed.
 """
 
+import contextlib
 import inspect
+import io
 import logging
 import os
 import shutil
@@ -80,9 +82,13 @@ def open_wandb(run: TrackedRun) -> Any:
     settings = wandb.Settings(
         console="off", silent=True, disable_git=True, disable_code=True, init_timeout=6 * SECONDS
     )
-    project = os.environ.get("WANDB_PROJECT", PROJECT)
-    logger = WandbRun(run.folder.name, run.logs, id=run.run_id, project=project, settings=settings)
-    opened = logger.experiment
+    opened = wandb.init(  # not by Lightning, whose argument `anonymous` makes W&B warn
+        project=os.environ.get("WANDB_PROJECT", PROJECT), name=run.folder.name, dir=str(run.logs),
+        id=run.run_id, resume="allow", settings=settings,
+    )  # fmt: skip
+    opened.define_metric("trainer/global_step")
+    opened.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    logger = WandbRun(experiment=opened)
     logger.log_hyperparams(run.settings)
     offline = f"offline: upload it with `wandb sync {Path(opened.dir).parent}`"
     print("wandb:", offline if opened.settings.mode != "online" else opened.url)
@@ -139,10 +145,11 @@ def open_trackio(run: TrackedRun) -> Any:
         def __init__(self) -> None:
             super().__init__()
             project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-            self.experiment = trackio.init(
-                project, self.name, config=run.settings, resume="allow", embed=False,
-                auto_log_gpu=False, auto_log_cpu=False,
-            )  # fmt: skip
+            with contextlib.redirect_stdout(io.StringIO()):  # the line below says the same
+                self.experiment = trackio.init(
+                    project, self.name, config=run.settings, resume="allow", embed=False,
+                    auto_log_gpu=False, auto_log_cpu=False,
+                )  # fmt: skip
 
         def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
             """They are the configuration of the run."""
@@ -151,7 +158,8 @@ def open_trackio(run: TrackedRun) -> Any:
             self.experiment.log(metrics, step)
 
         def finalize(self, status: str) -> None:
-            self.experiment.finish()
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.experiment.finish()
 
     logger = TrackioLogger()
     print(f"trackio: to see the curves, `TRACKIO_DIR={folder} trackio show --project {PROJECT}`")
