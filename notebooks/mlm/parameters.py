@@ -195,7 +195,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
           '"line": one each; "block": a document cut up; "stream": all text cut up',
           one_of("line", "block", "stream")),
         P("03 03b 04 06", "max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
-          Valid("8 to 512, the number of positions of BERT", number(8, 512).check)),
+          Valid("at least 8, and at most the model's number of positions (BERT: 512)", number(8).check)),
         P("03 03b 04 06", "vocabulary", "Optional[str]", None,
           'to learn, for "scratch:"; "bpe-cased:16000"; None: what fits',
           either(None, "what fits the text", VOCABULARY)),

@@ -12,6 +12,7 @@ download           nietzsche, pydoc, URLs and datasets of the Hub -> files
 split              lines -> train.txt and valid.txt; no line is in both
 corpus             files -> a folder with train.txt, valid.txt and corpus.json
 text_size          suggested settings for your text size, with measured results
+lengths            how many tokens a model from scratch can read
 normalization      how text is normalized and split into words for a learned vocabulary
 word_counts        the letters of a text, and its words with their counts
 vocabulary_names   the values of the parameter `vocabulary`

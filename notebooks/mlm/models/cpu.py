@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from mlm.models.long_rows import is_long, long_attention
+
 precisions_before: list[str] = []  # torch's setting, while `onednn_float32` has changed it
 
 # 1. Memory and 2. float32 products: settings of the process.
@@ -94,8 +96,13 @@ def matmul_attention(
     """Attention as two matrix products, in the form that transformers expects of attention functions.
 
     query, key, value: (B, heads, T, d). attention_mask: bool (B, 1, T, T), or None. Returns (B, T, heads, d)
-    and None. For BERT's lengths this is several times faster on a CPU than torch's fused kernels.
+    and None. For BERT's lengths this is several times faster on a CPU than torch's fused kernels. Long rows
+    are left to `long_attention`: their scores would fill the memory.
     """
+    if is_long(query.shape[2]):
+        return long_attention(
+            module, query, key, value, attention_mask, dropout, scaling, **kwargs
+        )
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, heads, T, T)
     if attention_mask is not None:
         bias = torch.zeros_like(attention_mask, dtype=scores.dtype)
