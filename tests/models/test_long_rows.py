@@ -1,16 +1,18 @@
 """Attention for long rows: the same results as all pairs of tokens at once, in less memory."""
 
 import copy
-import resource
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
-from helpers import masked_loss, refused
+import mlm
+from helpers import refused
 from mlm.models import long_rows
 from mlm.models.cpu import use_fast_kernels
 from mlm.models.encoders import hidden_states, packed_attention_mask
@@ -174,7 +176,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_long_rows_take_less_memory_than_plain_transformers(rows):
     def kib(kind):
         command = [sys.executable, "-c", MEMORY, kind]
-        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+        environment = os.environ | {"PYTHONPATH": str(Path(mlm.__file__).parents[1])}
+        child = subprocess.run(command, capture_output=True, check=True, text=True, env=environment)
+        return int(child.stdout)
 
     assert kib(rows) < kib("plain")
 
