@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import mlm
 from helpers import refused
@@ -22,6 +24,7 @@ from mlm.models.long_rows import (
     LONG_ROW,
     attention_in_parts,
     dense_mask,
+    long_attention,
     use_long_attention,
     windowed_attention,
 )
@@ -40,7 +43,8 @@ def sequence_ids_of(rows, num_rows, length):
 def qkv(length, heads=2, size=8):
     generator = torch.Generator().manual_seed(0)
     return [
-        torch.randn(2, heads, length, size, generator=generator, requires_grad=True) for _ in range(3)
+        torch.randn(2, heads, length, size, generator=generator, requires_grad=True)
+        for _ in range(3)
     ]
 
 
@@ -63,19 +67,15 @@ def test_attention_in_parts_equals_attention_at_once(monkeypatch, rows, length):
     assert_same_with_gradients(output, expected, inputs)
 
 
-@pytest.mark.parametrize("rows", [None, *ROWS])
+@pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("length, reach", [(16, 1), (61, 4), (61, 64), (256, 8), (257, 3)])
 def test_windowed_attention_equals_a_mask_of_all_pairs(rows, length, reach):
     inputs = qkv(length)
-    ids = None if rows is None else sequence_ids_of(rows, 2, length)[:, None, None]
+    ids = sequence_ids_of(rows, 2, length)[:, None, None]
     position = torch.arange(length)
-    allowed = (position[:, None] - position).abs() <= reach
-    if ids is not None:
-        allowed = allowed & dense_mask(ids)
+    allowed = ((position[:, None] - position).abs() <= reach) & dense_mask(ids)
     output = windowed_attention(*inputs, ids, reach, 0.0, None)
-    assert_same_with_gradients(
-        output, F.scaled_dot_product_attention(*inputs, allowed), inputs
-    )
+    assert_same_with_gradients(output, F.scaled_dot_product_attention(*inputs, allowed), inputs)
 
 
 def test_dropout_in_parts_is_the_same_in_the_backward_pass(monkeypatch):
@@ -197,3 +197,19 @@ def test_a_model_from_scratch_has_the_positions_that_max_len_needs(tokenizer):
         assert config.max_position_embeddings == positions
     with refused("max_len", "65,536", "scratch:tiny"):
         load_model("scratch:tiny", tokenizer, 65_537)
+
+
+@pytest.mark.parametrize("shared_keys", [False, True])
+def test_a_bias_of_positions_and_shared_keys_are_those_of_transformers(shared_keys):
+    """Kinds without an entry in ENCODERS may have them; the check before training has only short rows."""
+    inputs = query, key, value = qkv(LONG_ROW)
+    layer = SimpleNamespace(is_causal=False, num_key_value_groups=2 if shared_keys else 1)
+    ids = sequence_ids_of("packed", 2, LONG_ROW)[:, None, None]
+    bias = {} if shared_keys else {"position_bias": torch.randn(1, 2, LONG_ROW, LONG_ROW)}
+    if shared_keys:
+        key, value = key[:, :1], value[:, :1]
+    output, _ = long_attention(layer, query, key, value, ids, scaling=0.3, **bias)
+    expected, _ = sdpa_attention_forward(
+        layer, query, key, value, dense_mask(ids), 0.0, 0.3, **bias
+    )
+    assert_same_with_gradients(output, expected, inputs)

@@ -113,7 +113,7 @@ def test_auto_is_on_if_a_batch_does_not_fit_otherwise(step, monkeypatch, capsys)
     assert one.bytes_needed(True) < needed
     for memory, is_on in ((10 * needed, False), (needed, True), (needed / 10, True)):
         monkeypatch.setattr(
-            "mlm.training.gradient_checkpointing.available_memory", lambda _: (memory, "")
+            "mlm.training.gradient_checkpointing.available_memory", lambda _, m=memory: (m, "")
         )
         use_gradient_checkpointing("auto", one, CPU)
         assert one.is_checkpointing == is_on

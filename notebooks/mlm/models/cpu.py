@@ -100,9 +100,7 @@ def matmul_attention(
     are left to `long_attention`: their scores would fill the memory.
     """
     if is_long(query.shape[2]):
-        return long_attention(
-            module, query, key, value, attention_mask, dropout, scaling, **kwargs
-        )
+        return long_attention(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, heads, T, T)
     if attention_mask is not None:
         bias = torch.zeros_like(attention_mask, dtype=scores.dtype)

@@ -43,12 +43,17 @@ def packed_modernbert_forward(
 ) -> torch.Tensor:
     """ModernBERT for a (B, 1, T, T) mask: most of its layers attend only within a local window.
 
-    The attention for long rows applies the window itself: there, both kinds of layers get the same mask, or none.
+    The attention for long rows applies the window itself. It needs sequence_ids for that, if only of one example.
     """
     if takes_sequence_ids(encoder, input_ids):
-        masks = dict.fromkeys(("full_attention", "sliding_attention"), attention_mask)
+        ids = (
+            torch.zeros_like(input_ids)[:, None, None] if attention_mask is None else attention_mask
+        )
+        masks = {"full_attention": attention_mask, "sliding_attention": ids}
         return encoder(input_ids, attention_mask=masks, position_ids=position_ids).last_hidden_state
-    assert attention_mask is not None  # without one, shorter rows take the encoder's own forward pass
+    assert (
+        attention_mask is not None
+    )  # without one, shorter rows take the encoder's own forward pass
     positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
     is_near = (positions[:, None] - positions).abs() <= encoder.config.sliding_window
     masks = {"full_attention": attention_mask, "sliding_attention": attention_mask & is_near}

@@ -12,7 +12,9 @@ from mlm.models.long_rows import is_long
 
 # per token
 
-MEASURED_LENGTH = 128  # tokens; what long rows cost is computed from rows of this and twice this length
+MEASURED_LENGTH = (
+    128  # tokens; what long rows cost is computed from rows of this and twice this length
+)
 
 
 def flops_per_token(model: Any, length: int, mlm_probability: float) -> float:
@@ -41,8 +43,7 @@ def row_flops(model: Any, length: int) -> tuple[float, float]:
     """
     if not is_long(length):
         one_row, two_rows = (forward_flops(model, rows, length) for rows in (1, 2))
-        encoder, head = (more - fewer for fewer, more in zip(one_row, two_rows))
-        return encoder, head
+        return two_rows[0] - one_row[0], two_rows[1] - one_row[1]
     short = MEASURED_LENGTH
     (encoder, head), (encoder_2, _) = row_flops(model, short), row_flops(model, 2 * short)
     quadratic = (encoder_2 - 2 * encoder) / (2 * short**2)

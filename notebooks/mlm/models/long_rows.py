@@ -21,7 +21,10 @@ from transformers.masking_utils import sdpa_mask
 LONG_ROW = 1024  # tokens: from this length on, rows are long
 SCORES_AT_ONCE = 2**24  # of all rows and heads: 64 MiB in float32
 LONG_SDPA = "long_sdpa"  # torch's fused attention, and this module's for long rows
-LONG_ATTENTION = LONG_SDPA, "matmul"  # names of attention functions that take sequence_ids of long rows
+LONG_ATTENTION = (
+    LONG_SDPA,
+    "matmul",
+)  # names of attention functions that take sequence_ids of long rows
 
 
 def is_long(num_tokens: int) -> bool:
@@ -31,19 +34,19 @@ def is_long(num_tokens: int) -> bool:
 
 def dense_mask(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     """The (B, 1, T, T) bool mask for sequence_ids (B, 1, 1, T); any other mask, or None, stays as it is."""
-    if attention_mask is None or attention_mask.dtype == torch.bool:
+    if attention_mask is None or attention_mask.dtype != torch.long:
         return attention_mask
     return attention_mask.transpose(2, 3) == attention_mask
 
 
 def mask_of_queries(mask: torch.Tensor | None, start: int, stop: int) -> torch.Tensor | None:
-    """The rows `start` to `stop` of a mask, as bool (B, 1, stop - start, T); None if there is no mask.
+    """The rows `start` to `stop` of a mask, (B, 1, stop - start, T); None if there is no mask.
 
-    mask: sequence_ids (B, 1, 1, T), or bool (B, 1, 1 or T, T).
+    mask: sequence_ids (B, 1, 1, T), or (B, 1, 1 or T, T) bool or numbers that are added to scores.
     """
     if mask is None:
         return None
-    if mask.dtype != torch.bool:
+    if mask.dtype == torch.long:
         return mask[..., start:stop].transpose(2, 3) == mask
     return mask if mask.shape[2] == 1 else mask[:, :, start:stop]
 
@@ -87,21 +90,21 @@ def windowed_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: torch.Tensor | None,
+    mask: torch.Tensor,
     reach: int,
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
     """Attention to the `reach` tokens on each side: (B, heads, T, d).
 
-    mask: sequence_ids (B, 1, 1, T), or None. The row is cut into N blocks of S = 2 * reach queries; each block
+    mask: sequence_ids (B, 1, 1, T). The row is cut into N blocks of S = 2 * reach queries; each block
     sees S + 2 * reach keys. The N blocks of each row become rows of their own.
     """
     num_rows, heads, length, size = query.shape
     block = max(16, 2 * reach)
     num_blocks = -(-length // block)
     after = num_blocks * block - length  # padding
-    ids = query.new_zeros(num_rows, length, dtype=torch.long) if mask is None else mask[:, 0, 0]
+    ids = mask[:, 0, 0]
     query_ids = F.pad(ids, (0, after), value=-1).unflatten(1, (num_blocks, block))
     key_ids = F.pad(ids, (reach, after + reach), value=-1).unfold(1, block + 2 * reach, block)
     first, second = torch.arange(block), torch.arange(block + 2 * reach)
@@ -138,13 +141,17 @@ def long_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention for long rows, in the form that transformers expects of attention functions.
 
-    query, key, value: (B, heads, T, d). attention_mask: sequence_ids (B, 1, 1, T), a bool mask that already
-    includes the window of a local layer, or None. sliding_window: given by ModernBERT's local layers.
-    Returns (B, T, heads, d) and None.
+    query, key, value: (B, heads, T, d). attention_mask: sequence_ids (B, 1, 1, T), or a mask of transformers,
+    which already includes the window of a local layer. sliding_window: given by ModernBERT's local layers.
+    Returns (B, T, heads, d) and None. With a bias of positions, or if heads share keys, it is transformers' "sdpa".
     """
-    is_bool = attention_mask is not None and attention_mask.dtype == torch.bool
-    if sliding_window is not None and not is_bool:
-        reach = module.config.sliding_window  # type: ignore[union-attr]
+    has_ids = attention_mask is not None and attention_mask.dtype == torch.long
+    if kwargs.get("position_bias") is not None or query.shape[1] != key.shape[1]:
+        return sdpa_attention_forward(
+            module, query, key, value, dense_mask(attention_mask), dropout, scaling, **kwargs
+        )
+    if sliding_window is not None and has_ids:
+        reach = module.config.sliding_window
         output = windowed_attention(query, key, value, attention_mask, reach, dropout, scaling)
     elif attention_mask is None and (dropout == 0 or query.device.type != "cpu"):
         output = F.scaled_dot_product_attention(query, key, value, None, dropout, scale=scaling)

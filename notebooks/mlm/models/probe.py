@@ -15,7 +15,13 @@ from transformers import AutoModelForMaskedLM
 from mlm.data.batches import lay_out_rows
 from mlm.data.lengths import MAX_POSITIONS
 from mlm.env.notebook import NotebookError
-from mlm.models.encoders import find_encoder, head_logits, hidden_states, packed_attention_mask, supports_packing
+from mlm.models.encoders import (
+    find_encoder,
+    head_logits,
+    hidden_states,
+    packed_attention_mask,
+    supports_packing,
+)
 
 LONG, SHORT = 160, 12  # tokens of a probe's longest and other examples: enough for local attention
 TOLERANCE = (

@@ -149,9 +149,13 @@ class StepMemory:
         supported = getattr(self.model, "supports_gradient_checkpointing", False)
         slower = ""
         if self.accumulate is not None and supported and not self.is_checkpointing:
-            slower = "; or gradient_checkpointing=True, which stores less and takes a third more time"
+            slower = (
+                "; or gradient_checkpointing=True, which stores less and takes a third more time"
+            )
         if not fitting:
-            return f"pass a smaller max_len or a smaller model{slower if self.examples == 1 else ''}"
+            return (
+                f"pass a smaller max_len or a smaller model{slower if self.examples == 1 else ''}"
+            )
         if self.accumulate is None:
             return f"pass batch_size={fitting} (estimated to fit)"
         examples = min(self.accumulate * self.batch_size, len(self.train.lengths))  # of a step
