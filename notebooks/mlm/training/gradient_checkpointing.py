@@ -4,6 +4,7 @@ The forward pass keeps only the input of each layer. The backward pass computes 
 dropout, so loss and gradients stay the same. The forward pass of the layers is a third of their work.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -75,6 +76,11 @@ def use_gradient_checkpointing(
     set_checkpointing(step.model, is_on)
 
 
+def is_not_about_caches(record: logging.LogRecord) -> bool:
+    """Hides a warning of transformers: encoders have a setting `use_cache`, but no cache."""
+    return "use_cache" not in record.getMessage()
+
+
 def set_checkpointing(model: Any, is_on: bool) -> None:
     """Switch gradient checkpointing of a model on or off.
 
@@ -82,6 +88,8 @@ def set_checkpointing(model: Any, is_on: bool) -> None:
     """
     form = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if is_on:
+        for module in ("utils.generic", "modeling_layers"):
+            logging.getLogger(f"transformers.{module}").addFilter(is_not_about_caches)
         options = {"use_reentrant": False, "preserve_rng_state": has_dropout(model)}
         getattr(model, f"{form}_checkpointing_enable")(options)
     elif model.supports_gradient_checkpointing:
