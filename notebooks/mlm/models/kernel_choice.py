@@ -111,7 +111,7 @@ def time_kernels(model: Any, shape: tuple[int, int], dtype: torch.dtype) -> str:
     numbers of the process stay as they are.
     """
     config = model.config.get_text_config()
-    width = min(shape[1], LONG_ROW - 1)  # longer rows have the same attention with all kernels
+    width = min(shape[1], LONG_ROW // 2)  # long rows have the same attention with all kernels
     sizes = [getattr(config, name, None) for name in ("hidden_size", "num_attention_heads")]
     if not all(isinstance(size, int) for size in sizes):
         print(f"CPU kernels: not timed, since the layers of {config.model_type!r} are not known")
