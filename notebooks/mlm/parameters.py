@@ -255,7 +255,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: torch.compile; False: off',
           one_of("auto", True, False)),
         P("04", "gradient_checkpointing", "Union[bool, str]", "auto",
-          'less memory, a third more time; "auto": if a batch needs it', one_of("auto", True, False)),
+          'saves memory, takes time; "auto": if needed', one_of("auto", True, False)),
     ],
     "Checkpoints and evaluation": [
         P("04", "evaluations", "int", 4, "evaluations on the validation set during training",
