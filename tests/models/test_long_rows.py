@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 import mlm
 from helpers import refused
 from mlm.models import long_rows
-from mlm.models.cpu import use_fast_kernels
+from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.encoders import hidden_states, packed_attention_mask
 from mlm.models.flops import flops_per_token
 from mlm.models.loading import load_model
@@ -106,7 +107,7 @@ def small_model(kind, length, dropout=0.0):
     return ModernBertForMaskedLM(config)
 
 
-@pytest.mark.parametrize("use", [use_long_attention, use_fast_kernels])
+@pytest.mark.parametrize("use", [use_long_attention, partial(use_attention_and_dropout, attention="matmul", dropout="16bit")])
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 @torch.no_grad()
 def test_a_packed_example_of_a_long_row_is_read_as_if_it_were_alone(kind, use):
@@ -130,7 +131,7 @@ def test_a_packed_example_of_a_long_row_is_read_as_if_it_were_alone(kind, use):
 def test_long_rows_have_the_logits_and_gradients_of_plain_transformers(kind):
     length = LONG_ROW + 24
     plain = small_model(kind, length)
-    ours = use_fast_kernels(copy.deepcopy(plain))
+    ours = use_attention_and_dropout(copy.deepcopy(plain), "matmul", "16bit")
     ids = torch.randint(2, 50, (2, length), generator=torch.Generator().manual_seed(0))
     for sequence_ids in (None, sequence_ids_of("padded", 2, length)):
         padding = None if sequence_ids is None else sequence_ids
@@ -151,7 +152,7 @@ def test_long_rows_have_the_logits_and_gradients_of_plain_transformers(kind):
 MEMORY = """
 import resource, sys, torch
 from transformers import ModernBertConfig, ModernBertForMaskedLM
-from mlm.models.cpu import use_fast_kernels
+from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.encoders import hidden_states, packed_attention_mask
 torch.set_num_threads(1)
 special = dict.fromkeys(("cls_token_id", "bos_token_id", "sep_token_id", "eos_token_id"), 1)
@@ -162,7 +163,7 @@ ids = torch.randint(2, 50, (1, 4096))
 if sys.argv[1] == "plain":
     hidden = model.base_model(ids).last_hidden_state
 else:
-    use_fast_kernels(model)
+    use_attention_and_dropout(model, "matmul", "16bit")
     sequence_ids = 1 + torch.arange(4096)[None] // 1500 if sys.argv[1] == "packed" else None
     hidden = hidden_states(model, ids, packed_attention_mask(sequence_ids))
 hidden.sum().backward()

@@ -9,7 +9,7 @@ import torch
 
 from encoders import CONFIGS, make_model
 from helpers import masked_loss, refused
-from mlm.models.cpu import use_fast_kernels
+from mlm.models.cpu import use_attention_and_dropout
 from mlm.training.causes import StepMemory
 from mlm.training.gradient_checkpointing import (
     choose_checkpointing,
@@ -60,7 +60,7 @@ def saved_bytes(model, batch):
 def test_loss_gradients_and_dropout_stay_the_same(dataset, tokenizer, kind, fast_kernels, rate):
     model = set_dropout(make_model(kind, tokenizer, max_position_embeddings=200), rate)
     if fast_kernels:
-        use_fast_kernels(model)
+        use_attention_and_dropout(model, "matmul", "16bit")
     other = copy.deepcopy(model)
     set_checkpointing(other, True)
     batch = batch_of(dataset, FEW_EXAMPLES)
