@@ -212,7 +212,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
           '"line": one each; "block": a document cut up; "stream": all text cut up',
           one_of("line", "block", "stream")),
         P("03 03b 04 06", "max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
-          Valid("8 to 512, the number of positions of BERT", number(8, 512).check)),
+          Valid("at least 8, and at most the model's number of positions (BERT: 512)", number(8).check)),
         P("03 03b 04 06", "vocabulary", "Optional[str]", None,
           'to learn, for "scratch:"; "bpe-cased:16000"; None: what fits',
           either(None, "what fits the text", VOCABULARY)),
@@ -270,6 +270,8 @@ TABLE = {  # {heading in the parameters cell: parameters}
           one_of("auto", *KERNELS)),
         P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: torch.compile; False: off',
           one_of("auto", True, False)),
+        P("04", "gradient_checkpointing", "Union[bool, str]", "auto",
+          'saves memory, takes time; "auto": if needed', one_of("auto", True, False)),
     ],
     "Checkpoints and evaluation": [
         P("04", "evaluations", "int", 4, "evaluations on the validation set during training",
