@@ -6,11 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
-from transformers import BertTokenizer
-=======
-from transformers import EsmTokenizer
->>>>>>> main
+from transformers import BertTokenizer, EsmTokenizer
 
 from encoders import make_model, make_tokenizer
 from mlm.data.batches import MaskedBatches
