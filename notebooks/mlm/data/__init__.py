@@ -6,8 +6,8 @@ text_options       valid values of `encoding` and `documents`
 encodings          streams of bytes -> lines, or which line fails and which encodings are likely
 formats            plain text, CSV, JSON, parquet, Arrow, WikiExtractor's output -> documents -> lines
 documents          what separates the documents of a text, and whether it is hard-wrapped
-local_files        a path, a folder or a pattern -> files
 mixture            the weights of corpora that are mixed
+local_files        a path, a folder or a pattern -> files
 download           nietzsche, pydoc, URLs and datasets of the Hub -> files
 split              lines -> train.txt and valid.txt; no line is in both
 corpus             files -> a folder with train.txt, valid.txt and corpus.json
