@@ -11,7 +11,7 @@ from encoders import CONFIGS, OTHERS, make_model, make_tokenizer
 from helpers import refused
 from mlm.data.dataset import MaskedLMDataset
 from mlm.models import encoders, probe
-from mlm.models.cpu import tune_for_cpu
+from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.encoders import Encoder, supports_packing
 from mlm.models.loading import load_model
 from mlm.models.probe import ForwardCheck, freeze_unused_weights, longest_input
@@ -33,7 +33,7 @@ def test_every_kind_passes_and_nothing_about_it_changes(kind, corpus_folder, cap
     assert all(weight.grad is None for weight in model.parameters())
     if kind not in OTHERS:
         assert capsys.readouterr().out == ""
-    tune_for_cpu(model)
+    use_attention_and_dropout(model, "matmul", "16bit")
     check()
 
 

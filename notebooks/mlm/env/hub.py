@@ -82,15 +82,16 @@ def load_error(
     )
 
 
-def model_source(model: str) -> str:
+def model_source(model: str, needs_weights: bool = True) -> str:
     """What `from_pretrained` reads for a `model`: an absolute folder, or a name on the Hub.
 
-    Raises NotebookError if `model` is neither, is the folder of a run, or is another kind of model.
+    Raises NotebookError if `model` is neither, is the folder of a run, is another kind of model, or if the
+    folder is incomplete. needs_weights=False: a folder with only a tokenizer is enough.
     """
     path = absolute_path("model", model)
     if describe_path(path) == "is a folder":
         source = str(path)
-        check_model_folder(model, path, MASKED_LMS)
+        check_model_folder(model, path, MASKED_LMS, needs_weights)
     elif HUB_NAME.fullmatch(model) and not path.exists():
         source = model
     elif path.is_file() and (path.parent / "config.json").exists():

@@ -215,17 +215,22 @@ def safetensors_size(path: Path) -> int | None:
     return 8 + length + max(ends, default=0)
 
 
-def check_model_folder(model: str, folder: Path, known_types: set[str]) -> None:
+def check_model_folder(
+    model: str, folder: Path, known_types: set[str], needs_weights: bool = True
+) -> None:
     """Raise NotebookError if `folder`, passed as `model`, is not the complete folder of a model.
 
-    known_types: the model types of transformers that have a masked language model.
+    known_types: the model types of transformers that have a masked language model. needs_weights: whether
+    the model itself is loaded, not only its tokenizer.
     """
     reason = None
+    has_tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
     if not (folder / "config.json").exists():
-        reason = next(filter(None, (describe(folder) for describe in WITHOUT_CONFIG)))
+        if needs_weights or not has_tokenizer:
+            reason = next(filter(None, (describe(folder) for describe in WITHOUT_CONFIG)))
     elif reason := damaged_json(folder):
         pass
-    elif read_json(folder / "config.json").get("model_type") in known_types:
+    elif read_json(folder / "config.json").get("model_type") in known_types and needs_weights:
         reason = incomplete_weights(folder)
     if reason:
         raise NotebookError(f"model={short_repr(model)} {reason}")

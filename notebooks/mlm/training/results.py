@@ -204,6 +204,7 @@ def run_results(
             "device": settings["device"],
             "processes": settings["processes"],
             "precision": settings["dtype"],
+            "kernels": settings["kernels"],
             "threads": torch.get_num_threads(),
             **hardware,
         },
