@@ -220,3 +220,17 @@ def test_a_resumed_run_gets_the_same_batches(mixed):
 def test_blocks_across_corpora_are_refused(mixed):
     with refused("examples must be", "'stream'".replace("'", '"'), 'examples="block"'):
         mixed("stream", truth=2, spirit=1)
+
+
+def test_no_folder_and_no_password_of_a_mixture_is_stored(texts, tmp_path, monkeypatch):
+    url = "https://eve:s3cret@example.org/truth.txt?key=t0ken"
+    monkeypatch.setattr(
+        "mlm.data.corpus.fetch_corpus",
+        lambda text, *_: [Path(texts["truth"] if text == url else text)],
+    )
+    folder = load_corpus([f"{url}*2", texts["spirit"]], tmp_path / "work")
+    stored = (folder / "corpus.json").read_text()
+    for secret in ("eve", "s3cret", "t0ken", str(tmp_path)):
+        assert secret not in stored
+    source = read_checked_json(folder / "corpus.json")["source"]
+    assert source == ["https://example.org/truth.txt*2", "spirit.txt*1"]

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from transformers import EsmTokenizer
 
 from encoders import make_model, make_tokenizer
 from mlm.data.batches import MaskedBatches
@@ -233,3 +234,12 @@ def test_the_most_frequent_token_is_right_only_in_the_last_row(corpus_folder, to
     table = accuracy_by_frequency({"a": bert}, tokenizer, results, workdir)
     accuracy = table["most frequent token"]
     assert accuracy.iloc[-1] > 0 and (accuracy.iloc[:-1] == 0).all()
+
+
+def test_a_tokenizer_in_python_shows_what_the_model_reads(tmp_path):
+    """It does not say where its tokens are in the line."""
+    special, letters = ["<cls>", "<pad>", "<eos>", "<unk>"], [*"LAGVSERTIDPKQNFYMHWC"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*special, *letters, "<mask>"]))
+    tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))
+    ids = tokenizer("M K V L A", add_special_tokens=False)["input_ids"]
+    assert masked_sentence("M K V L A", ids, 2, tokenizer).split() == ["M", "K", "[MASK]", "L", "A"]

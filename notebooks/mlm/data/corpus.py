@@ -249,7 +249,7 @@ def load_mixture(
         mixture.append({"name": name, "weight": weight, "lines": lines, "documents": documents})
     shown = [f"{source['name']} x {source['weight']:g}" for source in mixture]
     about = {
-        "source": [*corpus],
+        "source": [f"{public_names(text)}*{weight:g}" for text, weight in entries],
         "sha256": sha256,
         "text_sha256": json_digest([about["text_sha256"] for about in abouts]),
         "bytes": sum((folder / name).stat().st_size for name in SPLIT_FILES),

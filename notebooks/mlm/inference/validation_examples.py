@@ -135,12 +135,16 @@ def masked_sentence(
 ) -> str:
     """A line with [MASK] in place of the token at `position` of its `ids`."""
     encoded = tokenizer(
-        line, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        line,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=tokenizer.is_fast,  # one in Python has none
     )
-    if encoded["input_ids"] != ids:  # the tokenizer changed something: show what the model reads
+    offsets = encoded.get("offset_mapping")
+    if encoded["input_ids"] != ids or offsets is None:  # show what the model reads
         masked = [*ids[:position], tokenizer.mask_token_id, *ids[position + 1 :]]
         return tokenizer.decode(masked).replace(tokenizer.mask_token, "[MASK]")
-    start, end = encoded["offset_mapping"][position]
+    start, end = offsets[position]
     start += len(line[start:end]) - len(line[start:end].lstrip())  # tokens may begin with a space
     return f"{line[:start]}[MASK]{line[end:]}"
 
