@@ -188,6 +188,9 @@ TABLE = {  # {heading in the parameters cell: parameters}
           MODEL),
         P("05 07", "corpus", "Union[str, list]", "nietzsche", 'the text for the vocabulary of "scratch:" models',
           CORPUS),
+        P("05", "vocabulary", "Optional[str]", None,
+          'to learn, for "scratch:"; "bpe-cased:16000"; None: what fits',
+          either(None, "what fits the text", VOCABULARY)),
     ],
     "Text": [
         P("02 03 03b 04 06", "column", "str", "text", "the column to read, if the corpus is a table",

@@ -14,6 +14,7 @@ from mlm.data.formats import (
     Contents,
     check_column,
     count_lines,
+    doubted_encodings,
     format_by_name,
     numbered_lines,
 )
@@ -160,6 +161,8 @@ def load_corpus(
             f"corpus={short_repr(corpus)} has no file that is not in valid_corpus as well; pass "
             "another valid_corpus"
         )
+    for warning in doubted_encodings((*files, *valid_files), encoding):
+        print(warning)
     sums, valid_sums = file_sums(files), file_sums(valid_files)
     reading = {"column": column, "encoding": encoding, "documents": documents}
     # Everything that decides train.txt and valid.txt; names and paths of files do not count.
