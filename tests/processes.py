@@ -111,6 +111,8 @@ def start(
     `fork=False` starts a new Python, in which torch can have another number of threads.
     """
     folder.mkdir(exist_ok=True)
+    if notebook.name == TRAINING.name:  # timing may choose others in each process: other bits
+        parameters = {"kernels": "default-matmul-16bit", **parameters}
     arguments = [str(notebook), *(["--patch", str(patch)] if patch else []), *pairs(parameters)]
     if fork:
         return ForkedProcess(arguments, folder)

@@ -32,7 +32,7 @@ RECIPE = dict(
 PARAMETERS = dict(
     model="a folder", max_len=32, examples="line", batch_size=8, accumulate=1, seed=0, num_nodes=1,
     masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0,
-    compile=False,
+    kernels="default-matmul-16bit", compile=False,
 )  # fmt: skip
 OPTIMIZER = dict(optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="linear", total_steps=20)
 DEVICE = dict(kind="cpu", processes=1, dtype=torch.float32)

@@ -78,6 +78,7 @@ VALUES = {
     "cpu_processes": ([1, 2], [0, -1], [None, "two"]),
     "num_nodes": ([1, 4], [0], [None]),
     "precision": (["auto", "32", "bf16", "16", 32, 16], ["64", 64, "", "bf16-mixed"], [None, 32.0]),
+    "kernels": (["auto", "default-sdpa-torch", "onednn-matmul-16bit"], ["mkl", ""], [None, 1]),
     "compile": (["auto", True, False], ["yes", ""], [None, 1]),
     "checkpoint_steps": ([1, 500], [0, -1], [None, 0.5]),
     "checkpoint_minutes": ([0.1, 10, 10.0], [0, -1.0, float("nan")], [None, "ten"]),

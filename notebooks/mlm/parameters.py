@@ -19,6 +19,7 @@ from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
 from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
+from mlm.models.kernels import KERNELS
 from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
 
@@ -187,6 +188,9 @@ TABLE = {  # {heading in the parameters cell: parameters}
           MODEL),
         P("05 07", "corpus", "Union[str, list]", "nietzsche", 'the text for the vocabulary of "scratch:" models',
           CORPUS),
+        P("05", "vocabulary", "Optional[str]", None,
+          'to learn, for "scratch:"; "bpe-cased:16000"; None: what fits',
+          either(None, "what fits the text", VOCABULARY)),
     ],
     "Text": [
         P("02 03 03b 04 06", "column", "str", "text", "the column to read, if the corpus is a table",
@@ -257,6 +261,8 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("06", "precision", "Union[int, str]", "auto",
           '"auto" (the fastest here), "32" or "bf16"',
           one_of("auto", "32", "bf16", convert=str)),
+        P("04", "kernels", "str", "auto", 'CPU kernels: "auto" (the fastest here, timed) or a name, see docs/speed.md',
+          one_of("auto", *KERNELS)),
         P("04", "compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: torch.compile; False: off',
           one_of("auto", True, False)),
     ],

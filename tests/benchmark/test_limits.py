@@ -20,7 +20,8 @@ OURS = Variant(
     order="random",
     pack=True,
     masked_only=True,
-    fast_kernels=True,
+    attention="matmul",
+    dropout="16bit",
     keep_memory=True,
 )
 TRAINER_ARGS = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}

@@ -21,7 +21,9 @@ from mlm.benchmark.speed import Variant
 
 MODEL = "scratch:tiny"
 DENSE = Variant("dense head", batch_size=16, order="random")
-OURS = replace(DENSE, name="this suite", masked_only=True, pack=True, fast_kernels=True)
+OURS = replace(
+    DENSE, name="this suite", masked_only=True, pack=True, attention="matmul", dropout="16bit"
+)
 TRAINER = replace(DENSE, name="Trainer", trainer="Trainer")
 CONTENDERS = [
     Contender("tutorial", DENSE, recipe_settings("tutorial", MODEL, 4), 1),

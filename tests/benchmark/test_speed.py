@@ -28,9 +28,9 @@ DENSE = Variant("dense head", batch_size=16, order="random")
 CHANGES = [
     ("head on masked tokens only", {"masked_only": True}),
     ("packed rows", {"pack": True}),
-    ("fast dropout and attention", {"fast_kernels": True}),
+    ("fast dropout and attention", {"attention": "matmul", "dropout": "16bit"}),
     ("freed memory is kept", {"keep_memory": True}),
-    ("float32 by oneDNN", {"onednn": True}),
+    ("float32 by oneDNN", {"products": "onednn"}),
     ("bfloat16", {"dtype": torch.bfloat16}),
     ("blocks", {"examples": "block", "batch_size": 3}),
 ]

@@ -31,12 +31,13 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.cuda, name, use_cuda)
 
     def make(
-        gpus=0, cores=None, bf16=True, card=A100, xla=None, counts="return {cores}", chips=1,
+        gpus=0, cores=None, bf16=True, bf16_speed=2.0, card=A100, xla=None, counts="return {cores}", chips=1,
         used=False,
     ):  # fmt: skip
         """`cores` None: no torch_xla; `xla`: its version; `counts`: how it counts; `used`: it has run."""
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(hardware.Machine, "bf16", bf16)
+        monkeypatch.setattr(hardware.Machine, "bf16_speed", bf16_speed)
         monkeypatch.setattr(hardware, "run_in_subprocess", lambda function: [card] * gpus)
         if cores is not None:
             xla = xla or torch.__version__.partition("+")[0]
@@ -78,6 +79,7 @@ def summary(arguments, device):
 
 NOTHING, ONE_GPU, TWO_GPUS = {}, {"gpus": 1}, {"gpus": 2}
 OLD_GPU, OLD_CPU = {"gpus": 1, "card": T4}, {"bf16": False}
+SLOW_BF16 = {"bf16_speed": 0.5}  # a CPU with bfloat16 that computes faster in float32
 ONE_CORE, EIGHT_CORES = {"cores": 1}, {"cores": 8}
 P100 = (
     "Tesla P100",
@@ -131,6 +133,8 @@ NO_CORES = {"cores": 0}  # torch_xla is installed, but there is no TPU
         # precision
         (NOTHING, {"precision": "32"}, ("cpu", 1, "auto", "32-true", f32)),
         (NOTHING, {"precision": 32}, ("cpu", 1, "auto", "32-true", f32)),
+        (SLOW_BF16, {}, ("cpu", 1, "auto", "32-true", f32)),
+        (SLOW_BF16, {"precision": "bf16"}, ("cpu", 1, "auto", "32-true", bf16)),
         (OLD_CPU, {"precision": "bf16"}, ("cpu", 1, "auto", "32-true", bf16)),
         (ONE_GPU, {"precision": "32"}, ("gpu", 1, "cuda_graph", "32-true", f32)),
         (ONE_GPU, {"precision": "bf16"}, ("gpu", 1, "cuda_graph", "32-true", bf16)),

@@ -24,9 +24,14 @@ def folder(tokenizer, tmp_path):
     return folder
 
 
-def assert_refused(folder, tokenizer, *words):
-    """Both functions that read a model refuse the folder with a line that contains these words."""
-    for load in (load_tokenizer, load_model):
+def assert_refused(folder, tokenizer, *words, only_model=False):
+    """The functions that read a model refuse the folder with a line that contains these words.
+
+    only_model: the folder has a tokenizer that can be loaded.
+    """
+    if only_model:
+        load_tokenizer(str(folder), None)
+    for load in (load_model,) if only_model else (load_tokenizer, load_model):
         with refused(f"model={str(folder)!r} ", *words):
             load(str(folder), tokenizer)
 
@@ -46,7 +51,8 @@ def test_an_adapter_is_refused_with_its_base_model(tokenizer, tmp_path):
     words = "adapter (LoRA) of 'bert-base-uncased'", "merge_and_unload()", "pass the folder"
     assert_refused(tmp_path, tokenizer, *words)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')  # some adapters have one
-    assert_refused(tmp_path, tokenizer, *words)
+    tokenizer.save_pretrained(tmp_path)
+    assert_refused(tmp_path, tokenizer, *words, only_model=True)
 
 
 @pytest.mark.fault
@@ -67,7 +73,7 @@ def test_weights_of_other_programs_are_named(folder, tokenizer, name, kind, with
         (folder / "config.json").unlink()
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"weights")
-    assert_refused(folder, tokenizer, kind, "no PyTorch weights", WEIGHTS)
+    assert_refused(folder, tokenizer, kind, "no PyTorch weights", WEIGHTS, only_model=True)
 
 
 @pytest.mark.fault
@@ -88,9 +94,9 @@ def test_a_folder_of_models_is_refused_with_the_newest(folder, tokenizer):
 @pytest.mark.fault
 def test_an_incomplete_folder_is_refused_with_what_it_lacks(folder, tokenizer, tmp_path):
     (folder / "config.json").unlink()
-    assert_refused(folder, tokenizer, "weights but no config.json", "copy it")
+    assert_refused(folder, tokenizer, "weights but no config.json", "copy it", only_model=True)
     (folder / WEIGHTS).unlink()
-    assert_refused(folder, tokenizer, "a tokenizer but no model", "copy them")
+    assert_refused(folder, tokenizer, "a tokenizer but no model", "copy them", only_model=True)
     (tmp_path / "empty").mkdir()
     assert_refused(tmp_path / "empty", tokenizer, "is empty", "pass a folder that save_pretrained")
     (tmp_path / "empty/notes.txt").write_text("text")
@@ -135,13 +141,21 @@ def test_missing_and_truncated_weights_are_refused(folder, tokenizer):
     content = (folder / WEIGHTS).read_bytes()
     for size in (4, 100, len(content) // 2, len(content) - 1):
         (folder / WEIGHTS).write_bytes(content[:size])
-        assert_refused(folder, tokenizer, f"truncated file: {WEIGHTS} has {size:,} of ", "again")
+        assert_refused(
+            folder,
+            tokenizer,
+            f"truncated file: {WEIGHTS} has {size:,} of ",
+            "again",
+            only_model=True,
+        )
     (folder / WEIGHTS).write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n"
     )
-    assert_refused(folder, tokenizer, "only a pointer of Git LFS", "git lfs pull")
+    assert_refused(folder, tokenizer, "only a pointer of Git LFS", "git lfs pull", only_model=True)
     (folder / WEIGHTS).unlink()
-    assert_refused(folder, tokenizer, "a config.json but no weights", f"copy {WEIGHTS}")
+    assert_refused(
+        folder, tokenizer, "a config.json but no weights", f"copy {WEIGHTS}", only_model=True
+    )
     index = {
         "weight_map": {
             "a": "model-00001-of-00002.safetensors",
@@ -150,7 +164,9 @@ def test_missing_and_truncated_weights_are_refused(folder, tokenizer):
     }
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
     (folder / "model-00001-of-00002.safetensors").write_bytes(content)
-    assert_refused(folder, tokenizer, "lacks model-00002-of-00002.safetensors (1 of 2 files")
+    assert_refused(
+        folder, tokenizer, "lacks model-00002-of-00002.safetensors (1 of 2 files", only_model=True
+    )
 
 
 def test_complete_folders_of_every_form_are_loaded(folder, tokenizer):
@@ -209,3 +225,35 @@ def test_the_settings_of_a_tokenizer_are_not_enough(folder):
     remove_tokenizer(folder, ["tokenizer.json"])
     with refused("has no vocabulary", "tokenizer.json"):
         load_tokenizer(str(folder), None)
+
+
+# damaged files
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "bytes", "list", "pointer"])
+def test_a_damaged_json_file_is_named(folder, tokenizer, name, damage):
+    content = (folder / name).read_bytes()
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "bytes": b"\xff\xfe\x00{",
+        "list": b"[]",
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    }[damage]
+    (folder / name).write_bytes(damaged)
+    assert_refused(
+        folder, tokenizer, name, "git lfs pull" if damage == "pointer" else "copy it again"
+    )
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "entry", [{"hidden_size": "32"}, {"num_labels": "x"}, {"num_hidden_layers": None}]
+)
+def test_a_config_with_a_wrong_value_is_refused_with_the_reason(folder, tokenizer, entry):
+    (folder / "config.json").write_text(json.dumps(config_of(folder) | entry))
+    for load in (load_tokenizer, load_model):
+        with refused("config", "not valid", "copy", "config.json"):
+            load(str(folder), tokenizer)

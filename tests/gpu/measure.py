@@ -307,7 +307,7 @@ def first_losses(bench: Bench) -> None:
         "dense head, one line per row": float32 | dict(pack=False, masked_only=False),
         "masked positions only": float32 | dict(pack=False),
         "packed rows": float32,
-        "attention as products": float32 | dict(fast_kernels=True),
+        "attention as products": float32 | dict(attention="matmul", dropout="16bit"),
         "bfloat16": dict(dtype=torch.bfloat16),
         "float16": dict(dtype=torch.float16 if ON_GPU else torch.bfloat16),
     }

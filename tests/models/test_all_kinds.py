@@ -99,7 +99,8 @@ def make_folder(tokenizer, tmp_path):
 def prepared(folder, tokenizer, dataset):
     """The model in a folder, ready for training."""
     model = load_model(folder, tokenizer, MAX_LEN)
-    prepare_model(model, dataset, {"kind": "cpu"}, compile=False)
+    device = {"kind": "cpu", "dtype": torch.float32}
+    prepare_model(model, dataset, device, (4, 32), "auto", compile=False)
     return model
 
 

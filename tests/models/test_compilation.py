@@ -20,7 +20,7 @@ from mlm.models.compilation import (
     compile_encoder,
     python_header,
 )
-from mlm.models.cpu import FastDropout, use_fast_kernels
+from mlm.models.cpu import FastDropout, use_attention_and_dropout
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM, reset_module
@@ -137,8 +137,11 @@ def test_a_compiled_model_is_the_same_model_and_resumes_exactly(
     """Loss and gradients are equal up to rounding; two graphs for training, one for evaluation."""
     model = make_model("bert", tokenizer, num_hidden_layers=1)
     options = dict(optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="linear", total_steps=6)
-    plain = MaskedLM(use_fast_kernels(copy.deepcopy(model)), options)
-    module, names = MaskedLM(use_fast_kernels(model), options), list(model.state_dict())
+    plain = MaskedLM(use_attention_and_dropout(copy.deepcopy(model), "matmul", "16bit"), options)
+    module, names = (
+        MaskedLM(use_attention_and_dropout(model, "matmul", "16bit"), options),
+        list(model.state_dict()),
+    )
     assert compile_encoder(model, True, CPU)
     assert "torch.compile is on: set in the parameters" in capsys.readouterr().out
     assert list(model.state_dict()) == names

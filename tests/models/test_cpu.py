@@ -9,17 +9,17 @@ import torch
 from helpers import masked_loss
 from mlm.data.batches import MaskedBatches
 from mlm.data.packing import PackingPlan
+from mlm.env.products import reset_float32
 from mlm.models.cpu import (
+    DROPOUT_CLASSES,
     PACKED_ATTENTION,
     FastDropout,
     fast_dropout,
-    onednn_float32,
-    reset_float32,
-    tune_for_cpu,
-    undo_cpu_tuning,
-    use_default_kernels,
-    use_fast_kernels,
+    undo_kernels,
+    use_attention_and_dropout,
+    use_kernels,
 )
+from mlm.models.kernels import KERNELS
 from mlm.models.loading import load_model
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM
@@ -67,7 +67,7 @@ def test_attention_as_matrix_products_is_exact(bert, make_batch, rows):
     batch = make_batch(packed=rows == "packed")
     if rows == "no mask":
         del batch["sequence_ids"]
-    fast_bert = use_fast_kernels(copy.deepcopy(bert))
+    fast_bert = use_attention_and_dropout(copy.deepcopy(bert), "matmul", "16bit")
     loss, gradients = loss_and_gradients(bert, batch)
     fast_loss, fast_gradients = loss_and_gradients(fast_bert, batch)
     assert fast_loss == pytest.approx(loss, rel=1e-6)
@@ -103,7 +103,7 @@ def test_the_eager_attention_of_transformers_mixes_packed_examples(bert, make_ba
 
 def test_weights_and_names_stay_the_same(bert):
     before = {name: weight.clone() for name, weight in bert.state_dict().items()}
-    fast_bert = use_fast_kernels(bert)
+    fast_bert = use_attention_and_dropout(bert, "matmul", "16bit")
     assert fast_bert is bert and bert.config._attn_implementation == "matmul"
     assert {type(layer) for layer in dropout_layers(bert)} == {FastDropout}
     assert bert.state_dict().keys() == before.keys()
@@ -112,7 +112,7 @@ def test_weights_and_names_stay_the_same(bert):
 
 
 def test_the_default_kernels_can_be_restored(bert):
-    use_default_kernels(use_fast_kernels(bert))
+    use_attention_and_dropout(use_attention_and_dropout(bert, "matmul", "16bit"), "sdpa", "torch")
     assert bert.config._attn_implementation == "sdpa"
     assert {type(layer) for layer in dropout_layers(bert)} == {torch.nn.Dropout}
 
@@ -122,47 +122,51 @@ def test_a_saved_fast_model_is_loaded_with_the_default_attention(
 ):
     batch = make_batch()
     expected = masked_loss(MaskedLM(bert.eval(), {}), batch)[0].item()
-    use_fast_kernels(bert).save_pretrained(tmp_path)
+    use_attention_and_dropout(bert, "matmul", "16bit").save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path), tokenizer, 64)
     assert loaded.config._attn_implementation == "sdpa"
     loss = masked_loss(MaskedLM(loaded.eval(), {}), batch)[0].item()
     assert loss == pytest.approx(expected)
 
 
-def test_tuning_prints_what_was_done(bert, capsys):
+@pytest.fixture
+def float32_products():
+    """Afterwards, torch computes float32 products as before."""
     precision = torch.get_float32_matmul_precision()
-    try:
-        assert tune_for_cpu(bert).config._attn_implementation == "matmul"
-    finally:
-        reset_float32()
-        torch.set_float32_matmul_precision(precision)
+    yield
+    reset_float32()
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_line_says_which_kernels_are_used(bert, capsys, kernels, float32_products):
+    products, attention, dropout = kernels.split("-")
+    assert use_kernels(bert, kernels) is bert
+    assert bert.config._attn_implementation == attention
+    assert {type(layer) for layer in dropout_layers(bert)} == {DROPOUT_CLASSES[dropout]}
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("CPU kernels: freed memory is re") and len(line) <= 100
-    assert "float32 products by" in line and "plain attention, 16-bit dropout" in line
+    assert line.startswith("CPU kernels: freed memory is re") and len(line) <= 120
+    uses_onednn = torch.get_float32_matmul_precision() == "medium"
+    assert uses_onednn == ("oneDNN" in line) and uses_onednn <= (products == "onednn")
 
 
 @pytest.mark.parametrize("before", ["highest", "high", "medium"])
-def test_the_tuning_for_the_cpu_ends_where_a_gpu_begins(bert, before):
+def test_the_kernels_of_the_cpu_end_where_a_gpu_begins(bert, before, float32_products):
     """On a GPU, "medium" would round float32 products; what the user had set before comes back."""
-    precision = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision(before)
-        for _ in range(2):  # also after two runs on the CPU
-            tune_for_cpu(bert)
-        undo_cpu_tuning(bert)
-        assert torch.get_float32_matmul_precision() == before
-        assert bert.config._attn_implementation == "sdpa"
-        assert {type(layer) for layer in dropout_layers(bert)} == {torch.nn.Dropout}
-        torch.set_float32_matmul_precision("high")  # by the user, after that
-        undo_cpu_tuning(bert)
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        reset_float32()
-        torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision(before)
+    for _ in range(2):  # also after two runs on the CPU
+        use_kernels(bert, "onednn-matmul-16bit")
+    undo_kernels(bert)
+    assert torch.get_float32_matmul_precision() == before
+    assert bert.config._attn_implementation == "sdpa"
+    assert {type(layer) for layer in dropout_layers(bert)} == {torch.nn.Dropout}
+    torch.set_float32_matmul_precision("high")  # by the user, after that
+    undo_kernels(bert)
+    assert torch.get_float32_matmul_precision() == "high"
 
 
 def test_dropout_is_off_during_evaluation(bert, make_batch):
-    model = use_fast_kernels(bert)
+    model = use_attention_and_dropout(bert, "matmul", "16bit")
     for layer in dropout_layers(model):
         layer.p = 0.5
     module, batch = MaskedLM(model, {}), make_batch()
@@ -224,27 +228,3 @@ def test_dropout_depends_on_the_seed():
         torch.manual_seed(seed)
         outputs.append(fast_dropout(x, 0.5))
     assert (outputs[0] == outputs[1]).all() and (outputs[0] != outputs[2]).any()
-
-
-# float32 products
-
-
-@pytest.mark.parametrize("is_rounded", [False, True])
-def test_float32_products_keep_their_precision(monkeypatch, is_rounded):
-    """oneDNN is not used where it rounds; a test pretends that by numbers with a large error."""
-    precision, randn = torch.get_float32_matmul_precision(), torch.randn
-    try:
-        with monkeypatch.context() as patch:
-            if is_rounded:
-                patch.setattr(
-                    torch, "randn", lambda *size, **options: 1000 * randn(*size, **options)
-                )
-            is_used = onednn_float32()
-        assert not (is_used and is_rounded)
-        assert torch.get_float32_matmul_precision() == ("medium" if is_used else "highest")
-        rows, columns = torch.randn(2, 128, 512, generator=torch.Generator().manual_seed(1))
-        exact = rows.double() @ columns.double().T
-        assert (rows @ columns.T - exact).abs().max() < 1e-3
-    finally:
-        reset_float32()
-        torch.set_float32_matmul_precision(precision)

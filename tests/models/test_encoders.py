@@ -27,7 +27,7 @@ from mlm.inference.predict import (
     same_predictions,
     surprisals,
 )
-from mlm.models.cpu import use_fast_kernels
+from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.encoders import ENCODERS, Encoder, supports_packing
 from mlm.models.loading import DROPOUT_NAMES, choose_packing, load_model
 from mlm.training.module import MaskedLM
@@ -149,7 +149,7 @@ def test_the_cpu_kernels_do_not_change_the_logits(make_small, kind):
     model = small.model.eval()
     batch = make_batch(small.dataset, supports_packing(model.config))
     before = MaskedLM(model, {}).masked_logits(batch)
-    after = MaskedLM(use_fast_kernels(model), {}).masked_logits(batch)
+    after = MaskedLM(use_attention_and_dropout(model, "matmul", "16bit"), {}).masked_logits(batch)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
     # DeBERTa has its own attention, and so does ModernBERT before transformers 5.1.
     has_own_attention = not model._supports_attention_backend

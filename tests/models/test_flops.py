@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoders import CONFIGS, OTHERS, SMALL
 from mlm.benchmark.limits import layer_shapes
 from mlm.models import flops
-from mlm.models.cpu import use_fast_kernels
+from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.loading import load_model
 
 VOCABULARY, LENGTH, RATE = 300, 50, 0.3
@@ -80,7 +80,7 @@ def test_flops_per_token_agree_with_the_formula_of_each_kind(kind, mode):
     """6 operations for each weight: 2 forward, 4 backward. The head counts for masked tokens only."""
     model = make(kind).eval()
     if mode == "fast kernels":
-        use_fast_kernels(model)
+        use_attention_and_dropout(model, "matmul", "16bit")
     default = lambda config: (2 * layer(config), BERT_HEAD)  # noqa: E731
     encoder, head = FORMULAS.get(kind, default)(model.config)
     found = flops.flops_per_token(model, LENGTH, RATE)

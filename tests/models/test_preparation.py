@@ -17,7 +17,9 @@ from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate, unigram_loss
 from mlm.training.module import MaskedLM
 
-CPU, GPU = {"kind": "cpu"}, {"kind": "gpu", "card": SimpleNamespace(name="A100", capability=(8, 0))}
+CPU = {"kind": "cpu", "dtype": torch.float32}
+GPU = {"kind": "gpu", "card": SimpleNamespace(name="A100", capability=(8, 0))}
+KERNELS = "onednn-matmul-16bit"
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +80,16 @@ def test_a_head_without_bias_stays_as_it_is(tokenizer, dataset):
 # the whole step
 
 
-def prepared(model, dataset, device, head_was_missing, compile=False):
+def prepared(model, dataset, device, head_was_missing, compile=False, kernels=None):
     model.head_was_missing = head_was_missing
-    return prepare_model(model, dataset, device, compile)
+    kernels = kernels or (KERNELS if device is CPU else "auto")
+    return prepare_model(model, dataset, device, (4, 32), kernels, compile)
 
 
 def test_a_pretrained_model_on_a_cpu_gets_the_kernels_and_keeps_its_weights(bert, dataset, capsys):
     before = {name: weight.clone() for name, weight in bert.state_dict().items()}
-    assert prepared(bert, dataset, CPU, head_was_missing=False, compile="auto") is False
+    found = prepared(bert, dataset, CPU, head_was_missing=False, compile="auto")
+    assert found == {"kernels": KERNELS, "compile": False}
     assert bert.config._attn_implementation == "matmul"
     assert all(torch.equal(bert.state_dict()[name], weight) for name, weight in before.items())
     kernels, compilation = capsys.readouterr().out.splitlines()
@@ -126,10 +130,11 @@ def test_on_a_gpu_the_model_keeps_its_kernels_and_operations_become_deterministi
 def test_the_encoder_is_compiled_last(bert, dataset, monkeypatch):
     """Compiling must see the kernels that are used, and the caller learns whether it was done."""
     steps = []
-    for name in ("init_head_bias", "tune_for_cpu", "compile_encoder"):
+    for name in ("init_head_bias", "use_kernels", "compile_encoder"):
         monkeypatch.setattr(preparation, name, lambda *_, name=name: steps.append(name) or True)
-    assert prepared(bert, dataset, CPU, head_was_missing=True, compile=True) is True
-    assert steps == ["init_head_bias", "tune_for_cpu", "compile_encoder"]
+    found = prepared(bert, dataset, CPU, head_was_missing=True, compile=True)
+    assert found == {"kernels": KERNELS, "compile": True}
+    assert steps == ["init_head_bias", "use_kernels", "compile_encoder"]
 
 
 def test_a_gpu_does_not_inherit_the_precision_of_an_earlier_run_on_the_cpu(
@@ -139,8 +144,8 @@ def test_a_gpu_does_not_inherit_the_precision_of_an_earlier_run_on_the_cpu(
     monkeypatch.setattr(preparation, "tune_for_gpu", lambda: None)
     bert.head_was_missing = False
     torch.set_float32_matmul_precision("highest")
-    prepare_model(bert, dataset, CPU, compile=False)
+    prepared(bert, dataset, CPU, head_was_missing=False)
     torch.set_float32_matmul_precision("medium")  # also where the CPU does not use it
-    prepare_model(bert, dataset, GPU, compile=False)
+    prepared(bert, dataset, GPU, head_was_missing=False)
     assert torch.get_float32_matmul_precision() == "highest"
     assert bert.config._attn_implementation == "sdpa"

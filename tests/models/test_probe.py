@@ -11,7 +11,7 @@ from encoders import CONFIGS, OTHERS, make_model, make_tokenizer
 from helpers import refused
 from mlm.data.dataset import MaskedLMDataset
 from mlm.models import encoders, probe
-from mlm.models.cpu import tune_for_cpu
+from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.encoders import Encoder, supports_packing
 from mlm.models.loading import load_model
 from mlm.models.probe import ForwardCheck, freeze_unused_weights, longest_input
@@ -33,7 +33,7 @@ def test_every_kind_passes_and_nothing_about_it_changes(kind, corpus_folder, cap
     assert all(weight.grad is None for weight in model.parameters())
     if kind not in OTHERS:
         assert capsys.readouterr().out == ""
-    tune_for_cpu(model)
+    use_attention_and_dropout(model, "matmul", "16bit")
     check()
 
 
@@ -76,6 +76,14 @@ def test_a_causal_model_is_refused(kind, name, dataset, tokenizer, monkeypatch):
 def test_a_model_with_random_predictions_is_refused(dataset, bert):
     bert.cls.register_forward_hook(lambda _, __, logits: logits + torch.randn_like(logits))
     with refused("the same input gives other predictions each time"):
+        ForwardCheck(bert, dataset)
+
+
+@pytest.mark.fault
+def test_finite_weights_with_predictions_that_are_not_finite_are_refused(dataset, bert):
+    for weight in bert.parameters():
+        weight.data.mul_(1e18)
+    with refused("BertForMaskedLM predicts NaN or infinity", "copy or download the model again"):
         ForwardCheck(bert, dataset)
 
 

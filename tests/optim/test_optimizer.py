@@ -126,6 +126,19 @@ def test_a_saved_optimizer_resumes_bit_for_bit(module):
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
+def test_the_state_has_the_names_of_earlier_versions(module):
+    """So their checkpoints can be resumed: each matrix has its momentum, all others AdamW's averages."""
+    optimizer, _ = make_optimizer(module, "muon", **OPTIONS)
+    set_gradients(module)
+    optimizer.step()
+    for group in optimizer.param_groups:
+        names = {"momentum"} if group.get("muon") else {"exp_avg", "exp_avg_sq"}
+        for weight in group["params"]:
+            state = optimizer.state[weight]
+            assert state.keys() == names | {"step"}
+            assert all(state[name].shape == weight.shape for name in names)
+
+
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 @pytest.mark.parametrize("clip, is_clipped", [(0.5, True), (1e9, False), (0.0, False)])
 def test_clipping_limits_the_norm_of_all_gradients(module, optimizer_name, clip, is_clipped):

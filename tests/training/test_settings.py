@@ -7,6 +7,7 @@ import torch
 
 import mlm.parameters
 from helpers import refused
+from mlm.models.kernels import KERNELS
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters import parameters_of
 from mlm.training.history import RENAMED_METRICS
@@ -31,7 +32,7 @@ OLD_SETTINGS = {  # of a checkpoint of the first version, made with the default 
 
 def settings_of(tokenizer, device=DEVICE, chosen=CHOSEN, total_steps=60, **parameters):
     """Settings with the defaults of 04, except some parameters."""
-    resolved = {"model": "scratch:tiny", "compile": False}
+    resolved = {"model": "scratch:tiny", "kernels": KERNELS[0], "compile": False}
     return run_settings(
         DEFAULTS | resolved | parameters,
         chosen,
@@ -110,6 +111,17 @@ def test_a_setting_that_a_checkpoint_lacks_is_compared_with_the_default(tokenize
     old = old_settings(tokenizer)
     assert setting_differences(old, settings_of(tokenizer, toy=1)) == []
     assert setting_differences(old, settings_of(tokenizer, toy=2)) == ["toy was 1, is 2"]
+
+
+def test_a_choice_that_a_checkpoint_lacks_is_not_compared(tokenizer):
+    """Its default is "auto": what an earlier version chose is unknown."""
+    old = old_settings(tokenizer)
+    assert "kernels" not in old
+    for name in KERNELS:
+        assert setting_differences(old, settings_of(tokenizer, kernels=name)) == []
+    new = settings_of(tokenizer, kernels=KERNELS[1])
+    (difference,) = setting_differences(settings_of(tokenizer), new)
+    assert difference.startswith("kernels was")
 
 
 def test_a_setting_that_no_longer_exists_must_have_been_none(tokenizer):

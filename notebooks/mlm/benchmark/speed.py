@@ -30,8 +30,10 @@ from mlm.data.formats import text_lines
 from mlm.data.packing import PackingPlan
 from mlm.data.random_numbers import Purpose, uniform
 from mlm.env.notebook import NotebookError
-from mlm.models.cpu import keep_freed_memory, onednn_float32, use_default_kernels, use_fast_kernels
+from mlm.env.products import PRODUCTS
+from mlm.models.cpu import keep_freed_memory, use_attention_and_dropout
 from mlm.models.encoders import head_logits, hidden_states, packed_attention_mask, supports_packing
+from mlm.models.kernels import KERNEL_ATTENTION, KERNEL_DROPOUT, KERNEL_PRODUCTS
 from mlm.optim.optimizer import make_optimizer
 from mlm.training.causes import StepMemory, explained_memory_errors
 from mlm.training.evaluation import evaluate
@@ -55,9 +57,10 @@ class Variant:
     dtype: torch.dtype = torch.float32  # of matrix products, by autocast
     fused_adamw: bool = False  # AdamW updates all weights in one pass
     masked_only: bool = False  # the head computes scores for masked positions only
-    fast_kernels: bool = False  # attention as two matrix products, fast dropout
+    products: str = "default"  # "onednn": oneDNN multiplies float32 matrices on a CPU
+    attention: str = "sdpa"  # "matmul": attention as two matrix products
+    dropout: str = "torch"  # "16bit": dropout with 16 random bits per element
     keep_memory: bool = False  # freed memory stays with the process
-    onednn: bool = False  # oneDNN multiplies float32 matrices on a CPU
     trainer: str = "loop"  # "loop": the loop of this module; "Trainer": transformers.Trainer
     lr: float | None = None  # a constant learning rate; None: peak_lr() with warm-up and decay
 
@@ -74,6 +77,20 @@ def build_variants(first: Variant, changes: list[tuple[str, dict[str, Any]]]) ->
         if changed != variants[-1]:
             variants.append(replace(changed, name=name))
     return variants
+
+
+def other_kernels(variant: Variant, bf16: bool) -> list[Variant]:
+    """The variant with each kernel for CPUs that it does not use; bf16: also in bfloat16."""
+    names = {"products": KERNEL_PRODUCTS, "attention": KERNEL_ATTENTION, "dropout": KERNEL_DROPOUT}
+    changes: list[tuple[str, dict[str, Any]]] = [
+        (f"{field}: {name}", {field: name}) for field in names for name in names[field]
+    ]
+    if bf16:
+        changes.append(("bf16", {"dtype": torch.bfloat16}))
+    others = [(name, replace(variant, **fields)) for name, fields in changes]
+    return [
+        replace(other, name=f"this suite, {name}") for name, other in others if other != variant
+    ]
 
 
 def sample_lines(text_file: Path, path: Path, num_lines: int, seed: int) -> None:
@@ -157,16 +174,12 @@ class Bench:
 
     def switch(self, variant: Variant) -> None:
         """Prepare model and process for a variant, and restore the initial weights."""
-        use_fast_kernels(self.model)
-        if not variant.fast_kernels:
-            use_default_kernels(self.model)
+        use_attention_and_dropout(self.model, variant.attention, variant.dropout)
         if variant.keep_memory:
             keep_freed_memory()
         else:
             return_freed_memory()
-        torch.set_float32_matmul_precision("highest")
-        if variant.onednn and self.device == "cpu":
-            onednn_float32()
+        PRODUCTS[variant.products if self.device == "cpu" else "default"]()
         self.model.load_state_dict(self.initial_weights)
         self.module.to(self.device).train()
         self.module.matmul_dtype = variant.dtype

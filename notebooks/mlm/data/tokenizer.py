@@ -73,7 +73,7 @@ def load_tokenizer(
             f"vocabulary must be None with model={model!r}, got {vocabulary!r}: a pretrained model has "
             'its own vocabulary; pass model="scratch:tiny" to learn one, or leave vocabulary out'
         )
-    source = model_source(model)
+    source = model_source(model, needs_weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, local_files_only=hub_is_unreachable(source), trust_remote_code=False

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mlm.env.notebook import NotebookError, started_by_launcher
+from mlm.env.products import bf16_speed
 
 
 class Card(NamedTuple):
@@ -206,6 +207,11 @@ class Machine:
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
+    @functools.cached_property
+    def bf16_speed(self) -> float:
+        """How many times as fast the CPU computes in bfloat16 as in float32, measured in 0.3 s."""
+        return bf16_speed()
+
 
 @dataclass
 class SimulatedMachine:
@@ -218,6 +224,7 @@ class SimulatedMachine:
     cuda_is_used: bool = False
     started_by_launcher: bool = False
     bf16: bool = True
+    bf16_speed: float = 2.0
     card: Card = A100
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import huggingface_hub
 import requests
-from transformers import PretrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm.env.files import absolute_path, describe_path, short_repr
@@ -82,15 +82,16 @@ def load_error(
     )
 
 
-def model_source(model: str) -> str:
+def model_source(model: str, needs_weights: bool = True) -> str:
     """What `from_pretrained` reads for a `model`: an absolute folder, or a name on the Hub.
 
-    Raises NotebookError if `model` is neither, is the folder of a run, or is another kind of model.
+    Raises NotebookError if `model` is neither, is the folder of a run, is another kind of model, or if the
+    folder is incomplete. needs_weights=False: a folder with only a tokenizer is enough.
     """
     path = absolute_path("model", model)
     if describe_path(path) == "is a folder":
         source = str(path)
-        check_model_folder(model, path, MASKED_LMS)
+        check_model_folder(model, path, MASKED_LMS, needs_weights)
     elif HUB_NAME.fullmatch(model) and not path.exists():
         source = model
     elif path.is_file() and (path.parent / "config.json").exists():
@@ -114,4 +115,18 @@ def model_source(model: str) -> str:
             f"model={short_repr(model)} has the type {model_type!r}, for which transformers has no masked "
             "language model; pass one such as BERT, RoBERTa or ModernBERT"
         )
+    if config:
+        check_config_values(model, config)
     return source
+
+
+def check_config_values(model: str, config: dict[str, Any]) -> None:
+    """Raise NotebookError if transformers refuses a value in the config.json of a masked language model."""
+    try:
+        CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    except Exception as error:  # every kind raises another type
+        reason = " ".join(str(error).split())[:200]
+        raise NotebookError(
+            f"model={short_repr(model)} has a config.json that is not valid ({reason}); copy it again from "
+            "where the model comes from, or correct the value"
+        ) from None

@@ -4,7 +4,9 @@ sizes        hidden size and layers of the "scratch:" models
 encoders     one entry for each kind of encoder: its head, its positions, its attention when packed
 probe        ask a model: the lengths it accepts, the weights it uses, what it computes
 loading      from the Hub, from a folder, or with random weights
-cpu          four optimizations for CPUs: memory, float32 products, dropout, attention
+kernels      the names of the kernels for CPUs
+cpu          kernels for CPUs: memory, float32 products, dropout, attention
+kernel_choice  which of them are the fastest here, by timing
 gpu          settings for GPUs: deterministic operations
 compilation  torch.compile for the encoder, if the parameters ask for it
 preparation  a loaded model made ready for training: checked, bias of a new head, kernels, torch.compile

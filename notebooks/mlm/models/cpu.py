@@ -1,6 +1,6 @@
-"""Four optimizations for CPUs: reused memory, float32 products by oneDNN, cheap dropout, plain attention.
+"""Kernels for CPUs: reused memory, the library of float32 products, attention, dropout.
 
-None of them changes a weight or its name. 06 measures each one.
+None of them changes a weight or its name. 06 measures each one; `kernel_choice` chooses by timing.
 """
 
 import ctypes
@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-precisions_before: list[str] = []  # torch's setting, while `onednn_float32` has changed it
+from mlm.env.products import PRODUCTS, reset_float32
 
-# 1. Memory and 2. float32 products: settings of the process.
+# Memory: a setting of the process.
 
 
 def keep_freed_memory() -> bool:
@@ -30,30 +30,7 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1))
 
 
-def onednn_float32() -> bool:
-    """Let oneDNN compute float32 matrix products if it keeps their precision; returns whether it does.
-
-    torch uses oneDNN with the setting "medium", which also permits it to round to bfloat16. Processors
-    with AMX do round. There the setting is undone. `reset_float32` undoes it, too.
-    """
-    if not precisions_before:
-        precisions_before.append(torch.get_float32_matmul_precision())
-    torch.set_float32_matmul_precision("medium")
-    rows, columns = torch.randn(2, 256, 1024, generator=torch.Generator().manual_seed(0))
-    exact = rows.double() @ columns.double().T
-    is_rounded = bool((rows @ columns.T - exact).abs().max() > 1e-3)  # about 0.1 in bfloat16
-    if is_rounded:
-        torch.set_float32_matmul_precision("highest")
-    return not is_rounded
-
-
-def reset_float32() -> None:
-    """Undo `onednn_float32`, if it was called: on a GPU, "medium" would round float32 products."""
-    if precisions_before:
-        torch.set_float32_matmul_precision(precisions_before.pop())
-
-
-# 3. Dropout and 4. attention: parts of the model.
+# Dropout and attention: parts of the model.
 
 
 def fast_dropout(x: torch.Tensor, p: float, training: bool = True) -> torch.Tensor:
@@ -94,7 +71,7 @@ def matmul_attention(
     """Attention as two matrix products, in the form that transformers expects of attention functions.
 
     query, key, value: (B, heads, T, d). attention_mask: bool (B, 1, T, T), or None. Returns (B, T, heads, d)
-    and None. For BERT's lengths this is several times faster on a CPU than torch's fused kernels.
+    and None. For BERT's lengths this is faster on some CPUs than torch's fused kernels.
     """
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, heads, T, T)
     if attention_mask is not None:
@@ -108,49 +85,58 @@ AttentionInterface.register("matmul", matmul_attention)
 AttentionMaskInterface.register("matmul", sdpa_mask)
 
 # The attention implementations that keep packed examples apart, given a (B, 1, T, T) bool mask. A test
-# checks each of them. CPUs use "matmul", other devices "sdpa". Not in the list: transformers' "eager" and
+# checks each of them. GPUs and TPUs use "sdpa", CPUs the faster one. Not in the list: transformers' "eager" and
 # "flex_attention" add the mask's 0 and 1 to the scores. Flash attention and torch's varlen_attn need a GPU.
 PACKED_ATTENTION = "matmul", "sdpa"
 
 
-def use_fast_kernels(model: Any) -> Any:
-    """Switch a model to the dropout and the attention of this module; returns the model.
+# all of them
 
-    A model that computes its own attention (DeBERTa) keeps it.
+DROPOUT_CLASSES = {"torch": torch.nn.Dropout, "16bit": FastDropout}
+WORDS = {  # for the line that is printed
+    "default": "torch's default library",
+    "onednn": "oneDNN",
+    "sdpa": "fused",
+    "matmul": "plain",
+    "torch": "torch's",
+    "16bit": "16-bit",
+}
+
+
+def use_attention_and_dropout(model: Any, attention: str, dropout: str) -> Any:
+    """Switch a model to an attention in PACKED_ATTENTION and a dropout; returns the model.
+
+    dropout: a name in DROPOUT_CLASSES. A model that computes its own attention (DeBERTa) keeps it.
     """
     if model._supports_attention_backend:
-        model.set_attn_implementation("matmul")
+        model.set_attn_implementation(attention)
     for module in model.modules():
-        if type(module) is torch.nn.Dropout:
-            module.__class__ = FastDropout
+        if type(module) in DROPOUT_CLASSES.values():
+            module.__class__ = DROPOUT_CLASSES[dropout]
     return model
 
 
-def use_default_kernels(model: Any) -> None:
-    """Undo `use_fast_kernels`: back to the dropout of torch and the default attention of transformers."""
-    if model._supports_attention_backend:
-        model.set_attn_implementation("sdpa")
-    for module in model.modules():
-        if type(module) is FastDropout:
-            module.__class__ = torch.nn.Dropout
+def use_kernels(model: Any, kernels: str) -> Any:
+    """Use kernels, a name in KERNELS, for this process and a model; prints which; returns the model.
 
-
-def tune_for_cpu(model: Any) -> Any:
-    """Apply all four optimizations to this process and a model; prints which; returns the model."""
+    Freed memory is reused in any case. Where oneDNN would round float32, torch's default library is used.
+    """
+    products, attention, dropout = kernels.split("-")
     memory = "is reused" if keep_freed_memory() else "is returned to the system (no glibc)"
-    products = "by oneDNN" if onednn_float32() else "by torch's default library"
-    attention = "plain" if model._supports_attention_backend else "the model's own"
+    if not PRODUCTS[products]():
+        products = "default"
+    own = "" if model._supports_attention_backend else "the model's own"
     print(
-        f"CPU kernels: freed memory {memory}, float32 products {products}, "
-        f"{attention} attention, 16-bit dropout"
+        f"CPU kernels: freed memory {memory}, float32 products by {WORDS[products]}, "
+        f"{own or WORDS[attention]} attention, {WORDS[dropout]} dropout"
     )
-    return use_fast_kernels(model)
+    return use_attention_and_dropout(model, attention, dropout)
 
 
-def undo_cpu_tuning(model: Any) -> None:
-    """Undo what `tune_for_cpu` has done to this process and a model, except for the memory."""
+def undo_kernels(model: Any) -> None:
+    """Undo what `use_kernels` has done to this process and a model, except for the memory."""
     reset_float32()
     if any(type(module) is FastDropout for module in model.modules()) or (
         model.config._attn_implementation == "matmul"
     ):
-        use_default_kernels(model)
+        use_attention_and_dropout(model, "sdpa", "torch")

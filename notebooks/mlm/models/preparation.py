@@ -6,8 +6,9 @@ import torch
 
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models.compilation import compile_encoder
-from mlm.models.cpu import tune_for_cpu, undo_cpu_tuning
+from mlm.models.cpu import undo_kernels, use_kernels
 from mlm.models.gpu import tune_for_gpu
+from mlm.models.kernel_choice import choose_kernels
 from mlm.models.probe import ForwardCheck, freeze_unused_weights
 
 
@@ -25,28 +26,39 @@ def init_head_bias(model: Any, train: Any) -> bool:
     return True
 
 
-def prepare_model(model: Any, train: Any, device: dict[str, Any], compile: bool | str) -> bool:
+def prepare_model(
+    model: Any,
+    train: Any,
+    device: dict[str, Any],
+    shape: tuple[int, int],
+    kernels: str,
+    compile: bool | str,
+) -> dict[str, Any]:
     """Prepare a masked language model for training, in place; prints what is done.
 
     1. A new head starts with the token frequencies of the training text, if the model had none.
     2. Weights that get no gradient are frozen.
-    3. On a CPU, the model and the process get the CPU kernels; on a GPU, the process deterministic ones.
+    3. On a CPU, the model and the process get the fastest kernels; on a GPU, the process deterministic ones.
     4. What training computes is compared with the model's own forward pass, on the CPU.
     5. The encoder is compiled, if `compile` is True.
 
-    train: a MaskedLMDataset. device: from `trainer_arguments`. compile: "auto", True or False.
-    Returns whether the encoder is compiled. Raises NotebookError if the model cannot be trained, or if
-    training would compute something else than the model itself.
+    train: a MaskedLMDataset. device: from `trainer_arguments`. shape: (B, T) of a training batch.
+    kernels: "auto" or a name in KERNELS. compile: "auto", True or False. Returns what was chosen:
+    {"kernels": a name in KERNELS (None: the device is no CPU), "compile": whether it is compiled}.
+    Raises NotebookError if the model cannot be trained, or if training would compute something else
+    than the model itself.
     """
     if model.head_was_missing and init_head_bias(model, train):
         print("new head: its bias starts at the token frequencies of the training text")
     check_forward = ForwardCheck(model, train)
     freeze_unused_weights(model, train)
-    if device["kind"] == "cpu":
-        tune_for_cpu(model)
+    chosen = choose_kernels(kernels, model, device, shape)
+    if chosen:
+        use_kernels(model, chosen)
     else:
-        undo_cpu_tuning(model)  # of an earlier run in this kernel
+        undo_kernels(model)  # of an earlier run in this kernel
     check_forward()
     if device["kind"] == "gpu":
         tune_for_gpu()
-    return compile_encoder(model, compile, device)
+    is_compiled = compile_encoder(model, compile, device)
+    return {"kernels": chosen, "compile": is_compiled}

@@ -15,12 +15,16 @@ import pandas as pd
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from mlm.env.devices import check_fork
+from mlm.env.devices import DTYPES, check_fork
+from mlm.env.files import absolute_path
 from mlm.env.hardware import Machine
 from mlm.env.notebook import NotebookError
+from mlm.models.kernels import EARLIER_KERNELS
 from mlm.training.causes import free_variables
 from mlm.training.checkpoint import (
     CALLBACK_STATE,
+    LAST,
+    PREVIOUS,
     STAGING,
     latest_good_checkpoint,
     restore_checksums,
@@ -142,7 +146,7 @@ class Run:
         several = self.settings["processes"] > 1
         failure = None
         try:
-            with write_errors("logs or checkpoints", self.folder, (OSError,)):
+            with write_errors("logs or checkpoints", self.folder):
                 clear_failure_and_stop(self.folder)
                 check_fork(self.settings["device"], self.settings["processes"], Machine())
                 with stop_on_signal(self.folder), quiet_writer_threads():
@@ -176,6 +180,37 @@ class Run:
         content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(selected_weights(content))
         module.to("cpu").bert.tie_weights()  # on XLA, decoder and embedding became two tensors
+
+
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The settings in the newest checkpoint of a run's folder that can be read; {} if there is none.
+
+    The checkpoint is not verified: `open_run` does that.
+    """
+    for name in (LAST, PREVIOUS):
+        with contextlib.suppress(Exception):  # a damaged file can raise anything
+            path = folder / "checkpoints" / name
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            return content["callbacks"][CALLBACK_STATE]["settings"]
+    return {}
+
+
+def resumed_choices(parameters: dict[str, Any]) -> dict[str, Any]:
+    """{"precision", "kernels"} of the parameters; "auto" becomes what a run on a CPU began with.
+
+    Both are chosen by timing. A resumed run must not choose again: with others, numbers are rounded
+    differently. parameters: those of notebook 04.
+    """
+    precision, kernels = parameters["precision"], parameters["kernels"]
+    settings = {}
+    if parameters["resume"] == "auto":
+        folder = absolute_path("workdir", parameters["workdir"]) / parameters["run_name"]
+        settings = recorded_settings(folder)
+    if settings.get("device") == "cpu":
+        names = {str(dtype): name for name, dtype in DTYPES.items()}
+        precision = names[settings["dtype"]] if precision == "auto" else precision
+        kernels = settings.get("kernels", EARLIER_KERNELS) if kernels == "auto" else kernels
+    return {"precision": precision, "kernels": kernels}
 
 
 def new_folder(folder: Path) -> Path:

@@ -30,7 +30,7 @@ def run_settings(
 ) -> dict[str, Any]:
     """What makes two runs the same run, as a dict of plain values.
 
-    `parameters` are those of notebook 04, with the chosen `batch_size` and `compile`; `recipe` is from
+    `parameters` are those of notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
     `choose_recipe`, `device` from `trainer_arguments`. A new parameter is compared unless it is added
     to MAY_DIFFER.
     """
@@ -53,9 +53,10 @@ def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> lis
     """What differs between the settings of a stored run and new ones, as "lr was 0.01, is 0.1".
 
     A checkpoint of an earlier version lacks newer settings: they are compared with the default of the
-    parameter. It may have a setting that no longer exists: its value must be None.
+    parameter, unless that is "auto". It may have a setting that no longer exists: its value must be None.
     """
     defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+    defaults |= {name: settings.get(name) for name in defaults if defaults[name] == "auto"}
     known = {name: defaults[name] for name in settings.keys() & defaults.keys()} | stored
     known["model"] = stored_model(known["model"])  # earlier versions stored its path
     return [
