@@ -64,6 +64,7 @@ pandas>=2.0
 matplotlib>=3.8
 pooch>=1.8
 tensorboard>=2.15
+scikit-learn>=1.3
 papermill>=2.6
 ipykernel>=6.29
 jupyterlab>=4.2

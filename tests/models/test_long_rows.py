@@ -107,7 +107,10 @@ def small_model(kind, length, dropout=0.0):
     return ModernBertForMaskedLM(config)
 
 
-@pytest.mark.parametrize("use", [use_long_attention, partial(use_attention_and_dropout, attention="matmul", dropout="16bit")])
+@pytest.mark.parametrize(
+    "use",
+    [use_long_attention, partial(use_attention_and_dropout, attention="matmul", dropout="16bit")],
+)
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 @torch.no_grad()
 def test_a_packed_example_of_a_long_row_is_read_as_if_it_were_alone(kind, use):
