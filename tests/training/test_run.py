@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from helpers import refused
 from mlm.data.tokenizer import load_tokenizer
 from mlm.models import long_rows
+from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.kernels import EARLIER_KERNELS
 from mlm.models.loading import load_model
-from mlm.models.long_rows import LONG_SDPA
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import request_stop
 from mlm.training.run import open_run, resumed_choices
@@ -61,14 +61,14 @@ def test_a_stopped_run_resumes_to_the_same_bits(runs, trained, tmp_path, step):
     assert same(runs(tmp_path), trained)
 
 
-@pytest.mark.parametrize("attention", [LONG_SDPA, "matmul"])
+@pytest.mark.parametrize("attention", ["sdpa", "matmul"])
 def test_a_run_with_long_rows_and_dropout_resumes_to_the_same_bits(
     runs, tmp_path, monkeypatch, attention
 ):
     monkeypatch.setattr(long_rows, "LONG_ROW", 8)
     monkeypatch.setattr(long_rows, "SCORES_AT_ONCE", 1)  # rows are computed in several parts
     monkeypatch.setattr("mlm.training.results.flops_per_token", lambda *_: 1e6)  # of short rows
-    runs.module.bert.set_attn_implementation(attention)
+    use_attention_and_dropout(runs.module.bert, attention, "torch")
     uninterrupted = runs(tmp_path / "whole")
     stop_at(runs, tmp_path / "cut", 4)
     assert same(runs(tmp_path / "cut"), uninterrupted)
