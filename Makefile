@@ -96,6 +96,7 @@ outputs: .venv/made-for-tests
 	$(STORE) notebooks/04_train.ipynb -p corpus pydoc -p model scratch:tiny -p epochs 15
 	$(STORE) notebooks/05_predict.ipynb -p run_name run -p sentence $(SENTENCE)
 	$(STORE) notebooks/06_speed.ipynb -p corpus pydoc -p model scratch:tiny
+	$(STORE) notebooks/07_use.ipynb -p run_name run
 	.venv/bin/python tools/readme.py fix
 
 benchmark: .venv/made-for-tests

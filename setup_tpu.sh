@@ -65,6 +65,7 @@ matplotlib>=3.8
 pooch>=1.8
 charset-normalizer>=3.0
 tensorboard>=2.15
+scikit-learn>=1.3
 papermill>=2.6
 ipykernel>=6.29
 jupyterlab>=4.2

@@ -118,9 +118,33 @@ def test_files_and_rows_are_documents_by_default(tmp_path):
 # notebook 02
 
 
-ADVICE = {  # layout: words of the description
-    "BERT": ["plain text (1 file(s)): 360 lines, 60 document(s); blank lines separate them"],
-    "lines": ["plain text (1 file(s)): 360 lines, 1 document(s); each file is one"],
+SUBTITLES = "\n\n".join(
+    f"{i}\n00:00:{i % 60:02},000 --> 00:00:{i % 60:02},900\n{line}"
+    for i, line in enumerate(SENTENCES)
+)
+LAYOUTS |= {
+    "subtitles": SUBTITLES,
+    "tags": "\n".join(f"<p class='a'>{line}</p>" for line in SENTENCES),
+    "mail with headers": "\n\n".join(
+        f"From: A User <a@example.org>\nTo: b@example.org\nSubject: {text[:30]}\nDate: Mon, 1 Jan 2024\n\n"
+        + textwrap.fill(text, 72)
+        for text in PARAGRAPHS
+    ),
+}
+ADVICE = {
+    "subtitles": [
+        "67% of the lines have no letter",
+        "times of subtitles",
+        'documents="blank line"',
+    ],
+    "tags": ["100% of the lines have tags such as <p>"],
+    "mail with headers": [
+        "are wrapped at about 72 characters",
+        'examples="block"',
+        'documents="blank line"',
+    ],  # layout: words of the description
+    "BERT": ["plain text (1 file(s)): 360 line(s), 60 document(s); blank lines separate them"],
+    "lines": ["plain text (1 file(s)): 360 line(s), 1 document(s); each file is one"],
     "wrapped 72": [
         "are wrapped at about 72 characters",
         'examples="block"',
@@ -146,7 +170,7 @@ def test_a_table_without_column_names_gets_advice(tmp_path):
     found = describe_layout([tmp_path / "b.csv"])
     assert (
         found
-        == "CSV with the delimiter '\\t' (1 file(s)): 30 lines, 30 document(s); each row is one"
+        == "CSV with the delimiter '\\t' (1 file(s)): 30 line(s), 30 document(s); each row is one"
     )
 
 

@@ -12,6 +12,7 @@ from helpers import refused
 from mlm.data.archives import HEAD_BYTES
 from mlm.data.corpus import load_corpus
 from mlm.data.encodings import LIKELY_ENCODINGS, marked_encoding
+from mlm.data.formats import doubted_encodings
 from mlm.env.notebook import error_message
 from texts import all_lines, as_csv, as_tar, as_text, put
 
@@ -232,3 +233,45 @@ def test_random_bytes_have_no_likely_encoding(tmp_path):
     noise = bytes(generator.choice(range(128, 256)) for _ in range(4000))
     with refused("a.txt is not UTF-8 text", "no likely encoding was found"):
         load_corpus(put(tmp_path / "a.txt", b"\n".join([noise] * 20)), tmp_path / "work")
+
+
+# a given encoding that is wrong
+
+
+@pytest.mark.parametrize("encoding", LANGUAGES)
+def test_the_right_encoding_is_not_doubted_and_most_wrong_ones_are(tmp_path, encoding):
+    """Wrong: another encoding that can decode the file, to another text."""
+    text = "\n".join(f"{i} {LANGUAGES[encoding]}" for i in range(40))
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode(encoding))
+    assert doubted_encodings([path], encoding) == doubted_encodings([path], None) == []
+    wrong = []
+    for other in ["latin-1", *LIKELY_ENCODINGS]:
+        try:
+            if path.read_bytes().decode(other) != text:
+                wrong.append(other)
+        except UnicodeDecodeError:
+            continue
+    doubted = {other: doubted_encodings([path], other) for other in wrong}
+    assert sum(map(bool, doubted.values())) >= 0.6 * len(wrong)
+    for other, warnings in doubted.items():
+        for warning in warnings:
+            assert f"encoding={other!r} gives" in warning and "if that is garbled" in warning
+
+
+def test_a_doubtful_encoding_is_reported_when_a_corpus_is_loaded(tmp_path, capsys):
+    text = "\n".join(f"{i} {LANGUAGES['koi8_r']}" for i in range(40))
+    (tmp_path / "a.txt").write_bytes(text.encode("koi8_r"))
+    for _ in range(2):  # the second time, the split exists
+        load_corpus(str(tmp_path / "a.txt"), tmp_path / "work", encoding="latin-1")
+        printed = capsys.readouterr().out
+        assert "encoding='latin-1' gives" in printed and "encoding='koi8_r', which gives" in printed
+    load_corpus(str(tmp_path / "a.txt"), tmp_path / "work", encoding="koi8-r")
+    assert "garbled" not in capsys.readouterr().out
+
+
+def test_utf_16_and_ascii_are_not_doubted(tmp_path):
+    (tmp_path / "a.txt").write_bytes("été\n".encode("utf-16"))
+    (tmp_path / "b.txt").write_bytes(b"plain\n")
+    assert doubted_encodings([tmp_path / "a.txt"], "utf-16") == []
+    assert doubted_encodings([tmp_path / "b.txt", tmp_path / "b.txt"], "cp1251") == []

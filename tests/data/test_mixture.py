@@ -59,10 +59,23 @@ def test_a_pattern_that_matches_files_is_a_pattern(tmp_path):
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("weight", ["0", "0.0", "101", "1.2.3", "."])
+@pytest.mark.parametrize("weight", ["0", "0.0", "101", "1.2.3", ".", "-1", "abc", "nan", "inf"])
 def test_an_invalid_weight_is_refused(texts, tmp_path, weight):
     with refused("weight", "above 0 and at most 100", f"got {weight} in", "*2"):
         load_corpus([texts["truth"], f"{texts['spirit']}*{weight}"], tmp_path)
+
+
+@pytest.mark.parametrize("weight", ["2", " 2", " 2.0 ", "0.2e1"])
+def test_a_weight_may_be_written_as_any_number(texts, weight):
+    assert parse_entry(f"{texts['truth']}*{weight}") == (texts["truth"], 2)
+
+
+def test_a_weight_without_a_list_is_refused_with_an_example_of_a_list(texts, tmp_path):
+    with refused("matches no file", "weights are for the texts of a list", "['a.txt*2', 'b.txt']"):
+        load_corpus(f"{texts['truth']}*2", tmp_path)
+    with refused("matches no file") as message:
+        load_corpus(f"{Path(texts['truth']).parent}/*.none", tmp_path)
+    assert "weights" not in message()
 
 
 def test_only_a_list_with_a_weight_other_than_1_is_a_mixture(texts):
@@ -220,3 +233,17 @@ def test_a_resumed_run_gets_the_same_batches(mixed):
 def test_blocks_across_corpora_are_refused(mixed):
     with refused("examples must be", "'stream'".replace("'", '"'), 'examples="block"'):
         mixed("stream", truth=2, spirit=1)
+
+
+def test_no_folder_and_no_password_of_a_mixture_is_stored(texts, tmp_path, monkeypatch):
+    url = "https://eve:s3cret@example.org/truth.txt?key=t0ken"
+    monkeypatch.setattr(
+        "mlm.data.corpus.fetch_corpus",
+        lambda text, *_: [Path(texts["truth"] if text == url else text)],
+    )
+    folder = load_corpus([f"{url}*2", texts["spirit"]], tmp_path / "work")
+    stored = (folder / "corpus.json").read_text()
+    for secret in ("eve", "s3cret", "t0ken", str(tmp_path)):
+        assert secret not in stored
+    source = read_checked_json(folder / "corpus.json")["source"]
+    assert source == ["https://example.org/truth.txt*2", "spirit.txt*1"]

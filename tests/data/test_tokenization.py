@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizer
 
 from encoders import CONFIGS, OTHERS, make_tokenizer
@@ -21,6 +22,8 @@ from mlm.data.masking import candidate_counts
 from mlm.data.token_ids import encode_lines
 from mlm.data.tokenization import (
     encode_in_processes,
+    find_unspaced_starts,
+    find_word_starts,
     limit_words,
     own_special_tokens,
     provides_words,
@@ -28,7 +31,7 @@ from mlm.data.tokenization import (
     text_backend,
     tokenizer_digest,
 )
-from mlm.data.tokenizer import save_tokenizer
+from mlm.data.tokenizer import load_tokenizer, save_tokenizer
 from python_tokenizers import JAPANESE, MAKERS, bertweet, esm, japanese, lines_for, phobert
 
 NAMES = [*CONFIGS, *OTHERS, *MAKERS]
@@ -167,11 +170,57 @@ def test_masking_words_is_refused_if_the_tokenizer_has_none(tmp_path):
     assert not provides_words(tokenizer) and provides_words(japanese(tmp_path / "japanese"))
 
 
-def test_a_special_token_is_a_word_of_its_own_and_words_have_at_most_ten_tokens():
+def test_a_special_token_is_a_word_of_its_own_and_so_is_each_token_of_a_long_word():
     unk = 1
-    ids = np.array([7, unk, unk, 8, 8, *[9] * 12])
-    is_start = np.diff([0, 0, 0, 0, 0, *[1] * 12], prepend=-1) != 0
-    assert np.flatnonzero(limit_words(ids, is_start, [unk])).tolist() == [0, 1, 2, 3, 5, 15]
+    ids = np.array([7, unk, unk, 8, 8, *[9] * 12, *[10] * 10])
+    is_start = np.diff([0, 0, 0, 0, 0, *[1] * 12, *[2] * 10], prepend=-1) != 0
+    starts = np.flatnonzero(limit_words(ids, is_start, [unk]))
+    assert starts.tolist() == [0, 1, 2, 3, *range(5, 18)]  # 12 tokens are too long, 10 are a word
+
+
+UNSPACED_TEXTS = {  # scripts without spaces between words
+    "thai": "แม่ของฉันไปตลาดซื้อปลาเมื่อวานนี้",
+    "lao": "ຂ້ອຍໄປໂຮງຮຽນອ່ານປຶ້ມຄູສອນ",
+    "burmese": "ကျောင်းသားများစာဖတ်နေကြသည်",
+    "khmer": "ខ្ញុំទៅសាលារៀនអានសៀវភៅ",
+    "japanese": "やさいがきらいですカメラ",
+    "chinese": "我们去公园散步",
+    "with english": "ฉันใช้Pythonทุกวัน",
+}
+
+
+@pytest.mark.parametrize("vocabulary", ["bpe", "unigram", "wordpiece-cased"])
+@pytest.mark.parametrize("script", UNSPACED_TEXTS)
+def test_each_token_is_a_word_in_scripts_without_spaces(tmp_path, script, vocabulary):
+    text = UNSPACED_TEXTS[script]
+    lines = [f"{text[i:]}{text[:i]} reads unreadable" for i in range(1, len(text))]
+    path = write_documents(tmp_path / "text.txt", [lines])
+    tokenizer = load_tokenizer("scratch:tiny", path, f"{vocabulary}:150")
+    data = MaskedLMDataset(path, tokenizer, 512)
+    for line, example in zip(lines, data, strict=True):
+        start = int(data.starts[lines.index(line)])
+        starts = data.word_starts[start : start + len(example) - 2]
+        encoding = tokenizer(line, add_special_tokens=False, return_offsets_mapping=True)
+        word_ids, offsets = encoding.word_ids(), encoding["offset_mapping"]
+        for i, (first, last) in enumerate(offsets):
+            is_thai = any(ord(c) > 0xE00 for c in line[first:last])
+            after = i > 0 and any(ord(c) > 0xE00 for c in line[slice(*offsets[i - 1])])
+            new_word = i == 0 or word_ids[i] != word_ids[i - 1]
+            follows = (
+                i > 0 and first >= offsets[i - 1][1]
+            )  # the mark of a space is at the first letter
+            assert starts[i] == (new_word or (follows and (is_thai or after)))
+
+
+def test_pieces_of_a_character_are_one_word():
+    """A byte-level tokenizer splits a Thai character into bytes."""
+    backend = Tokenizer(
+        models.BPE({c: i for i, c in enumerate(pre_tokenizers.ByteLevel.alphabet())}, [])
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    (encoding,) = backend.encode_batch(["กขค ab"])
+    starts = find_word_starts([encoding]) | find_unspaced_starts("กขค ab", encoding)
+    assert np.flatnonzero(starts).tolist() == [0, 3, 6, 9]
 
 
 # several processes

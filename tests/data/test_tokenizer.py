@@ -66,7 +66,7 @@ def test_scratch_learns_a_vocabulary_and_a_folder_is_loaded(tmp_path, capsys):
     path = tmp_path / "a.txt"
     path.write_text("\n".join(["The cat sat on a mat.", "A dog sat, too."] * 10))
     learned = load_tokenizer("scratch:tiny", path)
-    assert "WordPiece (the text has words), uncased" in capsys.readouterr().out
+    assert "WordPiece (spaces and punctuation separate words), uncased" in capsys.readouterr().out
     assert isinstance(learned, BertTokenizer)
     assert learned.get_vocab() == learn_wordpiece(path).get_vocab()
     learned.save_pretrained(tmp_path / "model")

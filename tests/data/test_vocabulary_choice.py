@@ -92,3 +92,13 @@ def test_a_value_names_kind_case_and_size(value, expected):
 )
 def test_other_values_are_not_valid(value):
     assert not is_vocabulary(value)
+
+
+def test_the_reasons_are_true():
+    """No negative counts; Chinese has no spaces between words."""
+    turkish = ["Işık ışık IŞIK İstanbul istanbul ılık ilik IRMAK ırmak"] * 50
+    for lines in [turkish, *map(sentences_in, LANGUAGES)]:
+        assert "merges -" not in choice_for(lines).reasons
+    assert "each Chinese character is a word" in choice_for(sentences_in("chinese")).reasons
+    assert "spaces and punctuation separate words" in choice_for(sentences_in("korean")).reasons
+    assert "its letters have no case" in choice_for(["12 34 5.6"] * 20).reasons

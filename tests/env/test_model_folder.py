@@ -225,3 +225,35 @@ def test_the_settings_of_a_tokenizer_are_not_enough(folder):
     remove_tokenizer(folder, ["tokenizer.json"])
     with refused("has no vocabulary", "tokenizer.json"):
         load_tokenizer(str(folder), None)
+
+
+# damaged files
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "bytes", "list", "pointer"])
+def test_a_damaged_json_file_is_named(folder, tokenizer, name, damage):
+    content = (folder / name).read_bytes()
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "bytes": b"\xff\xfe\x00{",
+        "list": b"[]",
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    }[damage]
+    (folder / name).write_bytes(damaged)
+    assert_refused(
+        folder, tokenizer, name, "git lfs pull" if damage == "pointer" else "copy it again"
+    )
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "entry", [{"hidden_size": "32"}, {"num_labels": "x"}, {"num_hidden_layers": None}]
+)
+def test_a_config_with_a_wrong_value_is_refused_with_the_reason(folder, tokenizer, entry):
+    (folder / "config.json").write_text(json.dumps(config_of(folder) | entry))
+    for load in (load_tokenizer, load_model):
+        with refused("config", "not valid", "copy", "config.json"):
+            load(str(folder), tokenizer)

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
-from transformers import BertForMaskedLM, pipeline
+from transformers import AutoTokenizer, BertForMaskedLM, pipeline
 
 from helpers import refused
+from mlm.env.files import read_checked_json, write_checked_json
 from mlm.inference.load import (
     REQUIRED_FILES,
     BertPred,
@@ -246,6 +247,26 @@ def test_an_untrained_model_is_saved_in_the_forms_of_a_run(text, tmp_path):
     for name, weight in pred.bert.state_dict().items():
         assert torch.equal(weight, copy[name]) and torch.equal(weight, last[f"bert.{name}"])
     assert tmp_path not in folder.parents
+
+
+@pytest.mark.parametrize("vocabulary", ["bpe:150", "unigram-cased:200"])
+def test_an_untrained_model_has_the_vocabulary_that_is_asked_for(text, tmp_path, vocabulary):
+    file = tmp_path / "mine.txt"
+    file.write_text("\n".join(f"{number} {text}" for number in range(20)))
+    folder = save_untrained("scratch:tiny", str(file), tmp_path / "work", 3, vocabulary)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    kind, _, size = vocabulary.partition(":")
+    assert type(tokenizer.backend_tokenizer.model).__name__.lower() == kind.removesuffix("-cased")
+    assert len(tokenizer) <= int(size)
+
+
+def test_a_run_whose_tokenizer_has_no_fast_version_is_complete(run_folder, tmp_path):
+    """Such a tokenizer has no tokenizer.json."""
+    (run_folder / "model" / "tokenizer.json").unlink()
+    results = read_checked_json(run_folder / "run.json")
+    results["files"].pop("model/tokenizer.json")
+    write_checked_json(run_folder / "run.json", results)
+    assert find_run(run_folder.parent, run_folder.name)[0] == run_folder
 
 
 def test_an_untrained_model_from_a_folder_needs_no_corpus(finished_run, tmp_path):

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from transformers import BertTokenizer, EsmTokenizer
 
 from encoders import make_model, make_tokenizer
 from mlm.data.batches import MaskedBatches
@@ -142,7 +143,11 @@ def test_without_the_corpus_there_are_no_examples(corpus_folder, tokenizer, bert
     [
         ("What is done out of love, takes place beyond good and evil.", True),
         ("Überall der Geist; nirgends – die Ruhe!", True),
+        ("लड़का घर में बैठा है।", True),  # no capitals, vowel signs are no letters of their own
+        ("הילד הלך לבית הספר.", True),
+        ("کتاب‌ها را می‌خواند.", True),  # with joiners
         ("and the rest of a sentence.", False),
+        ("- a list", False),
         ("Returns x[0] of the list.", False),
         ("", False),
     ],
@@ -155,6 +160,7 @@ def test_prose_begins_with_a_capital_letter_and_has_common_punctuation(line, is_
     "word, is_content",
     [
         ("power", True),
+        ("लड़का", True),
         ("will", False),  # a stop word
         ("Would", False),
         ("the", False),  # too short
@@ -228,8 +234,29 @@ def test_accuracy_by_frequency_adds_up_to_the_validation_accuracy(corpus_folder,
     assert evaluate(MaskedLM(bert, {}), batches)["accuracy"] == pytest.approx(mean)
 
 
+def test_accuracy_by_frequency_works_with_a_vocabulary_of_letters(corpus_folder):
+    """Of less than 100 tokens, like the amino acids of ESM: -100 is no index then."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", *letters]
+    tokens += [f"##{letter}" for letter in letters]
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
+    model = make_model("bert", tokenizer, num_hidden_layers=1).eval()
+    workdir, results = corpus_folder.parents[1], results_of(corpus_folder)
+    table = accuracy_by_frequency({"a": model}, tokenizer, results, workdir)
+    assert len(tokenizer) < 100 and table["masked tokens"].sum() > 0
+
+
 def test_the_most_frequent_token_is_right_only_in_the_last_row(corpus_folder, tokenizer, bert):
     workdir, results = corpus_folder.parents[1], results_of(corpus_folder)
     table = accuracy_by_frequency({"a": bert}, tokenizer, results, workdir)
     accuracy = table["most frequent token"]
     assert accuracy.iloc[-1] > 0 and (accuracy.iloc[:-1] == 0).all()
+
+
+def test_a_tokenizer_in_python_shows_what_the_model_reads(tmp_path):
+    """It does not say where its tokens are in the line."""
+    special, letters = ["<cls>", "<pad>", "<eos>", "<unk>"], [*"LAGVSERTIDPKQNFYMHWC"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*special, *letters, "<mask>"]))
+    tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))
+    ids = tokenizer("M K V L A", add_special_tokens=False)["input_ids"]
+    assert masked_sentence("M K V L A", ids, 2, tokenizer).split() == ["M", "K", "[MASK]", "L", "A"]

@@ -80,6 +80,14 @@ def test_a_model_with_random_predictions_is_refused(dataset, bert):
 
 
 @pytest.mark.fault
+def test_finite_weights_with_predictions_that_are_not_finite_are_refused(dataset, bert):
+    for weight in bert.parameters():
+        weight.data.mul_(1e18)
+    with refused("BertForMaskedLM predicts NaN or infinity", "copy or download the model again"):
+        ForwardCheck(bert, dataset)
+
+
+@pytest.mark.fault
 def test_the_reason_of_a_failing_forward_pass_is_given(dataset, bert):
     def fail(*_):
         raise RuntimeError("no kernel\nfor this card")

@@ -37,6 +37,7 @@ ALONE = {  # parameters of the notebooks that no README command executes, or tha
     "03b_packing": SMALL,
     "05_predict": SMALL,
     "06_speed": {**SMALL, "steps": 2, "repeats": 1, "race_epochs": 1},
+    "07_use": {**SMALL, "finetune_steps": 2},
 }
 
 

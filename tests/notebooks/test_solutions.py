@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {  # parameters of the notebooks
     "04": {**TINY, "batch_size": 8, "max_steps": 16},
     "05": TINY,
     "06": {**TINY, "batch_size": 4, "steps": 2, "repeats": 1, "precision": "32"},
+    "07": {**TINY, "finetune_steps": 2},
 }
 QUICKER = {("01", 3): ("64, 128, 256, 512, 1024, 2048", "64,")}  # replacements in solutions
 

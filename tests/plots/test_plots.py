@@ -8,6 +8,7 @@ import pytest
 from mlm.plots.corpus import MAX_STRIP_LINES, PARTS, add_split_legend, draw_split, draw_words
 from mlm.plots.predictions import draw_predictions, draw_surprisals, percent
 from mlm.plots.speed import draw_learned, draw_race
+from mlm.plots.task import draw_label_curves
 from mlm.plots.training import curve_image, draw_curve
 
 
@@ -117,3 +118,20 @@ def test_kinds_of_recipes_differ_by_hatch_and_marker_and_are_labelled_once():
         "steps": "o", "transformers.Trainer": "D",
     }  # fmt: skip
     plt.close(figure)
+
+
+def test_label_curves_have_a_legend_entry_and_a_marker_for_each_method():
+    methods = ["TF-IDF", "frozen, before training", "frozen, after training"]
+    rows = [
+        {"method": method, "labels": labels, "accuracy": 0.5 + 0.01 * seed}
+        for method in methods
+        for labels in (8, 32)
+        for seed in range(3)
+    ]
+    _, ax = plt.subplots()
+    draw_label_curves(ax, pd.DataFrame(rows), baseline=0.2)
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {*methods, "majority class"}
+    markers = [container[0].get_marker() for container in ax.containers]
+    assert len({*markers}) == len(methods)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "32"]
+    plt.close("all")

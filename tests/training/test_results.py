@@ -125,6 +125,34 @@ def test_a_tokenizer_that_cannot_be_written_is_a_one_line_error(runs, tmp_path, 
         runs(tmp_path)
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("The weights contained shared tensors [{'a', 'b'}]\nthat do not match"),
+        TypeError("Object of type Tensor is not JSON serializable"),
+        ValueError("You are trying to save a non contiguous tensor"),
+    ],
+)
+def test_a_model_that_transformers_cannot_save_is_one_line_and_no_full_disk(
+    runs, tmp_path, monkeypatch, error
+):
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(runs.module.bert), "save_pretrained", fail)
+        words = (
+            " ".join(str(error).split()),
+            "cannot save this 'bert' model",
+            "checkpoints/last.ckpt",
+        )
+        with refused(*words) as message:
+            runs(tmp_path)
+        assert "make room" not in message()
+    assert (runs(tmp_path) / "model" / "model.safetensors").exists()  # nothing was lost
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A function that mounts a disk of a size like "64m" and returns its folder; needs root."""

@@ -52,15 +52,18 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         # a pretrained model that is spoiled by the first steps and does not recover
         ("learning rate", evidence((2.1, 6.6), (6.9, 6.7, 6.6, 6.55), False), False, "rose from 2.10 before training to 6.60"),
         ("learning rate", evidence((4.7, 27.5, 25.2, 4.7), (9.0, 30.0, 15.0, 9.0), baseline=2.5), False, "to 27.50 and ended at 4.70"),
+        ("learning rate", evidence((6.0, 33.0, 5.9), (40.0, 20.0, 10.4), False), False, "rose from 6.00 before training to 33.00"),
         ("learning rate", evidence((2.1, 2.9), (4.0, 3.3, 3.2), False), True, "made the model worse"),
         # too few steps
-        ("too few steps", evidence((8.3, 5.5), (7.0, 6.0), steps=60, epochs=0.3), False, "pass about 10 epochs, or fine-tune"),
+        ("too few steps", evidence((8.3, 5.5), (7.0, 6.0), steps=60, epochs=0.3), False, "pass about 10 epochs with max_steps=-1, or fine-tune"),
         ("too few steps", evidence((8.3, 5.86), FLAT, steps=57), False, "too short for a model from scratch: fine-tune"),
         ("too few steps", evidence((8.3, 5.5), FLAT, steps=1500, epochs=1), False, "pass about 2 epochs"),
         ("too few steps", evidence((10.7, 5.5), (9.0, 7.0, 6.5, 6.0, 5.6), False, steps=100, epochs=1), False, "pass more epochs, or use more text"),
         ("too few steps", evidence((8.3, 8.29), (8.3,), steps=1, epochs=0.01), False, "after 1 step(s)"),
         ("too few steps", evidence((8.3, 8.29), (), steps=1, epochs=0.01), False, "after 1 step(s)"),
         ("too few steps", evidence((10.7, 10.6), (10.7,), False, steps=1), False, "pass more epochs"),
+        ("too few steps", evidence((6.4, 6.38, 6.36), (6.4, 6.39, 6.38, 6.37), False, steps=8, epochs=0.3), False, "epochs with max_steps=-1"),
+        ("too few steps", evidence((8.3, 8.0, 7.4), (8.3, 8.1, 7.7, 7.3), False, steps=600, unk_fraction=0.32), False, "32% of the letters"),
         # plateaus
         ("plateau", evidence((8.3, 5.62), FLAT), False, "and no longer falls"),
         ("plateau", evidence((10.7, 5.6), FLAT, False, steps=500), False, "neighbouring tokens do not predict"),
@@ -68,8 +71,8 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         ("plateau", evidence((8.3, 5.2), FLAT, visible_gain=0.42), False, "below 5.18, which needs no context"),
         ("none", evidence((8.3, 5.0), FLAT, visible_gain=0.42), True, "0.60 nats below"),
         # the text
-        ("unknown tokens", evidence((8.3, 5.62), FLAT, unk_fraction=0.45), False, "45% of the training tokens are [UNK]"),
-        ("none", evidence((8.3, 3.2), FALLING, unk_fraction=0.3), True, "30% of the training tokens are [UNK]"),
+        ("unknown tokens", evidence((8.3, 5.62), FLAT, unk_fraction=0.45), False, "45% of the letters of the training text are in [UNK]"),
+        ("none", evidence((8.3, 3.2), FALLING, unk_fraction=0.3), True, "30% of the letters of the training text are in [UNK]"),
         ("overfitting", evidence((6.8, 9.3), (6.0, 0.3, 0.3, 0.3), repeated_fraction=0.92), False,
          "92% of the training examples are copies"),
     ],

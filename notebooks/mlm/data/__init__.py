@@ -11,6 +11,8 @@ mixture            the weights of corpora that are mixed
 download           nietzsche, pydoc, URLs and datasets of the Hub -> files
 split              lines -> train.txt and valid.txt; no line is in both
 corpus             files -> a folder with train.txt, valid.txt and corpus.json
+python_topics      passages of Python's manual with their classes, a task that needs no network
+labelled           texts with labels: read, check, split into a training and a test part
 text_size          suggested settings for your text size, with measured results
 normalization      how text is normalized and split into words for a learned vocabulary
 word_counts        the letters of a text, and its words with their counts

@@ -14,6 +14,7 @@ from mlm.data.formats import (
     Contents,
     check_column,
     count_lines,
+    doubted_encodings,
     format_by_name,
     numbered_lines,
 )
@@ -160,6 +161,8 @@ def load_corpus(
             f"corpus={short_repr(corpus)} has no file that is not in valid_corpus as well; pass "
             "another valid_corpus"
         )
+    for warning in doubted_encodings((*files, *valid_files), encoding):
+        print(warning)
     sums, valid_sums = file_sums(files), file_sums(valid_files)
     reading = {"column": column, "encoding": encoding, "documents": documents}
     # Everything that decides train.txt and valid.txt; names and paths of files do not count.
@@ -249,7 +252,7 @@ def load_mixture(
         mixture.append({"name": name, "weight": weight, "lines": lines, "documents": documents})
     shown = [f"{source['name']} x {source['weight']:g}" for source in mixture]
     about = {
-        "source": [*corpus],
+        "source": [f"{public_names(text)}*{weight:g}" for text, weight in entries],
         "sha256": sha256,
         "text_sha256": json_digest([about["text_sha256"] for about in abouts]),
         "bytes": sum((folder / name).stat().st_size for name in SPLIT_FILES),

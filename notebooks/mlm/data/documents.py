@@ -1,5 +1,6 @@
 """What separates the documents of a text, and whether its lines are parts of sentences."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, pairwise
@@ -26,6 +27,9 @@ MIN_FULL_FRACTION = 0.8  # of lines without room for another word, in a hard-wra
 MIN_CONTINUED_FRACTION = 0.3  # of lines that begin with a small letter, in a hard-wrapped text
 MIN_ENDS_FRACTION = 0.02  # of lines that end a sentence, in a hard-wrapped text
 WRAP_WIDTHS = range(30, 121)  # characters per line of hard-wrapped texts
+MAIL_HEADER = re.compile(r"[A-Z][A-Za-z-]*: .*|From \S+ .*\d")  # a line of it
+MAX_NO_TEXT_FRACTION = 0.3  # of lines that are no text: without letters, or with tags
+TAG = re.compile(r"</[a-zA-Z][^<>]*>|<br ?/?>")  # of HTML or XML: an end tag
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Layout:
     full: float  # fraction of the lines, if followed by another one, whose next word would not fit
     continued: float  # fraction of the lines after another one that begin with a small letter
     num_tabs: int  # in each line, if it is the same in all, else 0
+    no_letters: float  # fraction of the lines that have no letter
+    tags: float  # fraction of the lines with a tag of HTML or XML
 
     @property
     def has_document_breaks(self) -> bool:
@@ -75,7 +81,8 @@ def find_layout(texts: Iterable[Iterable[str]]) -> Layout:
     grouped = [groups for lines in texts if (groups := group_lines(lines))]
     groups = list(chain.from_iterable(grouped))
     lines = list(chain.from_iterable(groups))
-    pairs = list(chain.from_iterable(map(pairwise, groups)))
+    paragraphs = [group for group in groups if not all(map(MAIL_HEADER.fullmatch, group))]
+    pairs = list(chain.from_iterable(map(pairwise, paragraphs)))
     lengths = sorted(map(len, lines)) or [0]
     width = lengths[len(lengths) * 19 // 20]
     ends = [line for line in lines if line.rstrip(CLOSING).endswith(SENTENCE_ENDS)]
@@ -91,6 +98,8 @@ def find_layout(texts: Iterable[Iterable[str]]) -> Layout:
         full=sum(full) / max(1, len(full)),
         continued=sum(small) / max(1, len(small)),
         num_tabs=tabs.pop() if len(tabs) == 1 else 0,
+        no_letters=sum(not any(map(str.isalpha, line)) for line in lines) / max(1, len(lines)),
+        tags=sum(TAG.search(line) is not None for line in lines) / max(1, len(lines)),
     )
 
 
@@ -150,7 +159,7 @@ def describe_layout(
     check_column(column, contents)
     formats = ", ".join(f"{name} ({count} file(s))" for name, count in contents.formats.items())
     meaning = DOCUMENTS.get(chosen or "", f"each {' or '.join(sorted(contents.documents))} is one")
-    found = [f"{formats}: {num_lines:,} lines, {num_documents:,} document(s); {meaning}"]
+    found = [f"{formats}: {num_lines:,} line(s), {num_documents:,} document(s); {meaning}"]
     layout, _ = sample_layout(files, column, encoding)
     if layout.is_wrapped:
         found.append(
@@ -161,6 +170,16 @@ def describe_layout(
         found.append(
             "Blank lines separate groups of lines: if each group is a document, pass "
             'documents="blank line"'
+        )
+    if layout.no_letters > MAX_NO_TEXT_FRACTION:
+        found.append(
+            f"{layout.no_letters:.0%} of the lines have no letter (such as numbers, times of subtitles or "
+            "rulers): the model learns them as well, so remove them if they are not text"
+        )
+    if layout.tags > MAX_NO_TEXT_FRACTION:
+        found.append(
+            f"{layout.tags:.0%} of the lines have tags such as <p>: the model learns them as well, so "
+            "extract the text first if they are not part of it"
         )
     if layout.num_tabs and not contents.has_columns:
         found.append(

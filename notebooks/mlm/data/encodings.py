@@ -20,7 +20,9 @@ from mlm.env.notebook import NotebookError
 MAX_SCANNED = 2**27  # bytes that are examined to describe an error
 LINES_CHARS = 2**16  # lines are read from disk in lists of about this size
 SAMPLE_BYTES = 2**16  # of lines that are not UTF-8, to guess their encoding
-MAX_ODDNESS = 0.25  # of plausible text, see `likely_encodings`
+MAX_ODDNESS = 0.25  # of plausible text, see `likely_encodings`; of right encodings at most 0.17
+DOUBT_BYTES = 2**13  # of a file, to doubt the given encoding
+COHERENCE_STEP = 0.2  # between two encodings, if one of them is much more plausible
 ODD_CATEGORIES = {"So", "Sk", "Sm", "Lm", "No", "Cc", "Cn", "Co"}
 
 # Encodings of older text files: {Python's name: the name for iconv}. Of equally likely encodings, the
@@ -322,6 +324,40 @@ def likely_encodings(file: ByteFile, sample: bytes) -> dict[str, str]:
         if len(likely) < 3 and text not in likely.values() and decodes(file, order[index]):
             likely[order[index]] = text
     return {name: short_repr(non_ascii_part(text), 40) for name, text in likely.items()}
+
+
+def plausibility(sample: bytes, encoding: str) -> tuple[float, float]:
+    """(oddness, coherence) of bytes as text of an encoding, each from about 0 to 1."""
+    from charset_normalizer import from_bytes
+
+    text = sample.decode(encoding, "replace")
+    match = from_bytes(sample, cp_isolation=[encoding], threshold=1.0).best()
+    chaos, coherence = (match.chaos, match.coherence) if match else (1.0, 0.0)
+    return chaos + odd_fraction(text), coherence
+
+
+def doubt_encoding(file: ByteFile, encoding: str) -> str | None:
+    """A warning if a file is much more plausible in another encoding than in the given one, else None."""
+    if codecs.lookup(encoding).name.startswith("utf"):
+        return None
+    lines = file.head[:DOUBT_BYTES].split(b"\n")
+    sample = b"\n".join(line for line in lines[: len(lines) - 1 or 1] if not line.isascii())
+    likely = next(iter(likely_encodings(file, sample)), None) if sample else None
+    given_text = sample.decode(encoding, "replace")
+    if likely is None or sample.decode(likely, "replace") == given_text:
+        return None
+    oddness, coherence = plausibility(sample, encoding)
+    likely_oddness, likely_coherence = plausibility(sample, likely)
+    is_less_coherent = coherence + COHERENCE_STEP < likely_coherence
+    if oddness <= MAX_ODDNESS and not (is_less_coherent and likely_oddness <= oddness):
+        return None
+    given, other = (
+        short_repr(non_ascii_part(text), 40) for text in (given_text, sample.decode(likely))
+    )
+    return (
+        f"{file.name}: encoding={encoding!r} gives {given}; if that is garbled, "
+        f"pass encoding={likely!r}, which gives {other}"
+    )
 
 
 def odd_fraction(text: str) -> float:

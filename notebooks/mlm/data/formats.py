@@ -22,6 +22,7 @@ from mlm.data.encodings import (
     decoded_head,
     decoded_lines,
     decoding_errors_reported,
+    doubt_encoding,
     open_decoded,
 )
 from mlm.data.file_types import recognize_type
@@ -456,9 +457,12 @@ def row_lines(value: Any, column: str, where: str) -> Iterator[str]:
     Raises NotebookError if the value is not text or cannot be encoded as UTF-8.
     """
     if not isinstance(value, str | None):
+        fields = ""
+        if isinstance(value, dict):
+            fields = f" with the fields {', '.join(short_repr(name, 50) for name in value)}"[:300]
         raise NotebookError(
-            f"{where}: {column!r} is of type {type(value).__name__}, not text; pass another column, or "
-            "export its texts as JSON lines"
+            f"{where}: {column!r} is of type {type(value).__name__}{fields}, not text; pass another "
+            f"column, or write a file whose column {column!r} is the text itself"
         )
     text = value or ""
     try:
@@ -525,6 +529,17 @@ def read_texts(
                     text = row_lines(text, column, f"{file.name}: row {row}")
                 yield number, text
             number += 1
+
+
+def doubted_encodings(files: Iterable[Path], encoding: str | None) -> list[str]:
+    """A warning for the first file that is much more plausible in another encoding; mostly none."""
+    if encoding is None:
+        return []
+    for path in files:
+        for opened in open_files(path, is_text_name):
+            if doubt := doubt_encoding(opened, encoding):
+                return [doubt]
+    return []
 
 
 def numbered_lines(

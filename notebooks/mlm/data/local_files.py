@@ -16,6 +16,7 @@ from mlm.data.formats import (
     is_text_name,
     name_without_compression,
 )
+from mlm.data.mixture import parse_entry
 from mlm.env.files import absolute_path, describe_path, short_repr
 from mlm.env.notebook import NotebookError
 
@@ -56,6 +57,8 @@ def find_local_files(text: str, workdir: Path, parameter: str) -> list[Path]:
     elif found == "does not exist" and WILDCARD.search(given):
         files = glob_files(path, workdir, parameter)
         found = "matches no file"
+        if parse_entry(given)[1] != 1:
+            found += " (weights are for the texts of a list, such as ['a.txt*2', 'b.txt'])"
     if not files:
         shown = short_repr(path)[1:-1]
         raise NotebookError(f"{parameter}={short_repr(text)}: {shown} {found}; {CORPUS_HELP}")

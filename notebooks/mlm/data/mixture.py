@@ -1,37 +1,45 @@
 """Corpora mixed by weight: the entries of a list such as ["wiki.txt*2", "mail.txt*0.5"]."""
 
 import glob
+import math
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlm.env.files import short_repr
 from mlm.env.notebook import NotebookError
 
-WEIGHTED = re.compile(r"(.+[^*/\\])\*([0-9.]+)")
 MAX_WEIGHT = 100
 
 
 def parse_entry(entry: str) -> tuple[str, float]:
     """(text, weight) of an entry of a list of corpora: "wiki.txt*2" is ("wiki.txt", 2.0).
 
-    Without a weight it is 1. A pattern that matches files is a pattern. Raises NotebookError if the
-    weight is not valid.
+    Without a weight it is 1. A pattern that matches files is a pattern, and so is one that ends in "*"
+    and no number, unless what is before the "*" exists. Raises NotebookError if the weight is not valid.
     """
-    match = WEIGHTED.fullmatch(entry)
-    if match is None or glob.glob(os.path.expanduser(entry)):
+    before, star, after = entry.rpartition("*")
+    text = before.strip()
+    if not star or not text or text[-1] in "*/\\" or matches_files(entry):
         return entry, 1.0
     try:
-        weight = float(match[2])
-    except ValueError:  # "1.2.3"
-        weight = 0.0
+        weight = float(after)
+    except ValueError:
+        if not matches_files(text):
+            return entry, 1.0
+        weight = math.nan
     if not 0 < weight <= MAX_WEIGHT:
         raise NotebookError(
-            f"a weight in corpus must be a number above 0 and at most {MAX_WEIGHT}, got {match[2]} in "
-            f"{short_repr(entry)}; pass for example {short_repr(match[1] + '*2')}"
+            f"a weight in corpus must be a number above 0 and at most {MAX_WEIGHT}, got "
+            f"{after.strip()} in {short_repr(entry)}; pass for example {short_repr(text + '*2')}"
         )
-    return match[1].strip(), weight
+    return text, weight
+
+
+def matches_files(text: str) -> bool:
+    """Whether a path or pattern exists or matches files."""
+    path = os.path.expanduser(text)
+    return os.path.exists(path) or bool(glob.glob(path))
 
 
 def is_mixture(corpus: str | Sequence[str]) -> bool:

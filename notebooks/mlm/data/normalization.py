@@ -1,5 +1,6 @@
 """How text is normalized and split into words before it becomes tokens of a learned vocabulary."""
 
+import re
 import unicodedata
 from typing import Any
 
@@ -60,10 +61,15 @@ def space_marker() -> Any:
     )
 
 
+MARKS = "".join(c for c in map(chr, range(0x20000)) if unicodedata.category(c)[0] == "M")
+WORD = re.compile(rf"[^\W\d_]+(?:[{MARKS}{JOINERS}]+[^\W\d_]*)*")
+
+
+def find_words(text: str) -> list[str]:
+    """The words of a text: letters, with the accents, vowel signs and joiners that belong to them."""
+    return WORD.findall(text)
+
+
 def is_word(text: str) -> bool:
-    """Whether a text consists of letters, with the marks and joiners that belong to them."""
-    has_letter = any(character.isalpha() for character in text)
-    return has_letter and all(
-        character.isalpha() or unicodedata.category(character)[0] == "M" or character in JOINERS
-        for character in text
-    )
+    """Whether a text is a word."""
+    return WORD.fullmatch(text) is not None

@@ -28,6 +28,7 @@ from mlm.env.files import (
 )
 from mlm.env.notebook import NotebookError
 
+WORD_RULES = "2"  # version of the rules for where words start
 LINE_OVERHEAD = 100  # characters that a piece counts in addition to its own
 MAX_ATTEMPTS = 20  # other processes may remove files in between
 
@@ -156,13 +157,14 @@ def encode_lines(
     Returns three memory-mapped arrays: ids (tokens,) int32; ends (units,) int64, where unit i is
     ids[ends[i-1]:ends[i]], maybe without a token; word_starts (tokens,) bool, whether a word starts at a token. Tokenizing
     uses all cores (`encode_batches`); memory does not grow with the text.
-    A JSON file has the SHA-256 of the text, of the tokenizer and of the three files. They are used
+    A JSON file has the SHA-256 of the text, of the tokenizer and of the three files, and WORD_RULES. They are used
     again while all of these match, otherwise rebuilt. Raises NotebookError if the text has no tokens,
     the disk is full or a process is killed.
     """
     text_file = Path(text_file)
     digest = tokenizer_digest(tokenizer)
-    source = {"text": sha256_of(text_file), "tokenizer": digest, "unit": unit}
+    text = sha256_of(text_file)
+    source = {"text": text, "tokenizer": digest, "unit": unit, "words": WORD_RULES}
     key = hashlib.sha256("".join(source.values()).encode()).hexdigest()[:12]
     json_path = text_file.with_name(f"{text_file.stem}-{key}.json")
     paths = [json_path.with_suffix(suffix) for suffix in (".ids", ".ends", ".begins")]

@@ -25,7 +25,7 @@ from transformers import BertJapaneseTokenizer, PreTrainedTokenizerBase
 from mlm.env.files import json_digest
 from mlm.env.notebook import NotebookError
 
-MAX_WORD_TOKENS = 10  # longer words, such as web addresses, count as several words
+MAX_WORD_TOKENS = 10  # each token of a longer one, such as a DNA sequence, counts as a word
 FAST_BATCH_CHARS = 2**20  # characters tokenized at once; each takes about 150 bytes of memory
 PYTHON_BATCH_CHARS = 2**16  # characters that a process gets at once: less than a second of work
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # of a model's own special tokens
@@ -73,13 +73,34 @@ def limit_words(ids: np.ndarray, is_start: np.ndarray, special_ids: list[int]) -
     """Where words start, (tokens,) bool, if no word has a special token or more than MAX_WORD_TOKENS.
 
     ids (tokens,); is_start (tokens,): where words start according to the tokenizer. Each [UNK] and each
-    additional special token is a word of its own.
+    additional special token is a word of its own, and so is each token of a word that is too long.
     """
     is_special = np.isin(ids, special_ids)
     is_start = is_start | is_special | np.roll(is_special, 1)  # and the token after it
-    position = np.arange(len(ids))
-    word_start = np.maximum.accumulate(position * is_start)  # position where the word started
-    return is_start | ((position - word_start) % MAX_WORD_TOKENS == 0)
+    word = np.cumsum(is_start)
+    return is_start | (np.bincount(word)[word] > MAX_WORD_TOKENS)
+
+
+# Scripts without spaces between words: the first character of each range, and the one after its last.
+UNSPACED = np.array(
+    [
+        *(0x0E00, 0x0F00),  # Thai, Lao
+        *(0x1000, 0x10A0, 0x1780, 0x1800),  # Burmese, Khmer
+        *(0x1950, 0x1AB0, 0x1B00, 0x1B80),  # Tai Le, New Tai Lue, Tai Tham, Balinese
+        *(0x3040, 0x3100, 0x31F0, 0x3200),  # Hiragana, Katakana
+        *(0x3400, 0x4DC0, 0x4E00, 0xA000),  # Chinese characters
+        *(0xA980, 0xAA00, 0xAA60, 0xAAE0),  # Javanese, extensions of Burmese, Tai Viet
+        *(0xF900, 0xFB00, 0xFF66, 0xFFA0),  # compatibility forms of Chinese and Japanese
+        *(0x20000, 0x40000),  # rare Chinese characters
+    ]
+)
+
+
+def is_unspaced(text: str) -> np.ndarray:
+    """Whether each character of a text is of a script without spaces between words: (characters,) bool."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    found: np.ndarray = np.searchsorted(UNSPACED, codes, side="right") % 2 == 1
+    return found
 
 
 WORD_MARKS: dict[str, Callable[[str, str], bool]] = {
@@ -140,6 +161,21 @@ def find_word_starts(encodings: list[Encoding]) -> np.ndarray:
     return (np.diff(text_number, prepend=-1) != 0) | (np.diff(word_ids, prepend=-1) != 0)
 
 
+def find_unspaced_starts(text: str, encoding: Encoding) -> np.ndarray:
+    """Whether each token of a text counts as a word because its script has no spaces: (tokens,) bool.
+
+    So does the token after it. A token that is a part of the previous token's character does not.
+    """
+    is_start = np.zeros(len(encoding), bool)
+    if len(encoding) and not text.isascii() and (in_text := is_unspaced(text)).any():
+        before = np.concatenate([[0], np.cumsum(in_text)])
+        start, stop = np.array(encoding.offsets).T
+        is_start = before[stop] > before[start]
+        is_start[1:] |= is_start[:-1]
+        is_start[1:] &= start[1:] >= stop[:-1]
+    return is_start
+
+
 def fast_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
     """A function that tokenizes texts with a fast tokenizer, on all cores."""
     backend, text_ids = text_backend(tokenizer), ids_of_text(tokenizer)
@@ -148,7 +184,9 @@ def fast_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
     def encode(texts: list[str]) -> Encoded:
         encodings = backend.encode_batch(texts, add_special_tokens=False)
         ids = text_ids[np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int64)]
-        starts = limit_words(ids, find_word_starts(encodings), special_ids)
+        starts = find_word_starts(encodings)
+        starts |= np.concatenate([*map(find_unspaced_starts, texts, encodings)])
+        starts = limit_words(ids, starts, special_ids)
         return Encoded(ids, np.array([len(e) for e in encodings]), starts)
 
     return encode

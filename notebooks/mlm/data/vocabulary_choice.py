@@ -1,5 +1,6 @@
 """Which vocabulary fits a text: WordPiece or BPE, with or without case and accents, and why."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from mlm.data.normalization import MAX_WORD_CHARS, bert_normalizer, make_normali
 from mlm.data.vocabulary_names import DEFAULT_SIZE, KINDS, parse_vocabulary
 from mlm.data.word_counts import TextCounts
 
+HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # a Chinese character
 LONG_WORDS = 16  # letters: English has 6, Finnish 11, Thai between spaces more than 20
 MANY_CAPITALS = 0.3  # of all letters: prose has 0.03, German 0.07, SMILES 0.6
 MANY_INNER_CAPITALS = 0.04  # of all distinct words: prose has 0, manuals 0.02, code 0.05 to 0.4
@@ -48,7 +50,11 @@ def choose_kind(words: Counter[str]) -> tuple[str, str]:
     length = mean_word_length(words)
     if length > LONG_WORDS:
         return "bpe", f"the text has no spaces between words (runs of {length:.0f} letters)"
-    return "wordpiece", "the text has words"
+    letters = sum(count * len(word) for word, count in words.items())
+    chinese = sum(count for word, count in words.items() if HAN.fullmatch(word))
+    if 2 * chinese > letters:
+        return "wordpiece", "each Chinese character is a word"
+    return "wordpiece", "spaces and punctuation separate words"
 
 
 def choose_case(words: Counter[str]) -> tuple[bool, str]:
@@ -56,7 +62,7 @@ def choose_case(words: Counter[str]) -> tuple[bool, str]:
     upper = sum(count * sum(map(str.isupper, word)) for word, count in words.items())
     lower = sum(count * sum(map(str.islower, word)) for word, count in words.items())
     if not upper + lower:
-        return True, "its script has no capitals"
+        return True, "its letters have no case"
     if upper > MANY_CAPITALS * (upper + lower):
         return True, f"{upper / (upper + lower):.0%} of the letters are capitals"
     inner = sum(word[1:] != word[1:].lower() and not word.isupper() for word in words)
@@ -73,7 +79,8 @@ def choose_accents(words: Counter[str], folded: dict[str, str]) -> tuple[bool, s
     """
     plain = {word: bert_normalizer.normalize_str(word).replace(" ", "") for word in words}
     changed = [w for w in words if plain[w] != folded[w] or len(w) >= MAX_WORD_CHARS]
-    merged = num_merged(words, plain) - num_merged(words, folded)
+    # Folded words, not words: in Turkish, only the folding without accents makes "Işık" and "ışık" differ.
+    merged = len({(folded[w], plain[w]) for w in words}) - len({*plain.values()})
     fraction = sum(words[word] for word in changed) / max(1, words.total())
     if fraction <= FEW_ACCENTS and merged <= FEW_MERGED * len(words):
         return False, f"{len(changed):,} distinct words have any; removing them merges {merged:,}"

@@ -30,6 +30,7 @@ PURPOSES = {  # package: what the notebooks use it for
     "pooch": "verified downloads",
     "charset-normalizer": "likely encodings of a text",
     "tensorboard": "viewing training logs",
+    "scikit-learn": "linear classifiers and TF-IDF",
     "papermill": "running notebooks as jobs",
     "torch_xla": "torch on TPUs",
     "libtpu": "the driver of the TPU chips",

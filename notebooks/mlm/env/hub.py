@@ -10,7 +10,7 @@ from typing import Any
 
 import huggingface_hub
 import requests
-from transformers import PretrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm.env.files import absolute_path, describe_path, short_repr
@@ -115,4 +115,18 @@ def model_source(model: str, needs_weights: bool = True) -> str:
             f"model={short_repr(model)} has the type {model_type!r}, for which transformers has no masked "
             "language model; pass one such as BERT, RoBERTa or ModernBERT"
         )
+    if config:
+        check_config_values(model, config)
     return source
+
+
+def check_config_values(model: str, config: dict[str, Any]) -> None:
+    """Raise NotebookError if transformers refuses a value in the config.json of a masked language model."""
+    try:
+        CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    except Exception as error:  # every kind raises another type
+        reason = " ".join(str(error).split())[:200]
+        raise NotebookError(
+            f"model={short_repr(model)} has a config.json that is not valid ({reason}); copy it again from "
+            "where the model comes from, or correct the value"
+        ) from None

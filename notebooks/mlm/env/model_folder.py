@@ -20,6 +20,9 @@ TOKENIZER_FILES = (  # a folder with a vocabulary has at least one
     "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model", "spm.model",
     "vocab-src.json", "word_shape.json", "tekken.json",
 )  # fmt: skip
+JSON_FILES = (  # those that transformers reads, apart from config.json
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+)  # fmt: skip
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -141,6 +144,28 @@ def missing_model_type(config: dict[str, Any], known_types: set[str]) -> str | N
     return f"has no model_type in its config.json; add {entry} to it{reason}"
 
 
+def damaged_json(folder: Path) -> str | None:
+    """The end of a message if a file of a folder with config.json should contain JSON but does not."""
+    names = sorted(path.name for path in folder.glob("*.index.json"))
+    for path in (folder / name for name in ("config.json", *JSON_FILES, *names)):
+        if not path.exists():
+            continue
+        try:
+            content = path.read_bytes()
+            if content.startswith(LFS_POINTER):
+                return f"is incomplete: {path.name} is only a pointer of Git LFS; run `git lfs pull` in it"
+            if isinstance(json.loads(content), dict):
+                continue
+            reason = "it is no JSON object"
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # not only json.JSONDecodeError: also bytes that are no text
+            reason = getattr(error, "strerror", None) or str(error)
+        return f"has a damaged file: {path.name} ({reason}); copy it again from where the model comes from"
+    return None
+
+
 def incomplete_weights(folder: Path) -> str | None:
     """The end of a message if the weights of a folder are missing, truncated or only pointers."""
     files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
@@ -203,8 +228,10 @@ def check_model_folder(
     if not (folder / "config.json").exists():
         if needs_weights or not has_tokenizer:
             reason = next(filter(None, (describe(folder) for describe in WITHOUT_CONFIG)))
+    elif reason := damaged_json(folder):
+        pass
     elif read_json(folder / "config.json").get("model_type") in known_types and needs_weights:
-        reason = incomplete_weights(folder)  # a damaged config.json is reported by transformers
+        reason = incomplete_weights(folder)
     if reason:
         raise NotebookError(f"model={short_repr(model)} {reason}")
 

@@ -19,6 +19,7 @@ REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebook
     "pooch>=1.8",
     "charset-normalizer>=3.0",
     "tensorboard>=2.15",
+    "scikit-learn>=1.3",
 ]
 PYTHON_VERSIONS = (3, 10), (3, 13)  # the oldest and the newest that the notebooks were run on
 

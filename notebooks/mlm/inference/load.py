@@ -35,7 +35,7 @@ REQUIRED_FILES = (
     "saved.bin",
     "model/config.json",
     "model/model.safetensors",
-    "model/tokenizer.json",
+    "model/tokenizer_config.json",
 )
 REQUIRED_NUMBERS = {  # the parts of run.json that 05 shows
     "training": ("steps", "tokens_seen"),
@@ -233,15 +233,21 @@ def load_initial_model(
         return None
 
 
-def save_untrained(model: str, corpus: str | list[str], workdir: str | Path, seed: int) -> Path:
+def save_untrained(
+    model: str,
+    corpus: str | list[str],
+    workdir: str | Path,
+    seed: int,
+    vocabulary: str | None = None,
+) -> Path:
     """A temporary folder with an untrained model in the forms that 04 writes.
 
     It is removed when Python exits. A "scratch:" model needs a vocabulary: it is learned from the
-    corpus, which is stored in `workdir`.
+    corpus, which is stored in `workdir`; `vocabulary` says which kind (`load_tokenizer`).
     """
     from_scratch = model.startswith("scratch:")
     text = load_corpus(corpus, make_workdir(workdir)) / "train.txt" if from_scratch else None
-    tokenizer = load_tokenizer(model, text)
+    tokenizer = load_tokenizer(model, text, vocabulary)
     untrained = load_model(model, tokenizer, max_len=0, seed=seed)  # `encode` checks the length
     folder = Path(tempfile.mkdtemp(prefix="mlm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -4,6 +4,7 @@ The masked tokens are those that the evaluation of a run masks, so they depend o
 and the seed alone.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from mlm.data.batches import MaskedBatches
 from mlm.data.corpus import is_intact
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.formats import text_lines
+from mlm.data.normalization import is_word
 from mlm.data.packing import VALIDATION_EPOCH
 from mlm.env.files import absolute_path
 from mlm.models.encoders import supports_packing
 from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY, MaskedLMData
+from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM, masked_labels
 
 FREQUENCY_BANDS = 10, 100, 1000  # upper limits of the rows of `accuracy_by_frequency`
@@ -31,7 +34,8 @@ MIN_CONTEXT_TOKENS = 2  # on each side of the masked word
 MIN_WORD_LETTERS = 4
 CHUNK_TOKENS = 10**7  # that are read at a time
 MAX_LINES = 2000  # that are considered, evenly spread over a larger validation set
-PROSE_PUNCTUATION = frozenset(" ,.;:'’-–—!?")
+PROSE_PUNCTUATION = " ,.;:'’-–—!?¿¡।॥،؛؟۔။၊។៖、。，？！։՞׃።፣"
+BETWEEN_WORDS = re.compile(f"[{re.escape(PROSE_PUNCTUATION)}]+")
 ENGLISH_STOP_WORDS = """
 about above after again against also although always among another because been before being below
 between both cannot could does doing done down during each either else even ever every from further
@@ -69,17 +73,52 @@ def load_split(
     return MaskedLMDataset(folder / f"{split}.txt", tokenizer, results["parameters"]["max_len"])
 
 
+def validation_batches(
+    valid: MaskedLMDataset, results: dict[str, Any], pack: bool
+) -> MaskedBatches:
+    """The validation batches of a run: the masks are those of its evaluation."""
+    data = MaskedLMData(
+        train=valid,  # not used
+        valid=valid,
+        batch_size=32,
+        mlm_probability=VALIDATION_MLM_PROBABILITY,
+        seed=results["parameters"]["seed"],
+        total_steps=0,
+        pack=pack,
+    )
+    return data.validation_batches()
+
+
+def validation_loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    results: dict[str, Any],
+    workdir: str | Path,
+) -> float | None:
+    """The loss of a model on the validation set of a run, with the run's masks, in nats per masked token.
+
+    Returns None if the run's corpus is not in `workdir`.
+    """
+    folder = find_corpus(results, workdir)
+    if folder is None:
+        return None
+    valid = load_split(folder, "valid", tokenizer, results)
+    batches = validation_batches(valid, results, supports_packing(model.config))
+    return evaluate(MaskedLM(model, {}), batches)["loss"]
+
+
 # examples
 
 
 def reads_as_prose(line: str) -> bool:
-    """Whether a line begins with a capital letter and has only letters and common punctuation."""
-    return line[:1].isupper() and all(c.isalpha() or c in PROSE_PUNCTUATION for c in line)
+    """Whether a line has only words and common punctuation, and does not begin with a small letter."""
+    words = BETWEEN_WORDS.split(line)
+    return is_word(words[0]) and not line[0].islower() and all(map(is_word, filter(None, words)))
 
 
 def is_content_word(word: str) -> bool:
     """Whether a token is a word that carries meaning: letters only, not short, not a stop word."""
-    return word.isalpha() and len(word) >= MIN_WORD_LETTERS and word.lower() not in STOP_WORDS
+    return is_word(word) and len(word) >= MIN_WORD_LETTERS and word.lower() not in STOP_WORDS
 
 
 def find_pairs(data: MaskedLMDataset, pairs: np.ndarray) -> np.ndarray:
@@ -99,10 +138,11 @@ def masked_sentence(
     line: str, ids: list[int], position: int, tokenizer: PreTrainedTokenizerBase
 ) -> str:
     """A line with [MASK] in place of the token at `position` of its `ids`."""
-    encoded = tokenizer(
-        line, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    )
-    if encoded["input_ids"] != ids:  # the tokenizer changed something: show what the model reads
+    encoded: Any = {"input_ids": []}
+    if tokenizer.is_fast:  # others do not say where a token is in the text
+        options = dict(split_special_tokens=True, return_offsets_mapping=True)
+        encoded = tokenizer(line, add_special_tokens=False, **options)
+    if encoded["input_ids"] != ids:  # also if the tokenizer changed something
         masked = [*ids[:position], tokenizer.mask_token_id, *ids[position + 1 :]]
         return tokenizer.decode(masked).replace(tokenizer.mask_token, "[MASK]")
     start, end = encoded["offset_mapping"][position]
@@ -170,7 +210,7 @@ def validation_examples(
     """The `top_k` predictions of each model for one masked word in lines of the validation set.
 
     The examples are chosen by a rule that does not look at predictions: lines of 8 to 24 tokens that
-    begin with a capital letter and consist of letters and punctuation; in each line the first content
+    begin with a capital letter (in scripts that have any) and consist of words and punctuation; in each line the first content
     word that the evaluation masks. A content word is a whole word of at least 4 letters, no stop word,
     and at least 2 tokens away from both ends of the line. The training text must contain it, too: after
     the same left neighbour, and before the same right neighbour (not necessarily both at once).
@@ -236,27 +276,20 @@ def accuracy_by_frequency(
         return None
     train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
     counts = np.bincount(train.ids, minlength=train.vocab_size)
-    data = MaskedLMData(
-        train=train,
-        valid=valid,
-        batch_size=32,
-        mlm_probability=VALIDATION_MLM_PROBABILITY,
-        seed=results["parameters"]["seed"],
-        total_steps=0,
-        pack=all(supports_packing(model.config) for model in models.values()),
-    )
-    labels = torch.cat([masked_labels(batch) for batch in data.validation_batches()]).numpy()
+    pack = all(supports_packing(model.config) for model in models.values())
+    batches = validation_batches(valid, results, pack)
+    labels = torch.cat([masked_labels(batch) for batch in batches]).numpy()
     correct = {"most frequent token": np.full(len(labels), counts.argmax()) == labels}
     for name, model in models.items():
         module = MaskedLM(model, {}).eval()
-        predictions = [module.masked_logits(b).argmax(-1) for b in data.validation_batches()]
+        predictions = [module.masked_logits(b).argmax(-1) for b in batches]
         correct[name] = torch.cat(predictions).numpy() == labels
     limits = (0, *FREQUENCY_BANDS)
     names = ["never", *(f"{low + 1:,} to {high:,}" for low, high in zip(limits, FREQUENCY_BANDS))]
     names.append(f"more than {FREQUENCY_BANDS[-1]:,}")
     table = pd.DataFrame({"masked tokens": 1, **correct})
-    table["band"] = np.searchsorted(limits, counts[labels])
     table = table[labels != -100]  # -100 fills up the positions of a batch
+    table["band"] = np.searchsorted(limits, counts[labels[labels != -100]])
     aggregates = {"masked tokens": "sum", **dict.fromkeys(correct, "mean")}
     table = table.groupby("band").agg(aggregates)
     return table.rename(index=dict(enumerate(names))).rename_axis("times in the training text")

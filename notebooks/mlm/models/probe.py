@@ -208,8 +208,13 @@ class ForwardCheck:
             return function(model, *arguments)
 
     def check_model(self) -> None:
-        """Raise NotebookError if the predictions are random or do not use the context on both sides."""
+        """Raise NotebookError if predictions are not finite, random, or do not use the context on both sides."""
         name = type(self.model).__name__
+        if not self.expected.isfinite().all():
+            raise NotebookError(
+                f"{name} predicts NaN or infinity for a line of the training text: its weights are damaged or "
+                "far too large; copy or download the model again, or pass another model"
+            )
         again = self.evaluate(own_logits, self.tokenizer, self.examples)
         if not difference(again, self.expected) < TOLERANCE:
             raise NotebookError(

@@ -6,6 +6,7 @@ moment, even after a power failure.
 """
 
 import contextlib
+import re
 import shutil
 import tempfile
 import zipfile
@@ -23,6 +24,9 @@ from mlm.env.notebook import NotebookError
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 CHECKSUMS = "sha256.json"
 STAGING = "parts"  # the folder of files that are being written; emptied when a run is opened
+TORCH_WRITE_ERROR = re.compile(  # a RuntimeError of torch that is a failed write
+    "PytorchStreamWriter|inline_container|iostream error|cannot be opened|Parent directory .* does not exist"
+)
 # The key of CheckpointingLogger's state in a checkpoint: a former class name, kept for old checkpoints.
 CALLBACK_STATE = "Keeper"
 
@@ -45,20 +49,20 @@ def free_space(folder: Path) -> str:
         return f"{folder} is no longer there"
 
 
-@contextlib.contextmanager
-def write_errors(
-    what: str,
-    folder: Path,
-    errors: tuple[type[Exception], ...] = (OSError, RuntimeError, SafetensorError),
-) -> Iterator[None]:
-    """Context manager that turns a failed write into a NotebookError with the free space on the disk.
+def is_write_error(error: Exception) -> bool:
+    """Whether an error says that a file could not be written, and not that its content is wrong."""
+    if isinstance(error, RuntimeError):
+        return bool(TORCH_WRITE_ERROR.search(str(error)))
+    return isinstance(error, OSError | SafetensorError)
 
-    torch raises RuntimeError and safetensors SafetensorError if they cannot write.
-    """
+
+@contextlib.contextmanager
+def write_errors(what: str, folder: Path) -> Iterator[None]:
+    """Context manager that turns a failed write into a NotebookError with the free space on the disk."""
     try:
         yield
-    except errors as error:
-        if isinstance(error, NotebookError):
+    except Exception as error:
+        if not is_write_error(error):
             raise
         reason = str(getattr(error, "strerror", None) or error).partition("\n")[0][:200]
         raise NotebookError(

@@ -4,9 +4,11 @@ run.json says what was run and with what result. It stores the SHA-256 of the ot
 the checkpoint that they were made from, so damage is found and repaired from the checkpoint.
 """
 
+import contextlib
 import json
 import platform
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from mlm.env.notebook import NotebookError, installed_version
 from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters import public_parameters
-from mlm.training.checkpoint import LAST, staging_folder, write_errors
+from mlm.training.checkpoint import LAST, is_write_error, staging_folder, write_errors
 from mlm.training.evaluation import repeated_fraction, visible_gain
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
@@ -63,7 +65,7 @@ def save_model(module: MaskedLM, tokenizer: Any, run: Run) -> bool:
 
     Intact files of a finished run stay untouched; damaged ones are rebuilt. Returns whether saved.bin,
     read back, has exactly the module's weights (True in processes that do not write). Raises
-    NotebookError if the run is not finished or the files cannot be written.
+    NotebookError if the run is not finished, the files cannot be written, or transformers cannot save the model.
     """
     run.check_finished()
     if not is_main_process():
@@ -76,7 +78,11 @@ def save_model(module: MaskedLM, tokenizer: Any, run: Run) -> bool:
     if damaged:
         print(f"{folder / damaged} is damaged or missing: rebuilt from the checkpoint")
     if not run.outputs_intact:
-        with write_errors("saved.bin and model/", folder), staging_folder(folder) as staging:
+        with (
+            write_errors("saved.bin and model/", folder),
+            save_errors(module.bert, folder),
+            staging_folder(folder) as staging,
+        ):
             write_model(module, tokenizer, staging)
             for staged in sorted(path for path in staging.rglob("*") if path.is_file()):
                 path = folder / staged.relative_to(staging)
@@ -85,6 +91,23 @@ def save_model(module: MaskedLM, tokenizer: Any, run: Run) -> bool:
         write_metrics(folder, run.history)
     saved = torch.load(folder / "saved.bin", weights_only=True, mmap=True)
     return all(torch.equal(saved[name], weight) for name, weight in module.state_dict().items())
+
+
+@contextlib.contextmanager
+def save_errors(model: Any, folder: Path) -> Iterator[None]:
+    """Context manager: a model or tokenizer that transformers cannot save is an error of one line."""
+    try:
+        yield
+    except Exception as error:
+        if is_write_error(error) or isinstance(error, NotebookError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        kind = getattr(model.config, "model_type", "unknown")
+        raise NotebookError(
+            f"transformers cannot save this {kind!r} model or its tokenizer ({type(error).__name__}: {reason}): "
+            "undo what was changed in them after loading, or pass another model; the trained weights are kept in "
+            f"{folder / CHECKPOINT}"
+        ) from None
 
 
 def write_model(module: MaskedLM, tokenizer: Any, folder: Path) -> None:

@@ -149,7 +149,7 @@ class Run:
         several = self.settings["processes"] > 1
         failure = None
         try:
-            with write_errors("logs or checkpoints", self.folder, (OSError,)):
+            with write_errors("logs or checkpoints", self.folder):
                 clear_failure_and_stop(self.folder)
                 check_fork(self.settings["device"], self.settings["processes"], Machine())
                 with stop_on_signal(self.folder), quiet_writer_threads():

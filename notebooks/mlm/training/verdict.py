@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 STEPS_FROM_SCRATCH = 2000  # steps after which a narrow model from scratch uses context
+MIN_STEPS = 100  # steps before which no cause but their number can be told, for any model
 MAX_EPOCHS = 40  # with more epochs a model overfits
 MIN_BELOW_BASELINE = 0.3  # nats below the unigram baseline that show the use of context, at least
 MARGIN = 0.1  # nats below what a model reaches without context that show the use of context
@@ -29,7 +30,8 @@ class Evidence:
 
     validation: the first loss was measured before training. training: means since the last log line.
     baseline: the unigram loss. visible_gain: nats below it that need no context. epochs: how often the
-    model saw the text. unk_fraction: [UNK] among the training tokens. repeated_fraction: training examples that are copies of another.
+    model saw the text. unk_fraction: letters of the training text that are in [UNK].
+    repeated_fraction: training examples that are copies of another.
     """
 
     validation: Losses
@@ -149,11 +151,9 @@ def cause_of(run: Evidence) -> str:
         return "overfitting"
     if is_worse or run.highest > run.before + MAX_TRAINING_RISE:
         return "learning rate"
-    if run.unk_fraction >= MANY_UNK:
-        return "unknown tokens"
-    if (run.from_scratch and run.steps < STEPS_FROM_SCRATCH) or run.still_falls:
+    if run.steps < (STEPS_FROM_SCRATCH if run.from_scratch else MIN_STEPS) or run.still_falls:
         return "too few steps"
-    return "plateau"
+    return "unknown tokens" if run.unk_fraction >= MANY_UNK else "plateau"
 
 
 def uses_context(run: Evidence) -> str:
@@ -201,7 +201,8 @@ def diverged(run: Evidence) -> str:
 
 
 def was_made_worse(run: Evidence) -> str:
-    step, best = run.best
+    until_highest = run.validation[: [loss for _, loss in run.validation].index(run.highest)]
+    step, best = min(until_highest, key=lambda pair: pair[1])
     when = "before training" if step == 0 else f"at step {step:,}"
     return (
         f"Training made the model worse: its validation loss rose from {best:.2f} {when} to "
@@ -254,11 +255,12 @@ def perplexity(loss: float) -> str:
 
 def longer_training(steps: int, epochs: float, from_scratch: bool) -> str:
     """What to do if a run of this length was too short."""
+    limit = " with max_steps=-1" if epochs < 1 else ""
     if not from_scratch:
-        return "pass more epochs, or use more text"
+        return f"pass more epochs{limit}, or use more text"
     enough = math.ceil(STEPS_FROM_SCRATCH / max(steps, 1) * epochs)
     if enough <= MAX_EPOCHS:
-        return f"pass about {max(enough, math.ceil(epochs) + 1)} epochs, or {FINE_TUNE}"
+        return f"pass about {max(enough, math.ceil(epochs) + 1)} epochs{limit}, or {FINE_TUNE}"
     return f"the text is too short for a model from scratch: {FINE_TUNE}"
 
 
@@ -267,7 +269,7 @@ def remarks(run: Evidence) -> str:
     text = ""
     if run.unk_fraction >= MANY_UNK:
         text += (
-            f". {run.unk_fraction:.0%} of the training tokens are [UNK], which the model cannot learn: "
+            f". {run.unk_fraction:.0%} of the letters of the training text are in [UNK], which the model cannot learn: "
             'pass a model for this language, or model="scratch:tiny", which learns a vocabulary'
         )
     if run.repeated_fraction >= MANY_COPIES:

@@ -1,0 +1,250 @@
+"""Labelled texts for a task: read them, check them, split them into a training and a test part. Used in 07."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mlm.data.archives import open_files
+from mlm.data.file_types import recognize_type
+from mlm.data.formats import (
+    FORMATS,
+    Contents,
+    TextFile,
+    find_format,
+    is_text_name,
+    read_texts,
+    row_lines,
+)
+from mlm.data.python_topics import python_topics
+from mlm.data.split import normalize, occur_in
+from mlm.env.files import absolute_path, describe_path, short_repr
+from mlm.env.notebook import NotebookError
+
+MAX_CLASSES = 200
+MAX_NUMBERS = 10  # different labels with a fraction, such as 4.5 stars, that are still classes
+FRACTION = re.compile(
+    r"[+-]?\d*[.,]\d*[1-9]\d*(e[+-]?\d+)?|[+-]?\d(\.\d+)?e[+-]?\d+", re.IGNORECASE
+)
+SPLITS = {"train", "training", "test", "testing", "valid", "validation", "val", "dev"}
+TEST_FRACTION = 1 / 5
+MAX_TEST_TEXTS = 2000
+MIN_NEW_TEXTS = 5  # per class; with fewer, the test part has texts that the run trained on
+HELP = "pass a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class"
+
+# read
+
+
+def load_labelled(
+    labelled: str | None, column: str = "text", label_column: str = "label"
+) -> pd.DataFrame:
+    """Labelled texts as a table with the columns "text" and "label"; no text occurs twice.
+
+    `labelled` is a table with the columns `column` and `label_column`, a folder with a folder of texts
+    for each class, or None: passages of Python's manual. Prints what is left out. Raises NotebookError
+    if there is no such file or column, or if the labels are not at least two classes with two texts each.
+    """
+    if labelled is None:
+        name, rows = "labelled=None", python_topics()
+    else:
+        name = f"labelled={short_repr(labelled)}"
+        path = absolute_path("labelled", labelled)
+        found = describe_path(path)
+        if found == "is a file":
+            rows = read_table(path, column, label_column)
+        elif found == "is a folder":
+            rows = read_class_folders(path, name, column)
+        else:
+            raise NotebookError(f"{name}: {path} {found}; {HELP}")
+    texts, left_out = distinct_texts(rows)
+    if left_out:
+        print("left out:", ", ".join(f"{count:,} {what}" for what, count in left_out.items()))
+    check_classes(texts["label"], name)
+    return texts
+
+
+def column_values(path: Path, column: str) -> Iterator[Any]:
+    """Yield the values of a column of a table, row by row. Raises NotebookError if there is none."""
+    for opened in open_files(path, is_text_name):
+        file = TextFile(opened, encoding=None)
+        if found := recognize_type(opened.head):
+            raise NotebookError(f"labelled={short_repr(path)} is {found[0]}, not a table; {HELP}")
+        form = FORMATS[find_format(file, column)]
+        if not form.has_columns:
+            raise NotebookError(f"labelled={short_repr(path)} is plain text without labels; {HELP}")
+        yield from form.read(file, column)
+
+
+def read_table(path: Path, column: str, label_column: str) -> pd.DataFrame:
+    """The texts and labels in a table; None if a row has no label. Raises NotebookError if it cannot be read."""
+    if column == label_column:
+        raise NotebookError(
+            f"column and label_column are both {column!r}: pass the column of the classes as label_column"
+        )
+    texts = [
+        "".join(row_lines(value, column, f"{path}: row {row}")).strip()
+        for row, value in enumerate(column_values(path, column), 1)
+    ]
+    try:
+        values = [*column_values(path, label_column)]
+    except (
+        NotebookError
+    ) as error:  # the readers know their column by the name of the other parameter
+        raise NotebookError(str(error).replace("pass column=", "pass label_column=")) from None
+    labels = [
+        label_text(value, label_column, f"{path}: row {row}") for row, value in enumerate(values, 1)
+    ]
+    return pd.DataFrame({"text": texts, "label": labels}, dtype=object)
+
+
+def label_text(value: Any, label_column: str, where: str) -> str | None:
+    """A label as text: 3 and 3.0 are "3"; None if it is missing. Raises NotebookError for other types."""
+    if value is None or value != value:  # NaN
+        return None
+    if not isinstance(value, str | int | float):
+        raise NotebookError(
+            f"{where}: {label_column!r} is of type {type(value).__name__}, not a class; pass a column "
+            "with one word or number per text"
+        )
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() or None
+
+
+def read_class_folders(folder: Path, name: str, column: str) -> pd.DataFrame:
+    """The texts in the folders of a folder, whose names are the classes. A text is a file, or a row."""
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+    if not folders:
+        raise NotebookError(f"{name} has no folders, which would be the classes; {HELP}")
+    if {path.name.lower() for path in folders} <= SPLITS:
+        raise NotebookError(
+            f"{name} has the folders {', '.join(path.name for path in folders)}, which are parts of a data "
+            f"set and not classes: pass one of them, such as {short_repr(folders[0])}"
+        )
+    rows = []
+    for path in folders:
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and is_text_name(p.name)]
+        if not files:
+            raise NotebookError(
+                f"{name}: the folder {path.name!r} has no text files; remove it, or add texts"
+            )
+        for _, lines in read_texts(files, column, None, Contents()):
+            rows.append(("".join(lines).strip(), path.name))
+    return pd.DataFrame(rows, columns=["text", "label"], dtype=object)
+
+
+# check
+
+
+def text_key(text: str) -> str:
+    """Texts are equal if they have the same key: the same words, whatever the case and the spaces."""
+    return normalize(" ".join(text.split()))
+
+
+def distinct_texts(rows: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:
+    """The texts that can be used, each once, and the numbers of those that are left out, by reason."""
+    left_out: Counter[str] = Counter()
+
+    def keep(rows: pd.DataFrame, usable: Any, reason: str) -> pd.DataFrame:
+        left_out[reason] += int((~usable).sum())
+        return rows[usable]
+
+    rows = keep(rows, rows["label"].notna(), "without a label")
+    rows = keep(rows, rows["text"].str.strip() != "", "empty")
+    keys = rows["text"].map(text_key)
+    num_labels = rows["label"].groupby(keys).transform("nunique")
+    rows = keep(rows, num_labels == 1, "with several labels for the same text")
+    rows = keep(rows, ~keys[rows.index].duplicated(), "duplicates")
+    return rows.reset_index(drop=True), +left_out
+
+
+def check_classes(labels: pd.Series, name: str) -> None:
+    """Raise NotebookError if labels are not at least two classes with at least two texts each."""
+    counts = labels.value_counts()
+    shown = ", ".join(short_repr(label, 40) for label in counts.index[:5])
+    numbers = [label for label in counts.index if FRACTION.fullmatch(label)]
+    if len(counts) < 2:
+        raise NotebookError(
+            f"{name}: there must be at least 2 classes with different texts, found {len(counts)} "
+            f"({shown or 'no labelled text'}); pass texts of another class, or another label_column"
+        )
+    if len(numbers) > min(MAX_NUMBERS, len(labels) / 2):
+        raise NotebookError(
+            f"{name}: the labels are numbers such as {numbers[0]}, not classes; pass another label_column, "
+            "or replace the numbers by a few classes such as low and high"
+        )
+    if len(counts) > min(MAX_CLASSES, len(labels) / 2):
+        raise NotebookError(
+            f"{name}: {len(counts):,} different labels for {len(labels):,} texts ({shown}, ...) are too many "
+            f"for classes: at most {MAX_CLASSES}, with two texts each; pass another label_column"
+        )
+    if counts.min() < 2:
+        raise NotebookError(
+            f"{name}: each class must have at least 2 different texts, one to train and one to test, but "
+            f"{counts.idxmin()!r} has {counts.min()}; add texts, or remove the class"
+        )
+
+
+# split
+
+
+def is_new(texts: pd.Series, trained_on: Path) -> np.ndarray:
+    """Whether no line of a text occurs in the text file `trained_on`, (texts,) bool.
+
+    Lines are compared as in `split`: without regard to case and spaces.
+    """
+    lines = [[line for line in text.split("\n") if line.strip()] for text in texts]
+    hashes = np.array([hash(normalize(line)) for part in lines for line in part], np.int64)
+    owner = np.repeat(np.arange(len(lines)), [len(part) for part in lines])
+    new = np.ones(len(lines), bool)
+    new[owner[occur_in(hashes, trained_on)]] = False
+    return new
+
+
+def choose_test(labels: pd.Series, new: np.ndarray, seed: int) -> np.ndarray:
+    """Which texts are the test part, (texts,) bool: a fifth of each class, chosen at random.
+
+    new: (texts,) bool. If each class has MIN_NEW_TEXTS of them, only new texts are chosen, so classes may
+    have fewer than a fifth. At least one text of each class is in each part.
+    """
+    counts = labels.value_counts()
+    only_new = (
+        labels[new].value_counts().reindex(counts.index, fill_value=0) >= MIN_NEW_TEXTS
+    ).all()
+    fraction = min(TEST_FRACTION, MAX_TEST_TEXTS / len(labels))
+    generator, is_test = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    for label in sorted(counts.index):
+        candidates = np.flatnonzero((labels == label) & (new if only_new else True))
+        number = min(max(1, round(fraction * counts[label])), len(candidates), counts[label] - 1)
+        is_test[generator.permutation(candidates)[:number]] = True
+    return is_test
+
+
+def check_overlap(train: pd.Series, test: pd.Series) -> None:
+    """Raise NotebookError if a text is in both parts: then a test measures memory."""
+    common = {*train.map(text_key)} & {*test.map(text_key)}
+    if common:
+        raise NotebookError(
+            f"{len(common):,} texts are in the training part and in the test part, such as "
+            f"{short_repr(min(common), 60)}: an accuracy on them shows nothing; remove them from one part"
+        )
+
+
+def sample_per_class(labels: pd.Series, number: int, seed: int) -> np.ndarray:
+    """The indices of `number` random texts of each class, or all of a class with fewer; shuffled."""
+    generator = np.random.default_rng(seed)
+    chosen = [
+        generator.permutation(np.flatnonzero(labels == label))[:number]
+        for label in sorted(labels.unique())
+    ]
+    return generator.permutation(np.concatenate(chosen))
+
+
+def label_sizes(labels: pd.Series, sizes: tuple[int, ...] = (8, 32, 128)) -> list[int]:
+    """The numbers of labels per class to try: those of `sizes` that the largest class has, or all it has."""
+    largest = int(labels.value_counts().max())
+    return [size for size in sizes if size <= largest] or [largest]

@@ -1,0 +1,31 @@
+"""The figure of 07: accuracy on a task by the number of labels."""
+
+from typing import Any
+
+import pandas as pd
+
+from mlm.plots.style import hide_frame
+
+MARKERS = "osD^vPX"
+
+
+def draw_label_curves(ax: Any, table: pd.DataFrame, baseline: float) -> None:
+    """Mean accuracy over the labels per class, a curve for each method, with lines from lowest to highest.
+
+    `table` has a row for each trained classifier, with the columns method, labels (per class) and accuracy;
+    `baseline` is the accuracy of the majority class.
+    """
+    for number, (method, rows) in enumerate(table.groupby("method", sort=False)):
+        values = 100 * rows.groupby("labels")["accuracy"].agg(["mean", "min", "max"])
+        x = values.index * 1.03 ** (number - 2)  # side by side, so that no line hides another
+        spread = [values["mean"] - values["min"], values["max"] - values["mean"]]
+        marker = MARKERS[number % len(MARKERS)]
+        ax.errorbar(x, values["mean"], spread, marker=marker, capsize=3, label=method)
+    ax.axhline(100 * baseline, ls=":", color="0.4", label="majority class")
+    sizes = sorted(table["labels"].unique())
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sizes, sizes)
+    ax.minorticks_off()
+    ax.set(xlabel="labelled training texts per class", ylabel="accuracy on the test part, %")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    hide_frame(ax)

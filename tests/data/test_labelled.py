@@ -1,0 +1,207 @@
+"""Labelled texts: all formats give the same table, bad ones a clear line, and no test text is known before."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import refused
+from mlm.data.labelled import (
+    MIN_NEW_TEXTS,
+    check_overlap,
+    choose_test,
+    is_new,
+    label_sizes,
+    load_labelled,
+    sample_per_class,
+)
+
+ROWS = [
+    (f"{word} number {i}", label) for i in range(6) for word, label in (("good", "1"), ("bad", "0"))
+]
+
+
+def write_csv(path, rows, header=("text", "label")):
+    pd.DataFrame(rows, columns=header).to_csv(path, index=False)
+    return str(path)
+
+
+def write_folders(folder, rows):
+    for number, (text, label) in enumerate(rows):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        (folder / label / f"{number:03}.txt").write_text(text)
+    return str(folder)
+
+
+# read
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "float.parquet", "folders"])
+def test_every_format_gives_the_same_texts_and_classes(tmp_path, form):
+    table, path = pd.DataFrame(ROWS, columns=["text", "label"]), tmp_path / f"rows.{form}"
+    if form == "csv":
+        table.to_csv(path, index=False)
+    elif form == "jsonl":
+        path.write_text("\n".join(json.dumps({"label": int(c), "text": t}) for t, c in ROWS))
+    elif form == "folders":
+        write_folders(path, ROWS)
+    else:
+        table["label"] = table["label"].astype(float if "float" in form else int)
+        table.to_parquet(path)
+    loaded = load_labelled(str(path))
+    assert sorted(loaded.itertuples(index=False, name=None)) == sorted(ROWS)
+
+
+def test_columns_have_any_name(tmp_path):
+    path = write_csv(tmp_path / "a.csv", ROWS, ("review", "stars"))
+    assert len(load_labelled(path, "review", "stars")) == len(ROWS)
+
+
+def test_texts_of_several_lines_keep_their_lines(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [(f"{text}\nand more", label) for text, label in ROWS])
+    assert load_labelled(path)["text"].str.endswith("\nand more").all()
+
+
+def test_the_words_none_and_na_are_classes(tmp_path):
+    rows = [(text, {"0": "NA", "1": "None"}[label]) for text, label in ROWS]
+    assert {*load_labelled(write_csv(tmp_path / "a.csv", rows))["label"]} == {"NA", "None"}
+
+
+def test_what_cannot_be_used_is_left_out_and_counted(tmp_path, capsys):
+    more = [("GOOD  number 0", "1"), ("two", "1"), ("Two ", "0"), ("no label", ""), ("  ", "1")]
+    loaded = load_labelled(write_csv(tmp_path / "a.csv", ROWS + more))
+    assert sorted(loaded.itertuples(index=False, name=None)) == sorted(ROWS)
+    printed = capsys.readouterr().out
+    for words in ("1 without a label", "1 empty", "2 with several labels", "1 duplicates"):
+        assert words in printed
+
+
+# bad input
+
+
+def test_a_missing_file(tmp_path):
+    with refused("labelled=", "nowhere.csv", "does not exist", "folder of texts for each class"):
+        load_labelled(str(tmp_path / "nowhere.csv"))
+
+
+def test_a_missing_column_is_named_by_its_parameter(tmp_path):
+    path = write_csv(tmp_path / "a.csv", ROWS, ("text", "stars"))
+    with refused("no column 'label'", "pass label_column=", "stars"):
+        load_labelled(path)
+    with refused("no column 'review'", "pass column=", "stars"):
+        load_labelled(path, "review", "stars")
+    with refused("column and label_column are both 'text'"):
+        load_labelled(path, "text", "text")
+
+
+def numbered(labels):
+    return [(f"text {number}", label) for number, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        (["a"] * 9, ["at least 2 classes", "found 1 ('a')"]),
+        ([""] * 9, ["at least 2 classes", "no labelled text"]),
+        (["a"] * 9 + ["b"], ["at least 2 different texts", "'b' has 1"]),
+        ([n / 7 for n in range(90)], ["numbers such as", "not classes"]),
+        ([f"{n % 30}.5" for n in range(90)], ["numbers such as", "not classes"]),
+        ([f"id{n}" for n in range(90)], ["90 different labels for 90 texts", "too many"]),
+        ([f"id{n % 201}" for n in range(900)], ["201 different labels", "at most 200"]),
+    ],
+)
+@pytest.mark.fault
+def test_labels_that_are_no_classes(tmp_path, labels, words):
+    with refused("labelled=", *words):
+        load_labelled(write_csv(tmp_path / "a.csv", numbered(labels)))
+
+
+def test_few_numbers_with_a_fraction_are_classes(tmp_path):
+    labels = [("4.5", "3", "0.5")[n % 3] for n in range(30)]
+    loaded = load_labelled(write_csv(tmp_path / "a.csv", numbered(labels)))
+    assert {*loaded["label"]} == {"4.5", "3", "0.5"}
+
+
+def test_labels_that_are_lists(tmp_path):
+    rows = [{"text": text, "label": [label]} for text, label in ROWS]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with refused("'label' is of type list, not a class"):
+        load_labelled(str(tmp_path / "a.jsonl"))
+
+
+def test_texts_that_are_numbers(tmp_path):
+    rows = [{"text": number, "label": "a"} for number in range(9)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with refused("'text' is of type int, not text"):
+        load_labelled(str(tmp_path / "a.jsonl"))
+
+
+def test_plain_text_has_no_labels(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    with refused("a.txt", "plain text without labels"):
+        load_labelled(str(tmp_path / "a.txt"))
+
+
+def test_folders_that_are_no_classes(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with refused("has no folders"):
+        load_labelled(str(tmp_path / "empty"))
+    for part in ("train", "test"):
+        write_folders(tmp_path / "set" / part, ROWS)
+    with refused("train", "parts of a data set", "pass one of them"):
+        load_labelled(str(tmp_path / "set"))
+    write_folders(tmp_path / "classes", ROWS)
+    (tmp_path / "classes" / "2").mkdir()
+    with refused("the folder '2' has no text files"):
+        load_labelled(str(tmp_path / "classes"))
+
+
+# split
+
+
+@pytest.fixture
+def labels():
+    return pd.Series(["a"] * 50 + ["b"] * 20 + ["c"] * 2)
+
+
+def test_a_text_is_new_if_none_of_its_lines_was_read(tmp_path):
+    (tmp_path / "train.txt").write_text("A line  of the text\n\nanother\n")
+    texts = pd.Series(["a line of the text", "new\n\n ANOTHER ", "new", "a line of\nthe text"])
+    assert is_new(texts, tmp_path / "train.txt").tolist() == [False, False, True, True]
+
+
+def test_the_test_part_is_a_fifth_of_each_class_and_depends_on_the_seed(labels):
+    new = np.ones(len(labels), bool)
+    test = choose_test(labels, new, 0)
+    assert labels[test].value_counts().to_dict() == {"a": 10, "b": 4, "c": 1}
+    assert {*labels[~test]} == {"a", "b", "c"}
+    assert (test == choose_test(labels, new, 0)).all() and (
+        test != choose_test(labels, new, 1)
+    ).any()
+
+
+def test_only_new_texts_are_tested_if_there_are_enough():
+    labels = pd.Series(["a"] * 50 + ["b"] * 50)
+    new = np.arange(100) % 50 < MIN_NEW_TEXTS + 1
+    test = choose_test(labels, new, 0)
+    assert test.sum() == 2 * (MIN_NEW_TEXTS + 1) and new[test].all()
+    too_few = np.arange(100) < MIN_NEW_TEXTS  # none of class b
+    assert choose_test(labels, too_few, 0).sum() == 20
+
+
+def test_overlapping_parts_are_refused():
+    check_overlap(pd.Series(["one", "two"]), pd.Series(["three"]))
+    with refused("1 texts are in the training part and in the test part", "two"):
+        check_overlap(pd.Series(["one", "TWO"]), pd.Series(["two ", "three"]))
+
+
+def test_a_sample_has_the_same_number_of_each_class_or_all(labels):
+    counts = labels[sample_per_class(labels, 8, 0)].value_counts().to_dict()
+    assert counts == {"a": 8, "b": 8, "c": 2}
+    assert len({*sample_per_class(labels, 50, 0)}) == len(labels)
+
+
+def test_sample_sizes_that_no_class_reaches_are_left_out(labels):
+    assert label_sizes(labels) == [8, 32]
+    assert label_sizes(labels[-12:]) == [8] and label_sizes(labels[-5:]) == [3]
