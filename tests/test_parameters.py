@@ -43,7 +43,7 @@ VALUES = {
         ["", "scratch:", "scratch:huge", "scratch: tiny"],
         [None, 7],
     ),
-    "max_len": ([8, 128, 512], [7, 513, 0, -1], ["many", 128.0, None, True]),
+    "max_len": ([8, 128, 8192], [7, 0, -1], ["many", 128.0, None, True]),
     "examples": (["line", "block", "stream"], ["lines", "", "Line"], [1, None]),
     "batch_size": ([1, 32, 65536], [0, -1, 65537], ["", 32.5, None]),
     "accumulate": ([1, 4], [0, -1, 65537], [None, 1.5]),
@@ -78,6 +78,7 @@ VALUES = {
     "cpu_processes": ([1, 2], [0, -1], [None, "two"]),
     "num_nodes": ([1, 4], [0], [None]),
     "precision": (["auto", "32", "bf16", "16", 32, 16], ["64", 64, "", "bf16-mixed"], [None, 32.0]),
+    "gradient_checkpointing": (["auto", True, False], ["on", ""], [None, 1]),
     "kernels": (["auto", "default-sdpa-torch", "onednn-matmul-16bit"], ["mkl", ""], [None, 1]),
     "compile": (["auto", True, False], ["yes", ""], [None, 1]),
     "checkpoint_steps": ([1, 500], [0, -1], [None, 0.5]),
@@ -85,6 +86,11 @@ VALUES = {
     "keep": (["last", "best"], ["first", ""], [None, True]),
     "evaluations": ([1, 4, 100000], [0, -1, 100001], [None, 2.5]),
     "patience": ([0, 1, 100], [-1], [None, 0.5, "none"]),
+    "logger": (
+        ["csv", "none", ["wandb", "mlflow"]],
+        ["", "csv,wandb", [], ["none", "csv"]],
+        [None, 1],
+    ),
     "seed": ([0, 2**32 - 1], [-1, 2**32], [None, 0.5, "zero"]),
     "workdir": (["bert-mlm", "/tmp/x", "~/x"], ["", " "], [None]),
     "run_name": (
@@ -244,8 +250,8 @@ def test_valid_values_pass_and_others_are_refused(name, capsys):
     "values, message",
     [
         (
-            {"max_len": 10_000},
-            "max_len must be 8 to 512, the number of positions of BERT, got 10000",
+            {"max_len": 7},
+            "max_len must be at least 8, and at most the model's number of positions (BERT: 512), got 7",
         ),
         ({"lr": 3}, "lr must be above 0 and at most 1, or None (the recipe's), got 3"),
         ({"keep": "first"}, 'keep must be "last" or "best", got \'first\''),

@@ -21,6 +21,7 @@ from mlm.models.cpu import (
 )
 from mlm.models.kernels import KERNELS
 from mlm.models.loading import load_model
+from mlm.models.long_rows import LONG_SDPA
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM
 
@@ -113,7 +114,7 @@ def test_weights_and_names_stay_the_same(bert):
 
 def test_the_default_kernels_can_be_restored(bert):
     use_attention_and_dropout(use_attention_and_dropout(bert, "matmul", "16bit"), "sdpa", "torch")
-    assert bert.config._attn_implementation == "sdpa"
+    assert bert.config._attn_implementation == LONG_SDPA  # "sdpa" for rows below 1,024 tokens
     assert {type(layer) for layer in dropout_layers(bert)} == {torch.nn.Dropout}
 
 
@@ -142,7 +143,7 @@ def float32_products():
 def test_a_line_says_which_kernels_are_used(bert, capsys, kernels, float32_products):
     products, attention, dropout = kernels.split("-")
     assert use_kernels(bert, kernels) is bert
-    assert bert.config._attn_implementation == attention
+    assert bert.config._attn_implementation == (LONG_SDPA if attention == "sdpa" else attention)
     assert {type(layer) for layer in dropout_layers(bert)} == {DROPOUT_CLASSES[dropout]}
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("CPU kernels: freed memory is re") and len(line) <= 120
@@ -158,7 +159,7 @@ def test_the_kernels_of_the_cpu_end_where_a_gpu_begins(bert, before, float32_pro
         use_kernels(bert, "onednn-matmul-16bit")
     undo_kernels(bert)
     assert torch.get_float32_matmul_precision() == before
-    assert bert.config._attn_implementation == "sdpa"
+    assert bert.config._attn_implementation == LONG_SDPA
     assert {type(layer) for layer in dropout_layers(bert)} == {torch.nn.Dropout}
     torch.set_float32_matmul_precision("high")  # by the user, after that
     undo_kernels(bert)

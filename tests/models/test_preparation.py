@@ -12,6 +12,7 @@ from mlm.data.token_frequencies import log_frequencies
 from mlm.models import preparation
 from mlm.models.encoders import ENCODERS, head_logits, hidden_states
 from mlm.models.loading import load_model
+from mlm.models.long_rows import LONG_SDPA
 from mlm.models.preparation import init_head_bias, prepare_model
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate, unigram_loss
@@ -148,4 +149,4 @@ def test_a_gpu_does_not_inherit_the_precision_of_an_earlier_run_on_the_cpu(
     torch.set_float32_matmul_precision("medium")  # also where the CPU does not use it
     prepared(bert, dataset, GPU, head_was_missing=False)
     assert torch.get_float32_matmul_precision() == "highest"
-    assert bert.config._attn_implementation == "sdpa"
+    assert bert.config._attn_implementation == LONG_SDPA  # "sdpa" for rows below 1,024 tokens

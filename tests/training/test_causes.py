@@ -72,7 +72,8 @@ def step(bert):
 def test_too_little_memory_is_one_line_that_says_what_would_fit(on_h100, step, error):
     assert str(memory_error(error, step())) == (
         "out of memory with batch_size=1024, accumulate=2 (the H100 has 80.0 GB): pass batch_size=256, "
-        "accumulate=8 for a step of the same examples (estimated to fit)"
+        "accumulate=8 for a step of the same examples (estimated to fit); or gradient_checkpointing=True, "
+        "which stores less and takes a third more time"
     )
 
 
@@ -90,7 +91,7 @@ def test_other_errors_stay_as_they_are(step, error):
 @pytest.mark.parametrize("accumulate", [None, 1, 3])
 def test_the_advice_is_smaller_and_loses_no_example(on_h100, step, batch_size, accumulate):
     error = memory_error(MemoryError(), step(batch_size=batch_size, accumulate=accumulate))
-    advice = str(error).split(": ")[1].replace(",", "")
+    advice = str(error).split(": ")[1].partition(";")[0].replace(",", "")
     values = {k: int(v) for k, v in (part.split("=") for part in advice.split() if "=" in part)}
     assert 1 <= values["batch_size"] < batch_size
     assert ("accumulate" in values) == bool(accumulate)  # 06 has no such parameter

@@ -12,8 +12,10 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 
 from helpers import refused
 from mlm.data.tokenizer import load_tokenizer
+from mlm.models import long_rows
 from mlm.models.kernels import EARLIER_KERNELS
 from mlm.models.loading import load_model
+from mlm.models.long_rows import LONG_SDPA
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import request_stop
 from mlm.training.run import open_run, resumed_choices
@@ -57,6 +59,19 @@ def test_after_an_error_the_same_cell_resumes_the_run(runs, trained, tmp_path, s
 def test_a_stopped_run_resumes_to_the_same_bits(runs, trained, tmp_path, step):
     stop_at(runs, tmp_path, step)
     assert same(runs(tmp_path), trained)
+
+
+@pytest.mark.parametrize("attention", [LONG_SDPA, "matmul"])
+def test_a_run_with_long_rows_and_dropout_resumes_to_the_same_bits(
+    runs, tmp_path, monkeypatch, attention
+):
+    monkeypatch.setattr(long_rows, "LONG_ROW", 8)
+    monkeypatch.setattr(long_rows, "SCORES_AT_ONCE", 1)  # rows are computed in several parts
+    monkeypatch.setattr("mlm.training.results.flops_per_token", lambda *_: 1e6)  # of short rows
+    runs.module.bert.set_attn_implementation(attention)
+    uninterrupted = runs(tmp_path / "whole")
+    stop_at(runs, tmp_path / "cut", 4)
+    assert same(runs(tmp_path / "cut"), uninterrupted)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "cased"])
@@ -263,7 +278,7 @@ def test_tensorboard_shows_a_resumed_run_as_one_curve_beside_the_baseline(runs, 
     runs.train_run(tmp_path)
     events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     events.Reload()
-    curves = {name: events.Scalars(name, "valid_loss") for name in events.Runs()}
+    curves = {name: events.Scalars(name, "valid/loss") for name in events.Runs()}
     logs = os.path.join("run", "logs", "tensorboard")
     assert sorted(curves) == [logs, os.path.join(logs, "unigram baseline")]
     assert [event.step for event in curves[logs]] == [0, 2, 4, 6, 8]

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, BertTokenizer, BertweetTokenizer, PreTrainedTokenizerBase
 
+from mlm.data.lengths import num_positions
 from mlm.data.vocabulary_choice import choose_vocabulary
 from mlm.data.vocabulary_learning import learn_bert, learn_vocabulary
 from mlm.data.vocabulary_names import DEFAULT_SIZE
@@ -58,16 +59,19 @@ def learn_tokenizer(text_file: str | Path, vocabulary: str | None) -> Any:
 
 
 def load_tokenizer(
-    model: str, text_file: str | Path | None, vocabulary: str | None = None
+    model: str, text_file: str | Path | None, vocabulary: str | None = None, max_len: int = 0
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of `model` (a Hub name or a folder); "scratch:..." learns one from the text.
 
-    `vocabulary` says which kind to learn, None: what fits the text. Raises NotebookError if there is no
+    `vocabulary` says which kind to learn, None: what fits the text. `max_len`: the longest example; the
+    `model_max_length` of a learned tokenizer is no smaller. Raises NotebookError if there is no
     such model, if its tokenizer cannot be used for masking, or if it has a vocabulary and another is asked for.
     """
     if model.startswith("scratch:"):
         assert text_file is not None, "a vocabulary is learned from a text"
-        return learn_tokenizer(text_file, vocabulary)
+        learned = learn_tokenizer(text_file, vocabulary)
+        learned.model_max_length = num_positions(max_len)
+        return learned
     if vocabulary is not None:
         raise NotebookError(
             f"vocabulary must be None with model={model!r}, got {vocabulary!r}: a pretrained model has "

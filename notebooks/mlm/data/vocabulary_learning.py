@@ -22,6 +22,7 @@ from tokenizers import (
 )
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
+from mlm.data.lengths import BERT_POSITIONS
 from mlm.data.normalization import (
     SPACE,
     bert_normalizer,
@@ -32,7 +33,6 @@ from mlm.data.normalization import (
 from mlm.data.vocabulary_choice import VocabularyChoice
 from mlm.data.word_counts import Lines, TextCounts, count_words, take_evenly
 
-MODEL_MAX_LENGTH = 512  # tokens: BERT has no more position embeddings
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 UNK = "[UNK]"
 MAX_WORD_LETTERS = 10**6  # letters in distinct words that a vocabulary is learned from
@@ -149,7 +149,7 @@ def make_fast_tokenizer(model: Any, normalizer: Any, splitter: Any, decoder: Any
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token=AddedToken("[MASK]", lstrip=takes_space, special=True),
-        model_max_length=MODEL_MAX_LENGTH,
+        model_max_length=BERT_POSITIONS,
         clean_up_tokenization_spaces=False,
     )
 
@@ -165,7 +165,7 @@ def learn_bert(lines: Lines, counts: TextCounts, size: int, min_frequency: int) 
         min_frequency,
     )
     # transformers before 5.3 lower-cases only if told to
-    return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=MODEL_MAX_LENGTH)
+    return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=BERT_POSITIONS)
 
 
 def learn_vocabulary(lines: Lines, counts: TextCounts, choice: VocabularyChoice) -> Any:

@@ -1,6 +1,7 @@
 """A masked language model: load it, run it, make it fast.
 
 sizes        hidden size and layers of the "scratch:" models
+long_rows    attention for rows of 1,024 tokens or more
 encoders     one entry for each kind of encoder: its head, its positions, its attention when packed
 probe        ask a model: the lengths it accepts, the weights it uses, what it computes
 loading      from the Hub, from a folder, or with random weights

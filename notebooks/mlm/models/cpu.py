@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from mlm.env.products import PRODUCTS, reset_float32
+from mlm.models.long_rows import LONG_SDPA, is_long, long_attention
 
 # Memory: a setting of the process.
 
@@ -71,8 +72,11 @@ def matmul_attention(
     """Attention as two matrix products, in the form that transformers expects of attention functions.
 
     query, key, value: (B, heads, T, d). attention_mask: bool (B, 1, T, T), or None. Returns (B, T, heads, d)
-    and None. For BERT's lengths this is faster on some CPUs than torch's fused kernels.
+    and None. For BERT's lengths this is faster on some CPUs than torch's fused kernels. Long rows are left to
+    `long_attention`: their scores would fill the memory.
     """
+    if is_long(query.shape[2]):
+        return long_attention(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, heads, T, T)
     if attention_mask is not None:
         bias = torch.zeros_like(attention_mask, dtype=scores.dtype)
@@ -109,7 +113,7 @@ def use_attention_and_dropout(model: Any, attention: str, dropout: str) -> Any:
     dropout: a name in DROPOUT_CLASSES. A model that computes its own attention (DeBERTa) keeps it.
     """
     if model._supports_attention_backend:
-        model.set_attn_implementation(attention)
+        model.set_attn_implementation(LONG_SDPA if attention == "sdpa" else attention)
     for module in model.modules():
         if type(module) in DROPOUT_CLASSES.values():
             module.__class__ = DROPOUT_CLASSES[dropout]

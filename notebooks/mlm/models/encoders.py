@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from mlm.models.long_rows import LONG_ATTENTION, dense_mask, is_long
+
 # The forward passes of encoders: (encoder, input_ids, attention_mask, position_ids) -> (B, T, H).
 
 
@@ -34,9 +36,24 @@ def packed_deberta_forward(
 
 
 def packed_modernbert_forward(
-    encoder: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor
+    encoder: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
 ) -> torch.Tensor:
-    """ModernBERT for a (B, 1, T, T) mask: most of its layers attend only within a local window."""
+    """ModernBERT for a (B, 1, T, T) mask: most of its layers attend only within a local window.
+
+    The attention for long rows applies the window itself. It needs sequence_ids for that, if only of one example.
+    """
+    if takes_sequence_ids(encoder, input_ids):
+        ids = (
+            torch.zeros_like(input_ids)[:, None, None] if attention_mask is None else attention_mask
+        )
+        masks = {"full_attention": attention_mask, "sliding_attention": ids}
+        return encoder(input_ids, attention_mask=masks, position_ids=position_ids).last_hidden_state
+    assert (
+        attention_mask is not None
+    )  # without one, shorter rows take the encoder's own forward pass
     positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
     is_near = (positions[:, None] - positions).abs() <= encoder.config.sliding_window
     masks = {"full_attention": attention_mask, "sliding_attention": attention_mask & is_near}
@@ -112,6 +129,8 @@ def supports_packing(config: Any) -> bool:
 def packed_attention_mask(sequence_ids: torch.Tensor | None) -> torch.Tensor | None:
     """Which token may attend to which: to the tokens of its own example. (B, 1, T, T) bool.
 
+    For long rows (see `mlm.models.long_rows`), the mask would be too large: sequence_ids as (B, 1, 1, T) int64.
+
     sequence_ids (B, T) are the numbers of the examples within a row, 0 for padding. None (no packing,
     no padding) gives None: every token may attend to every token. transformers passes a 4-dimensional
     mask on unchanged. It would inspect the values of a 2-dimensional mask, and a TPU would wait for
@@ -119,7 +138,20 @@ def packed_attention_mask(sequence_ids: torch.Tensor | None) -> torch.Tensor | N
     """
     if sequence_ids is None:
         return None
-    return sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]
+    ids = sequence_ids[:, None, None]
+    return ids if is_long(sequence_ids.shape[1]) else dense_mask(ids)
+
+
+def takes_sequence_ids(model: Any, input_ids: torch.Tensor) -> bool:
+    """Whether a model's attention for these rows (B, T) takes sequence_ids as its mask."""
+    return is_long(input_ids.shape[1]) and model.config._attn_implementation in LONG_ATTENTION
+
+
+def padding_mask(attention_mask: torch.Tensor) -> torch.Tensor:
+    """The (B, T) mask of rows that hold one example each: what the first token may attend to; int64."""
+    if attention_mask.dtype == torch.bool:
+        return attention_mask[:, 0, 0].long()
+    return (attention_mask[:, 0, 0] == attention_mask[:, 0, 0, :1]).long()
 
 
 def hidden_states(
@@ -138,7 +170,7 @@ def hidden_states(
     is_packed = attention_mask is not None and supports_packing(model.config)
     if attention_mask is not None and not is_packed:
         # One example per row, so a (B, T) padding mask is enough: what the first token may attend to.
-        attention_mask, position_ids = attention_mask[:, 0, 0].long(), None
+        attention_mask, position_ids = padding_mask(attention_mask), None
     if encoder is None:
         if attention_mask is None:  # XLM would derive a mask from the ids
             attention_mask = torch.ones_like(input_ids)
@@ -149,6 +181,10 @@ def hidden_states(
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         position_ids = position_ids + model.config.pad_token_id + 1
+    if takes_sequence_ids(model, input_ids):
+        is_packed = supports_packing(model.config)
+    elif is_packed:
+        attention_mask = dense_mask(attention_mask)
     forward = encoder.packed_forward if is_packed else default_forward
     return forward(model.base_model, input_ids, attention_mask, position_ids)
 

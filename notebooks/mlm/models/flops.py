@@ -8,8 +8,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlm.env.hardware import run_in_subprocess
+from mlm.models.long_rows import is_long
 
 # per token
+
+MEASURED_LENGTH = (
+    128  # tokens; what long rows cost is computed from rows of this and twice this length
+)
 
 
 def flops_per_token(model: Any, length: int, mlm_probability: float) -> float:
@@ -24,11 +29,26 @@ def flops_per_token(model: Any, length: int, mlm_probability: float) -> float:
     products with relative positions of DeBERTa. What is computed once for a whole batch is not
     counted, nor are embedding lookups, LayerNorm, GELU, softmax and the optimizer.
     """
-    one_row, two_rows = (forward_flops(model, rows, length) for rows in (1, 2))
-    encoder, head = (more - fewer for fewer, more in zip(one_row, two_rows))
+    encoder, head = row_flops(model, length)
     outside_windows = length**2 - pairs_in_window(length, window_of(model.config))
     encoder -= 4 * outside_windows * hidden_size(model.config) * num_window_layers(model.config)
     return 3 * (encoder + mlm_probability * head) / length
+
+
+def row_flops(model: Any, length: int) -> tuple[float, float]:
+    """(operations in the encoder, operations in the head) of the forward pass of one more row of `length` tokens.
+
+    All pairs of tokens count. For long rows, that is computed from two shorter ones: a length T costs
+    a * T^2 + b * T.
+    """
+    if not is_long(length):
+        one_row, two_rows = (forward_flops(model, rows, length) for rows in (1, 2))
+        return two_rows[0] - one_row[0], two_rows[1] - one_row[1]
+    short = MEASURED_LENGTH
+    (encoder, head), (encoder_2, _) = row_flops(model, short), row_flops(model, 2 * short)
+    quadratic = (encoder_2 - 2 * encoder) / (2 * short**2)
+    linear = (encoder - quadratic * short**2) / short
+    return quadratic * length**2 + linear * length, head / short * length
 
 
 def forward_flops(model: Any, rows: int, length: int) -> tuple[int, int]:

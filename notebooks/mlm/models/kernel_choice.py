@@ -14,6 +14,7 @@ from mlm.env.products import linear_step, precisions, restored_float32
 from mlm.env.timing import shortest_seconds
 from mlm.models.cpu import DROPOUT_CLASSES, PACKED_ATTENTION
 from mlm.models.kernels import KERNELS
+from mlm.models.long_rows import LONG_ROW
 
 MIN_GAIN = 0.08  # fraction of a layer's time; below, the kernels of plain torch stay
 MAX_TOKENS = (
@@ -109,7 +110,8 @@ def time_kernels(model: Any, shape: tuple[int, int], dtype: torch.dtype) -> str:
     shape: (B, T) of a batch; long batches are timed in part. dtype: of the run's matrix products. Random
     numbers of the process stay as they are.
     """
-    config, width = model.config.get_text_config(), shape[1]
+    config = model.config.get_text_config()
+    width = min(shape[1], LONG_ROW // 2)  # long rows have the same attention with all kernels
     sizes = [getattr(config, name, None) for name in ("hidden_size", "num_attention_heads")]
     if not all(isinstance(size, int) for size in sizes):
         print(f"CPU kernels: not timed, since the layers of {config.model_type!r} are not known")

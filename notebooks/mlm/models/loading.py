@@ -9,9 +9,11 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, BertConfig
 from transformers.utils import logging as transformers_logging
 
+from mlm.data.lengths import MAX_POSITIONS, num_positions
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
 from mlm.env.notebook import NotebookError
 from mlm.models.encoders import supports_packing
+from mlm.models.long_rows import is_long, use_long_attention
 from mlm.models.probe import longest_input, one_layer_model, own_logits
 from mlm.models.sizes import SIZES
 
@@ -74,7 +76,7 @@ def load_model(
     missing or non-finite weights.
     """
     is_scratch = model.startswith("scratch:")
-    config = scratch_config(model, tokenizer) if is_scratch else load_config(model)
+    config = scratch_config(model, tokenizer, max_len) if is_scratch else load_config(model)
     if getattr(config, "pad_token_id", None) is None and tokenizer.pad_token_id is not None:
         config.pad_token_id = tokenizer.pad_token_id
         print(f"config.json has no pad_token_id: it is now {config.pad_token_id}, the tokenizer's")
@@ -90,7 +92,18 @@ def load_model(
         torch.manual_seed(seed)
         masked_lm = AutoModelForMaskedLM.from_config(config)
         masked_lm.head_was_missing = False
-        return masked_lm
+    else:
+        masked_lm = pretrained_model(model, config, tokenizer, seed)
+    if is_long(max_len):
+        use_long_attention(masked_lm)
+    return masked_lm
+
+
+def pretrained_model(model: str, config: Any, tokenizer: Any, seed: int) -> Any:
+    """The pretrained model with this config, padded as the tokenizer pads, tied as in its files.
+
+    Raises NotebookError as `read_model` and `use_tokenizers_padding` do.
+    """
     masked_lm = read_model(model, config, seed)
     if pads_with_text(config, tokenizer):
         masked_lm = use_tokenizers_padding(model, masked_lm, tokenizer, seed)
@@ -112,12 +125,12 @@ def check_config(model: str, config: Any, tokenizer: Any, max_len: int) -> None:
             f"model={model!r} has {vocab_size} token embeddings, but its tokenizer has "
             f"{largest_id + 1} tokens: pass a folder in which both come from the same model"
         )
-    if max_len:
+    if max_len and not model.startswith("scratch:"):  # their positions follow from max_len
         with torch.random.fork_rng(devices=[]):
             longest = longest_input(one_layer_model(config), max_len)
         if longest < max_len:
             raise NotebookError(
-                f"max_len must be at or below the {longest} positions of {model!r}, "
+                f"max_len must be at or below the {longest:,} positions of {model!r}, "
                 f"got max_len={max_len}: pass a smaller value"
             )
 
@@ -221,8 +234,16 @@ def use_tokenizers_padding(model: str, masked_lm: Any, tokenizer: Any, seed: int
     return changed
 
 
-def scratch_config(model: str, tokenizer: Any) -> BertConfig:
-    """The config of a BERT of one of the SIZES, "scratch:tiny" for example."""
+def scratch_config(model: str, tokenizer: Any, max_len: int = 0) -> BertConfig:
+    """The config of a BERT of one of the SIZES, "scratch:tiny" for example, with positions for `max_len` tokens.
+
+    Raises NotebookError if these are more than MAX_POSITIONS.
+    """
+    if max_len > MAX_POSITIONS:
+        raise NotebookError(
+            f"max_len must be at most {MAX_POSITIONS:,} with model={model!r}, got {max_len:,}: pass a smaller "
+            "value"
+        )
     hidden, layers = SIZES[model.removeprefix("scratch:")]
     return BertConfig(
         vocab_size=len(tokenizer),
@@ -230,6 +251,7 @@ def scratch_config(model: str, tokenizer: Any) -> BertConfig:
         num_hidden_layers=layers,
         num_attention_heads=hidden // 64,
         intermediate_size=4 * hidden,
+        max_position_embeddings=num_positions(max_len),
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.02 * (768 / hidden) ** 0.5,  # BERT-base (hidden size 768) has 0.02
     )

@@ -13,8 +13,15 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from mlm.data.batches import lay_out_rows
+from mlm.data.lengths import MAX_POSITIONS
 from mlm.env.notebook import NotebookError
-from mlm.models.encoders import head_logits, hidden_states, packed_attention_mask, supports_packing
+from mlm.models.encoders import (
+    find_encoder,
+    head_logits,
+    hidden_states,
+    packed_attention_mask,
+    supports_packing,
+)
 
 LONG, SHORT = 160, 12  # tokens of a probe's longest and other examples: enough for local attention
 TOLERANCE = (
@@ -45,9 +52,11 @@ def length_error(model: Any, num_tokens: int) -> str | None:
     )  # RoBERTa gives padding no position of its own
     input_ids = torch.full((1, num_tokens), token_id, device=model.device)
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    # The logits of thousands of tokens would take gigabytes, and their number is no matter of the head.
+    reader = model.base_model if find_encoder(model.config) else model
     try:
         with torch.no_grad():
-            model(**accepted(model, batch))
+            reader(**accepted(reader, batch))
     except Exception as error:  # every kind raises another type
         return first_line(error)
     return None
@@ -60,7 +69,7 @@ def longest_input(model: Any, num_tokens: int) -> int:
     accept longer examples, but were not trained on them. Raises NotebookError if the model fails for any
     number.
     """
-    declared = getattr(model.config.get_text_config(), "max_position_embeddings", num_tokens)
+    declared = getattr(model.config.get_text_config(), "max_position_embeddings", MAX_POSITIONS)
     limit = min(num_tokens, declared)
     error = length_error(model, limit)
     if error is None:

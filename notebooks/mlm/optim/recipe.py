@@ -25,15 +25,24 @@ Recipe = dict[str, tuple[Any, str]]  # {setting: (value, reason)}; dropout None:
 
 
 def bytes_per_example(
-    hidden: int, layers: int, vocab_size: int, tokens: float, mlm_probability: float, itemsize: int
+    hidden: int,
+    layers: int,
+    vocab_size: int,
+    tokens: float,
+    mlm_probability: float,
+    itemsize: int,
+    checkpointing: bool = False,
 ) -> float:
     """Bytes that a training step needs for each example of `tokens` tokens, weights not included.
 
     A layer stores 34 bytes per token and hidden unit in 16 bits (Korthikanti et al. 2022,
     arXiv:2205.05198), twice as many in 32 bits. Each score of a masked token takes up to 14 bytes: in 16
-    bits and in float32, its log-softmax, and the gradients of the first two.
+    bits and in float32, its log-softmax, and the gradients of the first two. With gradient checkpointing, a
+    step stores the input of each layer in float32, and everything else of a single layer.
     """
     activations = 17 * itemsize * hidden * layers
+    if checkpointing:
+        activations = 4 * hidden * layers + 17 * itemsize * hidden
     return tokens * (activations + 14 * mlm_probability * vocab_size)
 
 

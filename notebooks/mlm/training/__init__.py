@@ -8,10 +8,12 @@ history              the rows of metrics of a run: best row, early stopping, met
 progress             what is shown during training: a bar and a learning curve, or lines
 logging              TrainingLogger, the callback that logs and evaluates
 causes               the cause of an error in one line: memory, or the model or the data
+gradient_checkpointing  less memory for more time: whether a batch needs it
 failures             an error in one process ends all of them; an interrupt reaches all of them
 checkpoint           checkpoint files: atomic, verified, the previous one kept
 lock                 one process at a time trains in a run's folder
 settings             which settings make two runs the same run
+tracking             the history of a run -> TensorBoard, Weights & Biases, MLflow, Trackio
 run                  a run's folder: open, train, resume
 checkpoint_callback  CheckpointingLogger, the callback that logs, evaluates and saves checkpoints
 verdict              what the losses of a run mean, and the cause if something went wrong

@@ -104,33 +104,64 @@ class StepMemory:
     mlm_probability: float
     dtype: torch.dtype
 
-    def fitting_batch_size(self, memory: float) -> int:
-        """A smaller batch size that probably fits into `memory` bytes; 0 if there is none."""
-        weights = BYTES_PER_WEIGHT * sum(weight.numel() for weight in self.model.parameters())
-        example = bytes_per_example(
-            getattr(self.model.config, "hidden_size", 768),
-            getattr(self.model.config, "num_hidden_layers", 12),
-            self.model.config.vocab_size,
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights, with gradients and averages."""
+        return BYTES_PER_WEIGHT * sum(weight.numel() for weight in self.model.parameters())
+
+    @property
+    def examples(self) -> int:
+        """The number of examples in a batch."""
+        return min(self.batch_size, len(self.train.lengths))
+
+    @property
+    def is_checkpointing(self) -> bool:
+        """Whether the model uses gradient checkpointing."""
+        return any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
+
+    def bytes_per_example(self, checkpointing: bool) -> float:
+        """Bytes for each example of a batch, with or without gradient checkpointing (estimated)."""
+        config = self.model.config.get_text_config()
+        return bytes_per_example(
+            getattr(config, "hidden_size", 768),
+            getattr(config, "num_hidden_layers", 12),
+            config.vocab_size,
             tokens_per_example(self.train, self.pack),
             self.mlm_probability,
             self.dtype.itemsize,
+            checkpointing,
         )
-        if weights > memory:
+
+    def bytes_needed(self, checkpointing: bool) -> float:
+        """Bytes for weights and a batch, with or without gradient checkpointing (estimated)."""
+        return self.weights + self.examples * self.bytes_per_example(checkpointing)
+
+    def fitting_batch_size(self, memory: float) -> int:
+        """A smaller batch size that probably fits into `memory` bytes; 0 if there is none."""
+        if self.weights > memory:
             return 0
-        given = min(self.batch_size, len(self.train.lengths))
-        return min(largest_batch(memory - weights, example), given // 2)
+        example = self.bytes_per_example(self.is_checkpointing)
+        return min(largest_batch(memory - self.weights, example), self.examples // 2)
 
     def advice(self, memory: float) -> str:
         """What to pass instead."""
         fitting = self.fitting_batch_size(memory)
+        supported = getattr(self.model, "supports_gradient_checkpointing", False)
+        slower = ""
+        if self.accumulate is not None and supported and not self.is_checkpointing:
+            slower = (
+                "; or gradient_checkpointing=True, which stores less and takes a third more time"
+            )
         if not fitting:
-            return "pass a smaller max_len or a smaller model"
+            return (
+                f"pass a smaller max_len or a smaller model{slower if self.examples == 1 else ''}"
+            )
         if self.accumulate is None:
             return f"pass batch_size={fitting} (estimated to fit)"
         examples = min(self.accumulate * self.batch_size, len(self.train.lengths))  # of a step
         batches = math.ceil(examples / fitting)
         step = " for a step of the same examples" if batches * fitting == examples else ""
-        return f"pass batch_size={fitting}, accumulate={batches}{step} (estimated to fit)"
+        return f"pass batch_size={fitting}, accumulate={batches}{step} (estimated to fit){slower}"
 
 
 def memory_error(error: BaseException, step: StepMemory) -> NotebookError | None:

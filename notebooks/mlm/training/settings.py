@@ -7,8 +7,12 @@ from mlm.env.names import stored_model
 from mlm.parameters import parameters_of
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
+    # the same weights with less memory
+    "gradient_checkpointing",
     # where a run is and when it is saved: no effect on the weights
     "workdir", "run_name", "resume", "checkpoint_steps", "checkpoint_minutes",
+    # where metrics are logged
+    "logger",
     # compared as corpus_sha256, which includes the validation text and how the text is read
     "corpus", "column", "valid_corpus", "encoding", "documents",
     # compared as total_steps
