@@ -143,6 +143,12 @@ def test_plain_text_has_no_labels(tmp_path):
         load_labelled(str(tmp_path / "a.txt"))
 
 
+def test_an_empty_table(tmp_path):
+    (tmp_path / "a.csv").write_text(" \n")
+    with refused("a.csv", "is empty"):
+        load_labelled(str(tmp_path / "a.csv"))
+
+
 def test_folders_that_are_no_classes(tmp_path):
     (tmp_path / "empty").mkdir()
     with refused("has no folders"):

@@ -73,6 +73,8 @@ def column_values(path: Path, column: str) -> Iterator[Any]:
         file = TextFile(opened, encoding=None)
         if found := recognize_type(opened.head):
             raise NotebookError(f"labelled={short_repr(path)} is {found[0]}, not a table; {HELP}")
+        if not file.head.strip():
+            raise NotebookError(f"labelled={short_repr(path)} is empty; {HELP}")
         form = FORMATS[find_format(file, column)]
         if not form.has_columns:
             raise NotebookError(f"labelled={short_repr(path)} is plain text without labels; {HELP}")
