@@ -2,6 +2,7 @@
 # make quick      checks and unit tests: run it after every edit (90 seconds)
 # make test       checks and all tests except the TPU and GPU paths
 # make fix        repair what the checks find: format, the library in the notebooks, generated pages
+# make lock       write requirements.lock: the versions in .venv of what requirements.txt needs
 # make figures    how long the notebooks and modules are
 # make outputs    run the notebooks and store their outputs in them
 # make benchmark  06_speed with the shapes of BERT-base: half an hour on an idle machine
@@ -21,7 +22,7 @@ PAPERMILL := $(CURDIR)/.venv/bin/papermill $(CURDIR)/notebooks
 STORE := .venv/bin/python tools/store_outputs.py --workdir runs/outputs
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/tpu --ignore tests/gpu -n auto --dist loadfile
 
-.PHONY: train check fix quick test test-tpu test-oldest test-gpu figures outputs benchmark
+.PHONY: train check fix quick test test-tpu test-oldest test-gpu lock figures outputs benchmark
 
 .venv/made: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -79,6 +80,9 @@ test-oldest: .venv-oldest/made
 
 test-gpu: .venv/made-for-tests
 	.venv/bin/python -m pytest tests/gpu
+
+lock: .venv/made-for-tests
+	.venv/bin/python tools/lock.py
 
 figures: .venv/made-for-tests
 	.venv/bin/python tools/figures.py

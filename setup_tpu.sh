@@ -56,13 +56,14 @@ requirements() {
     file=$(dirname "${BASH_SOURCE[0]:-$0}")/requirements.txt
     if [[ -f $file ]]; then cat "$file"; return; fi
     cat <<'END'
-torch>=2.8,<2.14
+torch>=2.8,<2.16
 transformers>=5.2,<6
-pytorch-lightning>=2.6,<2.7
+pytorch-lightning>=2.6.6,<2.7
 numpy>=1.26
 pandas>=2.0
 matplotlib>=3.8
 pooch>=1.8
+charset-normalizer>=3.0
 tensorboard>=2.15
 scikit-learn>=1.3
 papermill>=2.6

@@ -32,7 +32,7 @@ RECIPE = dict(
 PARAMETERS = dict(
     model="a folder", max_len=32, examples="line", batch_size=8, accumulate=1, seed=0, num_nodes=1,
     masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0,
-    kernels="default-matmul-16bit", compile=False,
+    kernels="default-matmul-16bit", compile=False, logger="tensorboard",
 )  # fmt: skip
 OPTIMIZER = dict(optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="linear", total_steps=20)
 DEVICE = dict(kind="cpu", processes=1, dtype=torch.float32)
@@ -71,17 +71,17 @@ class SmallRuns:
             PARAMETERS | parameters, RECIPE, self.about_corpus, self.tokenizer, DEVICE, STEPS
         )
 
-    def train_run(self, workdir, resume="auto", **parameters):
+    def train_run(self, workdir, resume="auto", logger="tensorboard", **parameters):
         """The training cell of 04; returns the Run."""
         run = open_run(workdir, "run", resume, self.settings(**parameters))
         reset_module(self.module, self.start)
-        logger = CheckpointingLogger(
+        checkpoints = CheckpointingLogger(
             run, self.data, BASELINE, checkpoint_steps=2, checkpoint_minutes=10
         )
         trainer = pl.Trainer(
-            accelerator="cpu", max_steps=STEPS, max_epochs=1, logger=run.loggers(BASELINE),
+            accelerator="cpu", max_steps=STEPS, max_epochs=1, logger=run.loggers(BASELINE, logger),
             accumulate_grad_batches=self.data.accumulate,
-            callbacks=[logger, SeededDropout(0), FailureMonitor(run.folder)],
+            callbacks=[checkpoints, SeededDropout(0), FailureMonitor(run.folder)],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         if not run.finished:

@@ -86,6 +86,11 @@ VALUES = {
     "keep": (["last", "best"], ["first", ""], [None, True]),
     "evaluations": ([1, 4, 100000], [0, -1, 100001], [None, 2.5]),
     "patience": ([0, 1, 100], [-1], [None, 0.5, "none"]),
+    "logger": (
+        ["csv", "none", ["wandb", "mlflow"]],
+        ["", "csv,wandb", [], ["none", "csv"]],
+        [None, 1],
+    ),
     "seed": ([0, 2**32 - 1], [-1, 2**32], [None, 0.5, "zero"]),
     "workdir": (["bert-mlm", "/tmp/x", "~/x"], ["", " "], [None]),
     "run_name": (

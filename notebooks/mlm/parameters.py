@@ -19,6 +19,7 @@ from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
 from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
+from mlm.env.trackers import LOGGERS, NO_LOGGER, is_logger
 from mlm.models.kernels import KERNELS
 from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
@@ -110,6 +111,10 @@ FOLDER = Valid("the path of a folder", is_text)
 RUN_NAME = Valid(
     'a name of letters, digits, "_", "-" and ".", but not "corpus", the folder of the texts',
     lambda value: value != "corpus" and bool(re.fullmatch(r"\w[\w.\-]*", value)),
+)
+LOGGER = Valid(
+    f"{join_or(map(literal, (*LOGGERS, NO_LOGGER)))}, or a list of several, without {literal(NO_LOGGER)}",
+    is_logger,
 )
 SEED = number(at_least=0, at_most=2**32 - 1)
 POSITIVE = number(at_least=1)
@@ -277,6 +282,8 @@ TABLE = {  # {heading in the parameters cell: parameters}
           one_of("last", "best")),
         P("04", "checkpoint_steps", "int", 500, "optimizer steps between checkpoints ...", POSITIVE),
         P("04", "checkpoint_minutes", "float", 10.0, "... or minutes, whichever comes first", number(above=0)),
+        P("04", "logger", "Union[str, list]", "tensorboard",
+          "where curves are shown; see docs/loggers.md", LOGGER),
         P("04", "resume", "str", "auto", '"auto": continue an unfinished run; "never": start in a new folder',
           one_of("auto", "never")),
     ],
@@ -298,6 +305,7 @@ OTHER_NAMES = {  # in earlier versions, in transformers or elsewhere: the name h
     "num_train_epochs": "epochs",
     "output_dir": "workdir",
     "per_device_train_batch_size": "batch_size",
+    "report_to": "logger",
     "train_file": "corpus",
     "validation_file": "valid_corpus",
 }

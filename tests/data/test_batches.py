@@ -363,7 +363,7 @@ def test_a_word_is_masked_as_a_whole_and_each_with_the_same_probability(long_wor
                 error = abs(case.sum() / draws - p)
                 assert error < 5 * np.sqrt(p * (1 - p) / draws), (size, short)
                 num_cases += 1
-    assert num_cases > 5
+    assert num_cases >= 4  # each token of the longest words is a word
     variance = (sizes[~is_unk] ** 2).sum() * epochs * p * (1 - p)
     error = abs((masked * sizes).sum() - p * epochs * data.maskable.sum())
     assert error < 5 * np.sqrt(variance)

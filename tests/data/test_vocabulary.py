@@ -165,6 +165,18 @@ def test_words_for_a_vocabulary_that_is_learned_from_the_text_are_refused(text, 
 
 
 @pytest.mark.fault
+def test_words_for_a_vocabulary_with_an_unused_id_are_refused(tmp_path):
+    """vocab.txt with a line twice: new words would get ids that tokens of the text have."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    lines = [*special, ".", ",", ",", "river", "##stone", "##s", "island"]
+    (tmp_path / "vocab.txt").write_text("\n".join(lines))
+    (tmp_path / "text.txt").write_text("riverstone rivers island\n" * 9)
+    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
+    with refused("add_words must be 0", "got 2", "1 id(s)", "unused", "pass add_words=0"):
+        add_frequent_words(tokenizer, tmp_path / "text.txt", number=2, model="a folder")
+
+
+@pytest.mark.fault
 def test_words_for_a_tokenizer_that_cannot_get_them_are_refused(corpus_folder, tokenizer):
     text = corpus_folder / "train.txt"
     prefixed = make_tokenizer("roberta", text)

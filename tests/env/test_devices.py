@@ -285,3 +285,18 @@ def test_a_card_that_is_not_used_or_only_occupied_is_no_obstacle(machine):
     for failure in ("CUDA error: all CUDA-capable devices are busy", "CUDA error: out of memory"):
         occupied = simulated(gpus=1, card=(*A100, failure))
         assert devices.trainer_arguments(machine=occupied)[1]["kind"] == "gpu"
+
+
+def test_a_mac_with_a_gpu_uses_its_cpu_and_says_so(capsys):
+    arguments, device = devices.trainer_arguments(machine=SimulatedMachine(mps=True, bf16=False))
+    assert (arguments["accelerator"], device["dtype"]) == ("cpu", torch.float32)
+    assert "Mac's GPU (MPS) is not used" in capsys.readouterr().out
+    with refused("gpus=1", "MPS) is not supported", "pass gpus=0"):
+        devices.trainer_arguments(gpus=1, machine=SimulatedMachine(mps=True))
+
+
+def test_several_processes_on_a_mac_are_refused_unless_torchrun_starts_them():
+    with refused("cpu_processes=2", "fork", "torchrun"):
+        devices.trainer_arguments(cpu_processes=2, machine=SimulatedMachine(forks=False))
+    launched = SimulatedMachine(forks=False, started_by_launcher=True)
+    assert devices.trainer_arguments(cpu_processes=2, machine=launched)[0]["strategy"] == "ddp"

@@ -130,3 +130,11 @@ def test_warnings_of_other_packages_are_silenced(monkeypatch):
         assert not logging.getLogger(name).isEnabledFor(level), name
         assert logging.getLogger(name).isEnabledFor(logging.ERROR)
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
+
+
+@pytest.mark.fault
+def test_windows_is_refused_before_anything_is_installed(pip, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with refused("Windows is not supported", "WSL 2"):
+        pip.install(["torch>=2.8,<2.14"])
+    assert pip.calls == []

@@ -328,7 +328,12 @@ def test_an_unreadable_folder_is_refused(folder, bert, tokenizer, fault):
         torch.save(bert.state_dict(), folder / "pytorch_model.bin")
         content = (folder / "pytorch_model.bin").read_bytes()
         (folder / "pytorch_model.bin").write_bytes(content[:5000])
-    with refused(f"model={str(folder)!r} cannot be loaded", "pass", '"scratch:tiny"'):
+    words = (
+        ("has a damaged file: config.json", "copy it again")
+        if fault == "damaged config"
+        else ("cannot be loaded", "pass", '"scratch:tiny"')
+    )
+    with refused(f"model={str(folder)!r} ", *words):
         load_model(str(folder), tokenizer, 64)
 
 

@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import distributions
 
 import pytest
+from packaging.requirements import Requirement
 
 from helpers import ROOT
 
@@ -41,3 +42,22 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():
     for name, _, version in (pin.partition("==") for pin in pins):
         lowest = re.search(rf"^{name}>=([\d.]+)", allowed, re.M)[1]
         assert f"{version}.".startswith(f"{lowest}."), name
+
+
+def test_the_tpu_script_alone_installs_what_requirements_txt_says():
+    """setup_tpu.sh has its own list for when it is uploaded without requirements.txt."""
+    (listed,) = re.findall(
+        r"cat <<'END'\n(torch>.*?)END", (ROOT / "setup_tpu.sh").read_text(), re.S
+    )
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = [line.split("#")[0].strip() for line in lines]
+    assert listed.splitlines() == [line for line in required if line]
+
+
+def test_the_lock_file_meets_the_requirements():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line.split("#")[0])
+            assert requirement.specifier.contains(locked[requirement.name]), requirement

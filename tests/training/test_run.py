@@ -278,7 +278,7 @@ def test_tensorboard_shows_a_resumed_run_as_one_curve_beside_the_baseline(runs, 
     runs.train_run(tmp_path)
     events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     events.Reload()
-    curves = {name: events.Scalars(name, "valid_loss") for name in events.Runs()}
+    curves = {name: events.Scalars(name, "valid/loss") for name in events.Runs()}
     logs = os.path.join("run", "logs", "tensorboard")
     assert sorted(curves) == [logs, os.path.join(logs, "unigram baseline")]
     assert [event.step for event in curves[logs]] == [0, 2, 4, 6, 8]

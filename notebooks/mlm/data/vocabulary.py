@@ -54,6 +54,9 @@ def check_can_get_words(tokenizer: PreTrainedTokenizerBase, number: int, model: 
             problem = f"its tokenizer is of the kind {kind}, not {', '.join(KINDS_WITH_WORDS)}"
         elif any(step.get("add_prefix_space") for step in steps_of(content["pre_tokenizer"])):
             problem = "its tokenizer puts a space before each part of a text (add_prefix_space)"
+        elif unused := max(tokenizer.get_vocab().values()) + 1 - len(tokenizer):
+            # The tokenizers library numbers new tokens from the number of tokens on.
+            problem = f"{unused} id(s) of its vocabulary are unused, so a new word would get another token's id"
     if problem:
         raise NotebookError(
             f"add_words must be 0 with model={model!r}, got {number}: {problem}; pass add_words=0"

@@ -88,6 +88,7 @@ def choose_devices(
         raise NotebookError(
             f"gpus={gpus}: torch {torch.__version__} finds {counted(num_gpus, 'GPU')} here; pass gpus={num_gpus}"
             + (" or fewer" if num_gpus else " (the CPU), or in Colab choose a GPU runtime")
+            + ("; a Mac's GPU (MPS) is not supported" if machine.mps else "")
         )
     if wants_tpu or num_cores:
         return "tpu", tpu_devices(-1 if tpu_cores is None else tpu_cores, machine)
@@ -202,6 +203,11 @@ def choose_strategy(
         )
     if kind == "tpu" and processes > 1:
         return "tpu_cores"
+    if processes > 1 and not launched and not machine.forks:
+        raise NotebookError(
+            f"cpu_processes={processes}: macOS cannot fork a notebook that has computed; pass 1, or start "
+            "the processes with torchrun (see docs/gpus.md)"
+        )
     if processes * num_nodes > 1:
         return "ddp" if launched else "ddp_notebook"  # ddp_notebook forks this kernel
     if kind == "gpu" and compile is not False:
@@ -225,6 +231,11 @@ def trainer_arguments(
     (that dtype). Raises NotebookError if the machine lacks the hardware that is set.
     """
     machine = machine or Machine()
+    if machine.mps:
+        print(
+            "This Mac's GPU (MPS) is not used, but its CPU: nothing was ever run on MPS, and resuming bit "
+            "by bit needs operations that are deterministic there"
+        )
     kind, devices = choose_devices(gpus, tpu_cores, cpu_processes, machine)
     processes = devices if isinstance(devices, int) else 1
     card = None

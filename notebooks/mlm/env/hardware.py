@@ -182,6 +182,16 @@ class Machine:
         return self.cards[0]
 
     @property
+    def mps(self) -> bool:
+        """Whether this is a Mac with a GPU that torch can use."""
+        return torch.backends.mps.is_available()
+
+    @property
+    def forks(self) -> bool:
+        """Whether processes that have computed can be forked; macOS's own libraries crash then."""
+        return sys.platform != "darwin"
+
+    @property
     def cuda_is_used(self) -> bool:
         """Whether this process has started CUDA."""
         return torch.cuda.is_initialized()
@@ -224,6 +234,8 @@ class SimulatedMachine:
     cuda_is_used: bool = False
     started_by_launcher: bool = False
     bf16: bool = True
+    mps: bool = False
+    forks: bool = True
     bf16_speed: float = 2.0
     card: Card = A100
 

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebooks import
-    "torch>=2.8,<2.14",
+    "torch>=2.8,<2.16",
     "transformers>=5.2,<6",
-    "pytorch-lightning>=2.6,<2.7",
+    "pytorch-lightning>=2.6.6,<2.7",
     "numpy>=1.26",
     "pandas>=2.0",
     "matplotlib>=3.8",
@@ -60,6 +60,15 @@ def check_python() -> None:
         )
 
 
+def check_system() -> None:
+    """Raise NotebookError on Windows: files that are open there cannot be replaced, as checkpoints are."""
+    if sys.platform == "win32":
+        raise NotebookError(
+            "Windows is not supported (open files cannot be replaced there, and run folders not locked): "
+            "run the notebooks in WSL 2 (`wsl --install`), or on Colab"
+        )
+
+
 def is_met(requirement: str) -> bool:
     """Whether an installed package meets a requirement such as "numpy>=1.26"."""
     from packaging.requirements import Requirement
@@ -72,9 +81,10 @@ def is_met(requirement: str) -> bool:
 def install_missing(*more: str) -> None:
     """Install the packages of REQUIREMENTS (and `more`) that are missing, then silence warnings.
 
-    An installed torch or torch_xla is never replaced. Raises NotebookError if torch or Python is out
-    of range, or if pip fails.
+    An installed torch or torch_xla is never replaced. Raises NotebookError on Windows, if torch or
+    Python is out of range, or if pip fails.
     """
+    check_system()
     check_python()
     torch = installed_version("torch")
     if torch and not is_met(REQUIREMENTS[0]):

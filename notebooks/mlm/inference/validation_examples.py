@@ -138,14 +138,17 @@ def masked_sentence(
     line: str, ids: list[int], position: int, tokenizer: PreTrainedTokenizerBase
 ) -> str:
     """A line with [MASK] in place of the token at `position` of its `ids`."""
-    encoded: Any = {"input_ids": []}
-    if tokenizer.is_fast:  # others do not say where a token is in the text
-        options = dict(split_special_tokens=True, return_offsets_mapping=True)
-        encoded = tokenizer(line, add_special_tokens=False, **options)
-    if encoded["input_ids"] != ids:  # also if the tokenizer changed something
+    encoded = tokenizer(
+        line,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=tokenizer.is_fast,  # one in Python has none
+    )
+    offsets = encoded.get("offset_mapping")
+    if encoded["input_ids"] != ids or offsets is None:  # show what the model reads
         masked = [*ids[:position], tokenizer.mask_token_id, *ids[position + 1 :]]
         return tokenizer.decode(masked).replace(tokenizer.mask_token, "[MASK]")
-    start, end = encoded["offset_mapping"][position]
+    start, end = offsets[position]
     start += len(line[start:end]) - len(line[start:end].lstrip())  # tokens may begin with a space
     return f"{line[:start]}[MASK]{line[end:]}"
 

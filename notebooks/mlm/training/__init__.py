@@ -13,6 +13,7 @@ failures             an error in one process ends all of them; an interrupt reac
 checkpoint           checkpoint files: atomic, verified, the previous one kept
 lock                 one process at a time trains in a run's folder
 settings             which settings make two runs the same run
+tracking             the history of a run -> TensorBoard, Weights & Biases, MLflow, Trackio
 run                  a run's folder: open, train, resume
 checkpoint_callback  CheckpointingLogger, the callback that logs, evaluates and saves checkpoints
 verdict              what the losses of a run mean, and the cause if something went wrong

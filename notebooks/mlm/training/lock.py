@@ -1,6 +1,7 @@
 """A lock on a run's folder: only one process at a time trains there. It ends with its process."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import time
@@ -10,11 +11,6 @@ from typing import IO
 from pytorch_lightning.utilities import rank_zero_only
 
 from mlm.env.notebook import NotebookError
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: no lock is taken
-    fcntl = None  # type: ignore[assignment]
 
 HELD_LOCKS: dict[Path, IO[str]] = {}  # {path of a lock file: the open file} of this process
 
@@ -35,7 +31,7 @@ def lock_run(folder: Path) -> None:
         if path.exists() and os.path.samestat(os.fstat(HELD_LOCKS[path].fileno()), path.stat()):
             return
         HELD_LOCKS.pop(path).close()  # the folder was deleted meanwhile
-    if fcntl is None or not is_main_process():
+    if not is_main_process():
         return
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # open as long as the lock is held

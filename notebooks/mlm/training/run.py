@@ -19,6 +19,7 @@ from mlm.env.devices import DTYPES, check_fork
 from mlm.env.files import absolute_path
 from mlm.env.hardware import Machine
 from mlm.env.notebook import NotebookError
+from mlm.env.trackers import logger_names
 from mlm.models.kernels import EARLIER_KERNELS
 from mlm.training.causes import free_variables
 from mlm.training.checkpoint import (
@@ -46,6 +47,7 @@ from mlm.training.history import (
 from mlm.training.lock import is_main_process, lock_run, unlock_run
 from mlm.training.module import MaskedLM
 from mlm.training.settings import setting_differences
+from mlm.training.tracking import SentRows, open_loggers, shown_row
 
 
 class Run:
@@ -120,21 +122,22 @@ class Run:
                 "training cell to its end first, then the cells below"
             )
 
-    def loggers(self, baseline: float) -> list[TensorBoardLogger]:
-        """A TensorBoard logger that continues the log of this run. A second log has the baseline.
+    def loggers(self, baseline: float, logger: str | list[str] = "tensorboard") -> list[SentRows]:
+        """The loggers of the parameter `logger`, which continue the curves of this run.
 
-        A finished run has none. Raises NotebookError if the logs cannot be written.
+        TensorBoard has a second curve with the baseline. A finished run has no loggers. Raises
+        NotebookError if the logs cannot be written.
         """
         if self.finished:
             return []
-        logs = self.folder / "logs"
-        with write_errors("the logs", self.folder):
-            logger = TensorBoardLogger(logs, "", "tensorboard", purge_step=self.step or None)
-            line = TensorBoardLogger(logs, "", "tensorboard/unigram baseline")
-            for step in (0, self.total_steps):
-                line.log_metrics({"valid_loss": baseline}, step)
-            line.save()
-        return [logger]
+        if "tensorboard" in logger_names(logger):
+            with write_errors("the logs", self.folder):
+                line = TensorBoardLogger(self.folder / "logs", "", "tensorboard/unigram baseline")
+                for step in (0, self.total_steps):
+                    line.log_metrics(shown_row({"valid_loss": baseline}), step)
+                line.save()
+        known = {**self.settings, "unigram_loss": baseline}
+        return open_loggers(logger, self.folder, known, self.history)
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
