@@ -84,7 +84,9 @@ def test_at_most_64_copies_of_a_long_sentence_are_in_memory(model, word_tokenize
     config = BertConfig(**{**model.config.to_dict(), "max_position_embeddings": 512})
     torch.manual_seed(0)
     long_model, shapes = BertForMaskedLM(config).eval(), []
-    long_model.bert.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape))
+    long_model.bert.register_forward_pre_hook(
+        lambda _, given, named: shapes.append([*given, *named.values()][0].shape), with_kwargs=True
+    )
     tokens, nats = surprisals(long_model, word_tokenizer, "good " * 510)
     assert len(tokens) == len(nats) == 510
     assert shapes[1:] == [(64, 512)] * 7 + [(62, 512)]  # the first: whether 512 tokens fit

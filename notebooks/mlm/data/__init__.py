@@ -15,6 +15,7 @@ python_topics      passages of Python's manual with their classes, a task that n
 labelled           texts with labels: read, check, split into a training and a test part
 text_size          suggested settings for your text size, with measured results
 lengths            how many tokens a model from scratch can read
+lengths            how many tokens a model from scratch can read
 normalization      how text is normalized and split into words for a learned vocabulary
 word_counts        the letters of a text, and its words with their counts
 vocabulary_names   the values of the parameter `vocabulary`
