@@ -16,7 +16,7 @@ from mlm.training.results import check_files, save_model
 from mlm.training.run import open_run
 from small_runs import STEPS, Patch, files_in, replace_file, same, stop_at
 
-UNUSED_BY_05 = {"checkpoints/previous.ckpt", "checkpoints/sha256.json"}
+UNUSED_BY_05 = {"checkpoints/previous.ckpt", "checkpoints/sha256.json", "logs/trackers.json"}
 
 
 def damages(files):

@@ -224,7 +224,10 @@ def load_initial_model(
         if parameters.get("add_words"):  # the run's tokenizer has more tokens than the model's
             original_tokenizer = load_tokenizer(parameters["model"], None)
         initial = load_model(
-            parameters["model"], original_tokenizer, parameters["max_len"], seed=parameters["seed"]
+            parameters["model"],
+            original_tokenizer,
+            parameters.get("max_len", 0),
+            seed=parameters["seed"],
         )
         init_added_embeddings(initial, original_tokenizer, tokenizer)
         return initial.eval()

@@ -133,7 +133,7 @@ class SentRows(Logger):
     def report(self, error: Exception) -> None:
         """Print an error of a server, once. Raises an error of local files."""
         if not LOGGERS[self.name].continues:
-            raise error
+            raise error.__cause__ or error  # Lightning says ValueError if a file cannot be written
         if not self.failed:
             print(f"{self.name} does not respond ({one_line(error)}): rows are sent later")
         self.failed = True
