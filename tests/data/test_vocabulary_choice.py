@@ -53,7 +53,7 @@ def test_english_prose_gets_the_vocabulary_of_bert():
 
 def test_the_effect_of_folding_case_is_reported():
     reasons = choice_for(["The cat", "the dog", "Cat and dog"] * 5).reasons
-    assert "folding merges 2 of 6 distinct words" in reasons
+    assert "lowercasing merges 2 of 6 distinct words" in reasons
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -101,7 +101,9 @@ def choose_vocabulary(counts: TextCounts, asked: str | None) -> VocabularyChoice
     dotless_i = sum(count * word.count("ı") for word, count in words.items()) > DOTLESS_I * letters
     normalizer = make_normalizer(cased=False, dotless_i=dotless_i)
     folded = {word: normalizer.normalize_str(word) for word in words}
-    case_effect = f"folding merges {num_merged(words, folded):,} of {len(words):,} distinct words"
+    case_effect = (
+        f"lowercasing merges {num_merged(words, folded):,} of {len(words):,} distinct words"
+    )
     keeps_accents, accent_reason = True, "as always with case"
     if not cased:
         keeps_accents, accent_reason = choose_accents(words, folded)

@@ -179,11 +179,12 @@ def verdict(table: pd.DataFrame, labels: int, kind: str, before: str, after: str
     else:
         effect = "helps" if gain > 0 else "hurts"
     relation = "more" if abs(gain) > spread else "not more"
-    best = max(old.mean(), new.mean())
-    if tfidf.mean() > best:
-        rival = f"TF-IDF without any model wins with {tfidf.mean():.1f}%"
+    lead = tfidf - (old if old.mean() > new.mean() else new)
+    rival = f"TF-IDF without a language model reaches {tfidf.mean():.1f}%, "
+    if abs(lead.mean()) <= lead.max() - lead.min():
+        rival += "no clear difference from the better one"
     else:
-        rival = f"TF-IDF without any model reaches {tfidf.mean():.1f}%"
+        rival += "more: it wins" if lead.mean() > 0 else "less"
     return (
         f"With {labels} labels per class and a {kind} encoder, training on your text {effect}: accuracy "
         f"{old.mean():.1f}% before, {new.mean():.1f}% after, a difference of {gain:+.1f} points, which is "

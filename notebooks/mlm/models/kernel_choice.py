@@ -126,7 +126,7 @@ def time_kernels(model: Any, shape: tuple[int, int], dtype: torch.dtype) -> str:
             dropouts = shortest_seconds(functions, MAX_SECONDS)
     plain = tuple(KERNELS[0].split("-"))
     times = ", ".join(f"{'-'.join(pair)} {1000 * value:.2f}" for pair, value in seconds.items())
-    print(f"CPU kernels, timed: ms per layer and {rows * width} tokens: {times}")
+    print(f"CPU kernels, timed: ms per layer for {rows} rows of {width} tokens: {times}")
     return "-".join([*faster(seconds, plain[:2]), faster(dropouts, plain[2])])
 
 
