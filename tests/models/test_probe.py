@@ -1,4 +1,4 @@
-"""What a model is asked before training, and what is refused or repaired."""
+"""The checks of a model before training: what is refused or repaired."""
 
 import copy
 

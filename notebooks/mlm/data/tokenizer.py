@@ -65,7 +65,7 @@ def load_tokenizer(
 
     `vocabulary` says which kind to learn, None: what fits the text. `max_len`: the longest example; the
     `model_max_length` of a learned tokenizer is no smaller. Raises NotebookError if there is no
-    such model, if its tokenizer cannot be used for masking, or if it has a vocabulary and another is asked for.
+    such model, if its tokenizer cannot be used for masking, or if it has a vocabulary and another is passed.
     """
     if model.startswith("scratch:"):
         assert text_file is not None, "a vocabulary is learned from a text"

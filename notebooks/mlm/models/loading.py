@@ -116,7 +116,7 @@ def pretrained_model(model: str, config: Any, tokenizer: Any, seed: int) -> Any:
 def check_config(model: str, config: Any, tokenizer: Any, max_len: int) -> None:
     """Raise NotebookError if a model with this config cannot read the tokenizer's ids or `max_len` tokens.
 
-    max_len: 0 if the length does not matter. Nothing is downloaded: a random model with one layer is asked.
+    max_len: 0 if the length does not matter. Nothing is downloaded: a random model with one layer tries it.
     """
     vocab_size = config.get_text_config().vocab_size
     largest_id = max(tokenizer.get_vocab().values())  # ids may be unused

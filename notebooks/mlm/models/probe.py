@@ -313,28 +313,48 @@ def drop_unknown_inputs(model: Any, tokenizer: Any) -> None:
         )
 
 
+def weights_of(output: torch.Tensor) -> set[int]:
+    """The ids of the weights that a tensor was computed from, read from its autograd graph.
+
+    Without a backward pass: the first one in a process fixes the devices that autograd knows, and on a
+    TPU it must come after XLA has started.
+    """
+    found, seen, nodes = set(), set(), [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        nodes += [next_node for next_node, _ in node.next_functions]
+    return found
+
+
 def freeze_unused_weights(model: Any, train: Any) -> None:
     """Freeze the weights that get no gradient from a training batch, and print which.
 
-    DDP waits for the gradient of every weight that is trained. Raises NotebookError if training fails.
+    DDP waits for the gradient of every weight that is trained. Raises NotebookError if the forward pass
+    in training fails.
     """
     examples = [ids[:SHORT] for ids in probe_examples(train)]
     batch, cells = packed_probe(
         examples, train.tokenizer.pad_token_id, supports_packing(model.config)
     )
     model_copy = copy.deepcopy(model)  # as in ForwardCheck
+    used: set[int] = set()
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             for training in (False, True):  # in training, some kinds skip layers at random
                 model_copy.train(training)
-                training_logits(model_copy, batch)[cells].logsumexp(-1).sum().backward()
+                used |= weights_of(training_logits(model_copy, batch)[cells])
     except Exception as error:
         raise NotebookError(
             f"{type(model).__name__} cannot be trained on lines of text: its forward pass in training "
             f"fails ({first_line(error)}); pass another model"
         ) from None
     weights = {name: w for name, w in model_copy.named_parameters() if w.requires_grad}
-    unused = [name for name, weight in weights.items() if weight.grad is None]
+    unused = [name for name, weight in weights.items() if id(weight) not in used]
     for name in unused:
         model.get_parameter(name).requires_grad_(False)
     if unused:
