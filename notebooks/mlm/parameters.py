@@ -194,7 +194,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("05 07", "corpus", "Union[str, list]", "nietzsche", 'the text for the vocabulary of "scratch:" models',
           CORPUS),
         P("05", "vocabulary", "Optional[str]", None,
-          'of a "scratch:" model: kind:size, "bpe-cased:16000"; None: chosen',
+          'of a "scratch:" model, as "bpe-cased:16000"; None: chosen',
           either(None, "what fits the text", VOCABULARY)),
     ],
     "Text": [
@@ -214,7 +214,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("03 03b 04 06", "max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
           Valid("at least 8, and at most the model's number of positions (BERT: 512)", number(8).check)),
         P("03 03b 04 06", "vocabulary", "Optional[str]", None,
-          'of a "scratch:" model: kind:size, "bpe-cased:16000"; None: chosen',
+          'of a "scratch:" model, as "bpe-cased:16000"; None: chosen',
           either(None, "what fits the text", VOCABULARY)),
         P("04", "add_words", "int", 0, "number of frequent words to add to the vocabulary", number(0, 20_000)),
     ],

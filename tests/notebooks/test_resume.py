@@ -88,7 +88,8 @@ def test_after_an_interrupted_kernel_the_training_cell_can_be_run_again(
 ):
     """Cell by cell in a real kernel, as a person does."""
     notebook = parameterize_notebook(
-        load_notebook_node(str(TRAINING)), {**NO_CHECKPOINT, "corpus": str(text)}
+        load_notebook_node(str(TRAINING)),
+        {**NO_CHECKPOINT, "corpus": str(text), "kernels": "default-matmul-16bit"},
     )
     manager, client = jupyter_client.manager.start_new_kernel(cwd=str(tmp_path), env=environment())
 
