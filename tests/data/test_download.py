@@ -160,7 +160,7 @@ def test_only_the_texts_of_urls_are_removed_if_they_are_bad(tmp_path, host):
     host.texts["/page"] = host.body
     (page,) = fetch_corpus(f"{host.url}/page", tmp_path)
     with bad_downloads_removed([page]):
-        assert f"{len(LINES)} lines" in describe_layout([page])
+        assert f"{len(LINES)} line(s)" in describe_layout([page])
     assert page.exists()
 
 
