@@ -222,7 +222,16 @@ def test_one_line_if_the_class_in_the_cell_is_the_library_s(bert, tmp_path, sour
     assert (line is not None) == unedited == is_unedited(type(module))
 
 
-@pytest.mark.parametrize("message", ["index is out of bounds", "mat1 and mat2", "for 'Half'", ""])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "index is out of bounds",
+        "mat1 and mat2",
+        "for 'Half'",
+        "put_ does not have a deterministic implementation",
+        "",
+    ],
+)
 def test_every_message_has_a_cause(bert, tmp_path, message):
     line = model_error(RuntimeError(message), MaskedLM(bert, {}), tmp_path / "traceback.txt")
     assert line and any(cause in str(line) for cause in CAUSES.values())

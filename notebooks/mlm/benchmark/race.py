@@ -41,7 +41,7 @@ class Contender:
 
     `settings`: for this suite's loop the recipe that `choose_recipe` returns; for Trainer the
     TrainingArguments that differ from those in `trainer_seconds`, and "dropout" and "mlm_probability" if
-    they differ from those of the model and of the bench.
+    they differ from the model's and the bench's.
     """
 
     name: str

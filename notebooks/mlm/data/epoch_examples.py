@@ -10,7 +10,7 @@ from mlm.env.notebook import NotebookError
 
 
 class EpochExamples:
-    """Which examples an epoch has, if those of each source are drawn `weight` times.
+    """Which examples an epoch has, if the examples of each source are drawn `weight` times.
 
     An epoch has round(weight * n) examples of a source with n examples, but at least one: all of them as
     often as the weight has ones, and for the rest of it a random subset, a pure function of seed and

@@ -70,6 +70,6 @@ def recognize_type(head: bytes) -> tuple[str, str] | None:
 
 
 def is_binary(head: bytes) -> bool:
-    """Whether a file begins with so many control bytes that it is no text of any encoding but UTF-16."""
+    """Whether a file has too many control bytes at its beginning to be a text, except in UTF-16."""
     num_others = len(head.translate(None, CONTROL_BYTES))
     return len(head) - num_others > MAX_CONTROL_FRACTION * len(head)

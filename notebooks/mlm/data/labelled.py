@@ -247,6 +247,6 @@ def sample_per_class(labels: pd.Series, number: int, seed: int) -> np.ndarray:
 
 
 def label_sizes(labels: pd.Series, sizes: tuple[int, ...] = (8, 32, 128)) -> list[int]:
-    """The numbers of labels per class to try: those of `sizes` that the largest class has, or all it has."""
+    """The numbers of labels per class to try: all `sizes` that the largest class reaches, or its size."""
     largest = int(labels.value_counts().max())
     return [size for size in sizes if size <= largest] or [largest]

@@ -1,14 +1,12 @@
 """Local files of a corpus: which files a path, a folder or a pattern means."""
 
 import itertools
-import json
 import os
 import re
 import urllib.parse
 import urllib.request
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from mlm.data.archives import ARCHIVE_SUFFIXES
 from mlm.data.formats import (
@@ -17,7 +15,7 @@ from mlm.data.formats import (
     name_without_compression,
 )
 from mlm.data.mixture import parse_entry
-from mlm.env.files import absolute_path, describe_path, short_repr
+from mlm.env.files import absolute_path, describe_path, read_json, short_repr
 from mlm.env.notebook import NotebookError
 
 CORPUS_HELP = "pass text files, a folder, a URL, 'nietzsche' or 'pydoc'"
@@ -134,15 +132,6 @@ def saved_dataset_files(folder: Path, parameter: str) -> list[Path] | None:
                 "copy the whole folder again"
             )
     return files
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file; empty if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def glob_files(pattern: Path, workdir: Path, parameter: str) -> list[Path]:

@@ -70,7 +70,7 @@ class RecordedStep:
         record: Callable[[Callable[[], None]], tuple[Callable[[], None], float]],
     ) -> None:
         # A graph reads its input always at the same place. Numbers become tensors, or the recorded
-        # step would keep those of the first batch.
+        # step would keep the numbers of the first batch.
         device = parameters[0].device
         self.inputs = {k: torch.as_tensor(v, device=device).clone() for k, v in batch.items()}
         self.parameters = parameters

@@ -153,6 +153,15 @@ def write_checked_json(path: Path, content: dict[str, Any]) -> None:
         file.write(text + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that others wrote; empty if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def read_checked_json(path: Path) -> dict[str, Any] | None:
     """The dict that `write_checked_json` wrote; None if the file is missing or was changed."""
     try:

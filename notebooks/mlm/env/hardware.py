@@ -89,7 +89,7 @@ def time_matrix_products(kind: str, size: int) -> list[tuple[str, str, float, fl
     """(device, dtype, error, GFLOP/s) of a (size, size) matrix product on each device of a kind.
 
     The error is the largest difference from the CPU's float64 product, relative to its largest entry.
-    The time is that of a chain of ten products. Starts CUDA or XLA.
+    The time is measured for a chain of ten products. Starts CUDA or XLA.
     """
     import time
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlm.env.files import short_repr
+from mlm.env.files import read_json, short_repr
 from mlm.env.notebook import NotebookError
 
 WEIGHTS = "model.safetensors", "pytorch_model.bin"  # and their indexes, if there are several files
@@ -24,15 +24,6 @@ JSON_FILES = (  # those that transformers reads, apart from config.json
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
 )  # fmt: skip
 LFS_POINTER = b"version https://git-lfs"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is none. Its errors are reported by transformers."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 # A folder without config.json: what it is instead.

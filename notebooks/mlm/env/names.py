@@ -58,10 +58,10 @@ def secrets_of(url: str) -> set[str]:
 
 
 def hide_secrets(message: str, url: str = "") -> str:
-    """A message without the passwords and tokens in its URLs, and without those of `url`."""
+    """A message without the passwords and tokens in its URLs and in `url`."""
     for secret in sorted(secrets_of(url), key=len, reverse=True):
         message = message.replace(secret, "...")
-    if url:  # urllib3 names the path alone, also that of a redirect
+    if url:  # urllib3 names the path alone, also after a redirect
         message = PATH_QUERY.sub(r"\1", message)
     return URL_IN_TEXT.sub(lambda match: without_secrets(match[0]), message)
 

@@ -76,7 +76,7 @@ def load_split(
 def validation_batches(
     valid: MaskedLMDataset, results: dict[str, Any], pack: bool
 ) -> MaskedBatches:
-    """The validation batches of a run: the masks are those of its evaluation."""
+    """The validation batches of a run: with the masks of its evaluation."""
     data = MaskedLMData(
         train=valid,  # not used
         valid=valid,

@@ -1,6 +1,6 @@
 """Ask a model: which inputs it accepts, which weights it uses, and whether training computes what it does.
 
-All kinds of models are asked the same way, by small forward passes on the CPU, instead of being listed.
+All kinds of models are tried the same way, by small forward passes on the CPU, instead of being listed.
 """
 
 import copy

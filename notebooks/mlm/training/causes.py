@@ -37,6 +37,9 @@ CAUSES = {  # in the message of an error: what it means
     "not implemented for '(Half|BFloat16)'": 'the model cannot compute in 16 bits: pass precision="32"',
     "does not require grad": "no weight of the model can be trained: all of them are frozen",
     "no kernel image": "this torch has no kernels for this GPU: run 01, which says what to install",
+    "does not have a deterministic implementation": "an operation of the model cannot repeat its bits on "
+    "a GPU: end the cell with prepare_model by torch.use_deterministic_algorithms(False); a resumed run "
+    "may then differ in its last bits",
     "": "the model and its batches do not fit together: does the model train in plain transformers? "
     "If not, pass another model",
 }
@@ -65,7 +68,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_on_host(error: BaseException) -> bool:
-    """Whether the memory that does not suffice is the computer's, not that of a GPU or TPU."""
+    """Whether the computer's own memory does not suffice, not the memory of a GPU or TPU."""
     return any(
         isinstance(cause, MemoryError | OSError)
         or re.search("CPUAllocator|not enough memory", str(cause))

@@ -42,7 +42,7 @@ class CheckpointingLogger(TrainingLogger):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.state["settings"] = self.settings  # equal, but without those of an earlier version
+        self.state["settings"] = self.settings  # equal, but without settings of an earlier version
 
     def on_train_start(self, trainer: pl.Trainer, module: MaskedLM) -> None:
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()

@@ -202,7 +202,7 @@ def resumed_choices(parameters: dict[str, Any]) -> dict[str, Any]:
     """{"precision", "kernels"} of the parameters; "auto" becomes what a run on a CPU began with.
 
     Both are chosen by timing. A resumed run must not choose again: with others, numbers are rounded
-    differently. parameters: those of notebook 04.
+    differently. parameters: of notebook 04.
     """
     precision, kernels = parameters["precision"], parameters["kernels"]
     settings = {}

@@ -34,7 +34,7 @@ def run_settings(
 ) -> dict[str, Any]:
     """What makes two runs the same run, as a dict of plain values.
 
-    `parameters` are those of notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
+    `parameters` are from notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
     `choose_recipe`, `device` from `trainer_arguments`. A new parameter is compared unless it is added
     to MAY_DIFFER.
     """
