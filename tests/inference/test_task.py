@@ -92,7 +92,7 @@ def test_the_summary_has_means_and_extremes_in_order():
     [
         ([50, 52, 54], [61, 62, 63], [40] * 3, ["helps", "+10.0 points", "is more than", "reaches 40.0%, less"]),
         ([61, 62, 63], [50, 52, 54], [70] * 3, ["hurts", "-10.0 points", "reaches 70.0%, more: it wins"]),
-        ([50, 50, 50], [50, 52, 54], [51] * 3, ["makes no clear difference", "not more than", "4.0 points", "no clear difference from the better one"]),
+        ([50, 50, 50], [50, 52, 54], [51] * 3, ["makes no clear difference", "not more than", "4.0 points", "no clear difference from the better encoder"]),
         ([50, 50, 50], [50, 50, 50], [51] * 3, ["makes no clear difference", "+0.0 points", "more: it wins"]),
     ],
 )  # fmt: skip

@@ -182,7 +182,7 @@ def verdict(table: pd.DataFrame, labels: int, kind: str, before: str, after: str
     lead = tfidf - (old if old.mean() > new.mean() else new)
     rival = f"TF-IDF without a language model reaches {tfidf.mean():.1f}%, "
     if abs(lead.mean()) <= lead.max() - lead.min():
-        rival += "no clear difference from the better one"
+        rival += "no clear difference from the better encoder"
     else:
         rival += "more: it wins" if lead.mean() > 0 else "less"
     return (
