@@ -46,7 +46,23 @@ def test_lines_estimate_the_time_left(monkeypatch, capsys):
     lines.row([TRAINING | {"step": 100}])
     printed = capsys.readouterr().out.splitlines()
     assert [line.partition("about ")[2] for line in printed] == [
-        "100 s left", "", "34 min left", "",
+        "100 s left", "", "67 min left", "",
+    ]  # fmt: skip
+
+
+def test_the_first_evaluation_and_the_first_steps_do_not_count_in_later_estimates(
+    monkeypatch, capsys
+):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    lines = ProgressLines()
+    lines.start(0, 100, [], 5.0)
+    for step, seconds in ((0, 500), (10, 50), (20, 10), (30, 10)):
+        now += seconds
+        lines.row([(EVALUATION if step == 0 else TRAINING) | {"step": step}])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition("about ")[2] for line in printed] == [
+        "", "8 min left", "80 s left", "70 s left",
     ]  # fmt: skip
 
 

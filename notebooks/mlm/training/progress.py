@@ -38,6 +38,7 @@ class ProgressLines:
     ) -> None:
         """Training begins after `step` of `total_steps`; `baseline` is the unigram loss in nats."""
         self.began, self.first_step, self.total_steps = time.monotonic(), step, total_steps
+        self.is_warm = False  # the first evaluation and the first steps take longer than later ones
 
     def time_left(self, step: int) -> str:
         """The estimated rest of the training time, as the end of a line; "" if there is no estimate."""
@@ -55,6 +56,9 @@ class ProgressLines:
         row = history[-1]
         left = self.time_left(row["step"]) if "train_loss" in row else ""
         print(format_row(row) + left, flush=True)
+        if not self.is_warm:  # later estimates leave out the time until now
+            self.began, self.first_step = time.monotonic(), row["step"]
+            self.is_warm = "train_loss" in row
 
     def end(self) -> None:
         """Training ends or stops."""
