@@ -62,10 +62,9 @@ def dataset(folder, tokenizer, examples="line"):
     return MaskedLMDataset(folder / "train.txt", tokenizer, 32, examples, mixture)
 
 
-def is_replayed(data, folder, examples="line"):
-    """Whether each example of a dataset is of the replayed text, (examples,)."""
+def is_replayed(data, folder):
+    """Whether each line of a dataset is of the replayed text, (examples,)."""
     own = read_checked_json(folder / "corpus.json")["mixture"][:-1]
-    assert examples == "line"
     return data.epochs.examples >= sum(text["lines"] for text in own)
 
 
@@ -94,8 +93,8 @@ def test_measured_lines_are_never_trained_on(texts, load, tmp_path, same):
 def test_long_texts_are_measured_on_a_few_lines_from_everywhere(tmp_path, texts, load):
     """The number of characters is limited, and of a line without end as many as can matter."""
     general = write(tmp_path / "beyond.txt", 20_000)
-    folder, text, _ = load(texts[0], general)
-    lines = [line for line in text.path.read_text("utf-8").splitlines()]
+    _, text, _ = load(texts[0], general)
+    lines = text.path.read_text("utf-8").splitlines()
     assert 0.9 * GENERAL_CHARS < sum(map(len, lines)) < 1.1 * GENERAL_CHARS
     numbers = [int(line.split()[1]) for line in lines]
     assert numbers == sorted(numbers) and min(numbers) < 1000 and max(numbers) > 19_000
@@ -224,7 +223,7 @@ def test_the_unigram_baseline_and_a_new_head_know_the_corpus_alone(texts, load, 
 
 
 def test_resumed_runs_and_several_processes_get_the_same_batches(texts, load, tokenizer):
-    folder, _, trained_on = load(*texts, texts[1], 0.3)
+    _, _, trained_on = load(*texts, texts[1], 0.3)
     data = dataset(trained_on, tokenizer)
     make = lambda size: MaskedLMData(data, data, size, 0.15, seed=1, total_steps=150)  # noqa: E731
     batches = [*make(8).train_batches()]
@@ -248,7 +247,7 @@ def test_another_text_fraction_or_general_text_makes_another_run(tmp_path, texts
     sums = []
     for general in (texts[1], other):
         for replay, fraction in values:
-            folder, _, trained_on = load(texts[0], general, replay, fraction)
+            _, _, trained_on = load(texts[0], general, replay, fraction)
             about = read_checked_json(trained_on / "corpus.json")
             sums.append((about.get("replay") or {"sha256": None})["sha256"])
             assert load(texts[0], general, replay, fraction)[2] == trained_on
@@ -267,7 +266,7 @@ def test_damaged_files_are_made_again(texts, load):
 
 
 def test_replayed_lines_are_counted(texts, load):
-    folder, _, trained_on = load(*texts, texts[1])
+    _, _, trained_on = load(*texts, texts[1])
     mixture = read_checked_json(trained_on / "corpus.json")["mixture"]
     lines, documents = count_units(trained_on / "train.txt")
     assert sum(text["lines"] for text in mixture) == lines

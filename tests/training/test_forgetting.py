@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from test_model_card import RESULTS
 
 from helpers import refused, sentences
 from mlm.data.dataset import MaskedLMDataset
@@ -13,7 +14,6 @@ from mlm.env.files import read_checked_json
 from mlm.training.forgetting import describe_forgetting, general_batches, measure_forgetting
 from mlm.training.model_card import model_card
 from small_runs import logger_state, same, stop_at
-from test_model_card import RESULTS
 
 
 @pytest.fixture
