@@ -17,7 +17,7 @@ from mlm.data.corpus import is_intact, join_texts, load_corpus
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.download import NAMED_TEXTS
 from mlm.data.mixture import count_units
-from mlm.data.split import SPLIT_FILES, SPLIT_VERSION, remove_common_lines
+from mlm.data.split import SPLIT_FILES, remove_common_lines
 from mlm.env.files import (
     json_digest,
     move_into_place,
@@ -152,7 +152,9 @@ def general_lines(text: str, corpus_folder: Path, **reading: Any) -> tuple[Path,
     sources = [
         read_checked_json(folder / "corpus.json") or {} for folder in (source, corpus_folder)
     ]
-    sha256 = json_digest({"general": [about["sha256"] for about in sources], "v": SPLIT_VERSION})
+    sha256 = json_digest(
+        {"general": [about["sha256"] for about in sources], "chars": GENERAL_CHARS}
+    )
     folder = source.with_name(f"general-{source.name.rpartition('-')[0]}-{sha256[:8]}")
 
     def write(path: Path) -> dict[str, Any]:
