@@ -3,9 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -67,6 +69,30 @@ def nearest(queries: np.ndarray, keys: np.ndarray, count: int = 1) -> tuple[np.n
     cosines = queries @ keys.T  # (Q, K)
     rows = (-cosines).argsort(axis=1, kind="stable")[:, :count]
     return rows, np.take_along_axis(cosines, rows, axis=1)
+
+
+def excerpts(texts: pd.DataFrame, width: int = 70) -> list[str]:
+    """ "(label) the beginning of the text" of each row of a table with the columns label and text."""
+    return [
+        f"({label}) {shorten(text, width, placeholder=' …')}"
+        for label, text in zip(texts["label"], texts["text"])
+    ]
+
+
+def nearest_table(
+    queries: Sequence[str], texts: Sequence[str], found: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> pd.DataFrame:
+    """A row for each query and rank, a column for each model: "cosine text".
+
+    found: {model: what `nearest` returns for these queries and texts}.
+    """
+    columns = {
+        name: [f"{cosine:.2f} {texts[row]}" for row, cosine in zip(rows.flat, cosines.flat)]
+        for name, (rows, cosines) in found.items()
+    }
+    ranks = range(1, 1 + next(iter(found.values()))[0].shape[1])
+    index = pd.MultiIndex.from_product([queries, ranks], names=["query", "nearest"])
+    return pd.DataFrame(columns, index)
 
 
 # sentence-transformers
