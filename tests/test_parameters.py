@@ -103,6 +103,8 @@ VALUES = {
     ),
     "resume": (["auto", "never"], ["always", ""], [None, True]),
     "sentence": (["What is [MASK]?"], ["", "no mask"], [None]),
+    "sentence_transformers": ([True, False], [], [None, 1, "yes"]),
+    "widget": ([0, 3, 8], [-1, 9], [None, 1.5, "three"]),
     "onnx": ([True, False], [], [None, 1, "yes"]),
     "upload": ([None, "you/name"], ["name", "a/b/c", ""], [7]),
     "top_k": ([1, 8], [0, 101], [None, "eight"]),

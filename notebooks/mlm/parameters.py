@@ -187,6 +187,8 @@ TABLE = {  # {heading in the parameters cell: parameters}
           '"you/name": upload the model to the Hub (private, your token)',
           either(None, "no upload", Valid('"you/name"', lambda v: v.count("/") == 1))),
         P("05", "onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
+        P("07", "sentence_transformers", "bool", False, "also write what sentence-transformers needs into model/",
+          one_of(True, False)),
     ],
     "If no run exists": [
         P("05 07", "model", "str", "bert-base-uncased", 'Hub name, folder, or untrained: "scratch:tiny"',
@@ -288,6 +290,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
           "early stopping: evaluations without improvement before stopping, 0: off", number(at_least=0)),
         P("04", "keep", "str", "last", 'weights to save: "last" or "best" (lowest validation loss)',
           one_of("last", "best")),
+        P("04", "widget", "int", 3, "number of validation lines in the model card, as examples; 0: none", number(0, 8)),
         P("04", "checkpoint_steps", "int", 500, "optimizer steps between checkpoints ...", POSITIVE),
         P("04", "checkpoint_minutes", "float", 10.0, "... or minutes, whichever comes first", number(above=0)),
         P("04", "logger", "Union[str, list]", "tensorboard",

@@ -11,8 +11,8 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     "gradient_checkpointing",
     # where a run is and when it is saved: no effect on the weights
     "workdir", "run_name", "resume", "checkpoint_steps", "checkpoint_minutes",
-    # where metrics are logged
-    "logger",
+    # where metrics are logged, and examples in the model card
+    "logger", "widget",
     # compared as corpus_sha256, which includes the validation text and how the text is read
     "corpus", "column", "valid_corpus", "encoding", "documents",
     # compared as replay_sha256, which includes the lines of general that are left out
