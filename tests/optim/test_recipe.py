@@ -141,6 +141,8 @@ def test_the_reason_for_a_fine_tuning_rate_fits_into_a_line(size):
 def test_a_run_of_an_earlier_version_keeps_its_learning_rate():
     resumed = choose_recipe(NOTHING_SET, "a model", 256, (384, 6), 1.1e-3)
     assert resumed[0]["lr"] == 1.1e-3 and "earlier version" in resumed[1]["lr"]
+    same = choose_recipe(NOTHING_SET, "a model", 32, (384, 6), 4e-4)  # both rules agree
+    assert same == choose_recipe(NOTHING_SET, "a model", 32, (384, 6))
     given = choose_recipe(NOTHING_SET | {"lr": 1e-5}, "a model", 256, (384, 6), 1.1e-3)
     assert given[0]["lr"] == 1e-5  # refused later, in one line
 

@@ -182,7 +182,7 @@ def choose_recipe(
     """
     size = size or SIZES[model.removeprefix("scratch:") if model.startswith("scratch:") else "base"]
     recipe = RECIPES[parameters["recipe"]](model, batch_size, parameters["optimizer"], size)
-    if resumed_lr is not None:
+    if resumed_lr not in (None, recipe["lr"][0]):
         recipe["lr"] = resumed_lr, "as this run began: the rule of an earlier version"
     for name in RECIPE_SETTINGS:
         if parameters[name] is not None:
