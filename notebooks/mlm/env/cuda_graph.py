@@ -137,7 +137,9 @@ class CudaGraph(SingleDeviceStrategy):
         module = self.lightning_module
         assert module is not None
         # Checkpointing restores the random state, which some versions of torch cannot record (pytorch#162504).
-        is_checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in module.modules())
+        is_checkpointing = any(
+            getattr(m, "gradient_checkpointing", False) for m in module.modules()
+        )
         accumulates = module.trainer.accumulate_grad_batches > 1
         if self.use_graph is False or accumulates or is_checkpointing:
             return None
