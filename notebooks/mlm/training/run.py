@@ -315,6 +315,6 @@ def check_same_run(run: Run) -> None:
     differences = setting_differences(run.state["settings"], run.settings) if run.state else []
     if differences:
         raise NotebookError(
-            f"{folder} holds another run ({'; '.join(differences)}); pass the same values to resume "
-            "it, or another run_name or resume='never' to start a new one"
+            f"{folder} holds another run ({'; '.join(differences)}); restore what changed to resume "
+            "it, or pass another run_name or resume='never' to start a new one"
         )

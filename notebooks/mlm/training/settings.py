@@ -25,6 +25,14 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     "recipe",
 )  # fmt: skip
 
+CHANGED_CONTENT = {  # settings that are SHA-256 sums: what it means that another value is found
+    "corpus_sha256": (
+        "the text changed since the checkpoint was written: what corpus or valid_corpus contains, or how "
+        "it is read (column, encoding, documents)"
+    ),
+    "tokenizer_sha256": "the tokenizer changed since the checkpoint was written",
+}
+
 
 def run_settings(
     parameters: dict[str, Any],
@@ -59,7 +67,7 @@ def run_settings(
 def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """What differs between the settings of a stored run and new ones, as "lr was 0.01, is 0.1".
 
-    A checkpoint of an earlier version lacks newer settings: they are compared with the default of the
+    A changed text or tokenizer is said in words. A checkpoint of an earlier version lacks newer settings: they are compared with the default of the
     parameter, unless that is "auto". It may have a setting that no longer exists: its value must be None.
     """
     defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
@@ -67,7 +75,7 @@ def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> lis
     known = {name: defaults[name] for name in settings.keys() & defaults.keys()} | stored
     known["model"] = stored_model(known["model"])  # earlier versions stored its path
     return [
-        f"{name} was {known.get(name)!r}, is {settings.get(name)!r}"
+        CHANGED_CONTENT.get(name, f"{name} was {known.get(name)!r}, is {settings.get(name)!r}")
         for name in sorted(known.keys() | settings.keys())
         if known.get(name) != settings.get(name)
     ]
