@@ -65,6 +65,19 @@ def choose_packing(model: str) -> bool:
     return supports_packing(config)
 
 
+def encoder_size(model: str) -> tuple[int, int]:
+    """(hidden size, layers) of a model's encoder; BERT-base's where a pretrained model's config names none.
+
+    Raises NotebookError if the config of a pretrained model cannot be loaded.
+    """
+    if model.startswith("scratch:"):
+        return SIZES[model.removeprefix("scratch:")]
+    config = load_config(model).get_text_config()
+    names = "hidden_size", "num_hidden_layers"  # configs with other names map these to them
+    hidden, layers = (getattr(config, name, base) for name, base in zip(names, SIZES["base"]))
+    return hidden, layers
+
+
 def load_model(
     model: str, tokenizer: Any, max_len: int = 128, dropout: float | None = None, seed: int = 0
 ) -> Any:
