@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT, refused
 from mlm.env.devices import trainer_arguments
 from mlm.env.hardware import SimulatedMachine
-from mlm.models.sizes import SIZES
+from mlm.env.scratch import SIZES
 from mlm.optim.optimizer import OPTIMIZERS
 from mlm.optim.recipe import RECIPE_SETTINGS, RECIPES, choose_batch_size, choose_recipe
 from mlm.optim.schedule import SCHEDULES

@@ -107,7 +107,11 @@ class MuonAdamW(torch.optim.AdamW):
         return loss
 
     def muon_step(self, group: dict[str, Any]) -> None:
-        """Update the matrices of a group: Nesterov momentum, orthogonalized; equal shapes together."""
+        """Update the matrices of a group: Nesterov momentum, orthogonalized; equal shapes together.
+
+        group["parts"]: each weight consists of this number of matrices, one below the other.
+        """
+        parts = group.get("parts", 1)  # checkpoints of earlier versions have none
         weights_by_shape: dict[torch.Size, list[torch.Tensor]] = {}
         for weight in group["params"]:
             if weight.grad is not None:
@@ -123,6 +127,8 @@ class MuonAdamW(torch.optim.AdamW):
                 gradients.append(weight.grad)
             torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
             updates = torch.stack(torch._foreach_lerp(gradients, momenta, self.momentum))
-            step_size = SIZE * group["lr"] * max(1, rows / columns) ** 0.5
+            updates = orthogonalize(updates.view(-1, rows // parts, columns))
+            step_size = SIZE * group["lr"] * max(1, rows / parts / columns) ** 0.5
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(weights, orthogonalize(updates).unbind(), alpha=-step_size)
+            updates = updates.reshape(-1, rows, columns).unbind()
+            torch._foreach_add_(weights, updates, alpha=-step_size)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from mlm.models.sizes import SIZES
+from mlm.env.scratch import SIZES, scratch_size, scratch_source
 
 RECIPE_SETTINGS = (
     "optimizer",
@@ -22,6 +22,22 @@ RECIPE_SETTINGS = (
 MUON_MAX_HIDDEN_SIZE = 256  # Muon's matrix products are cheap relative to a step up to this width
 
 Recipe = dict[str, tuple[Any, str]]  # {setting: (value, reason)}; dropout None: the model's own
+
+
+def scratch_shape(model: str) -> tuple[int, int] | None:
+    """(hidden size, layers) of a model that is trained from scratch; None for a pretrained one.
+
+    Raises NotebookError if the configuration that it takes cannot be loaded.
+    """
+    if size := scratch_size(model):
+        return size.hidden, size.layers
+    if not scratch_source(model):
+        return None
+    from mlm.models.configs import load_config
+    from mlm.models.flops import hidden_size  # here, because these modules import torch
+
+    config = load_config(model).get_text_config()
+    return hidden_size(config), config.num_hidden_layers
 
 
 def bytes_per_example(
@@ -75,8 +91,7 @@ def choose_batch_size(
     if device["kind"] == "cpu":
         return 32, "enough to keep a CPU busy"
     model = parameters["model"]
-    is_scratch = model.startswith("scratch:")
-    hidden, layers = SIZES[model.removeprefix("scratch:") if is_scratch else "base"]
+    hidden, layers = scratch_shape(model) or (SIZES["base"].hidden, SIZES["base"].layers)
     rate = choose_recipe(parameters, model, 1)[0]["mlm_probability"]
     tokens, vocab_size = tokens_per_example(train, pack), len(train.tokenizer)
     example = bytes_per_example(hidden, layers, vocab_size, tokens, rate, device["dtype"].itemsize)
@@ -106,8 +121,8 @@ def fast_recipe(model: str, batch_size: int, optimizer: str | None) -> Recipe:
     Randomly initialized models tolerate higher learning rates than pretrained ones, and narrow models
     higher ones than wide models. The learning rate grows with the square root of the batch size.
     """
-    is_scratch = model.startswith("scratch:")
-    hidden = SIZES[model.removeprefix("scratch:")][0] if is_scratch else None
+    shape = scratch_shape(model)
+    hidden = shape[0] if shape else None
     if hidden is None:
         chosen = "adamw", "usual for pretrained models"
     elif hidden <= MUON_MAX_HIDDEN_SIZE:
