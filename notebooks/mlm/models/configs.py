@@ -1,5 +1,6 @@
 """The config of a model: as it was saved, of a size such as "scratch:tiny", or fitted to another tokenizer."""
 
+import copy
 import hashlib
 import json
 from typing import Any
@@ -9,10 +10,12 @@ from transformers import AutoConfig, BertConfig, ModernBertConfig, PretrainedCon
 
 from mlm.data.lengths import num_positions
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
+from mlm.env.notebook import NotebookError
 from mlm.env.scratch import Size, scratch_source
 from mlm.models.long_rows import LONG_ROW, is_long
-from mlm.models.probe import longest_input, one_layer_model
+from mlm.models.probe import length_error, longest_input, one_layer_model
 
+FEW_TOKENS = 64
 SHORT_ROWS_BASE = 10_000.0  # of rotary positions
 NOT_ARCHITECTURE = (  # entries of config.json that say nothing about the model
     "_commit_hash",
@@ -108,22 +111,37 @@ def source_config(model: str, tokenizer: Any, max_len: int = 0) -> Any:
     """
     config = load_config(model)
     config.__dict__.pop("quantization_config", None)  # of weights that are not used
-    config.get_text_config().vocab_size = max(tokenizer.get_vocab().values()) + 1
+    text_config = config.get_text_config()
+    padding = text_config.pad_token_id or 0
+    text_config.vocab_size = max(tokenizer.get_vocab().values()) + 1  # ids may be unused
     fit_special_ids(config, tokenizer)
-    fit_positions(config, tokenizer, max_len)
+    if getattr(text_config, "max_position_embeddings", None):
+        if positions_follow_padding(config):
+            text_config.max_position_embeddings += tokenizer.pad_token_id - padding
+        fit_positions(config, tokenizer, max_len)
     return config
+
+
+def positions_follow_padding(config: Any) -> bool:
+    """Whether a kind of model has its first position after the id of padding, as RoBERTa; one layer is tried."""
+    small = copy.deepcopy(config)
+    text_config = small.get_text_config()
+    text_config.max_position_embeddings = text_config.pad_token_id + 1 + FEW_TOKENS
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return length_error(one_layer_model(small), FEW_TOKENS + 1) is not None
+    except NotebookError:  # a kind whose number of positions follows from other entries
+        return False
 
 
 def fit_positions(config: Any, tokenizer: Any, max_len: int) -> None:
     """Add positions to a config if `max_len` tokens need more.
 
-    The tokenizer's `model_max_length` is then at most their number. Some kinds use one or two positions for
+    The tokenizer's `model_max_length` is then at most their number. Some kinds use positions for
     themselves, so a random model with one layer is tried.
     """
     text_config = config.get_text_config()
-    declared = getattr(text_config, "max_position_embeddings", None)
-    if not declared:
-        return
+    declared = text_config.max_position_embeddings
     with torch.random.fork_rng(devices=[]):
         wanted = max(max_len, min(declared, LONG_ROW))
         longest = longest_input(one_layer_model(config), wanted)
