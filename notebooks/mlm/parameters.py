@@ -99,10 +99,8 @@ def is_replacement(value: str) -> bool:
 
 TEXTS = '"nietzsche", "pydoc", a file, folder, pattern or URL, hf://datasets/... or hf:NAME:SPLIT'
 CORPUS = Valid(f'{TEXTS}, or a list of these, also with weights ("wiki.txt*2")', is_corpus)
-MODEL = Valid(
-    f'a Hub name, a folder, or "scratch:" and {join_or(SIZES)}, or a Hub name or folder with a configuration',
-    is_model,
-)
+NAMES = join_or([*SIZES, "the Hub name or folder of another model"])
+MODEL = Valid(f'a Hub name, a folder, or "{PREFIX}" and {NAMES}', is_model)
 UNTRAINED = f'"{PREFIX}[{MODERN}]{"|".join(WIDTHS)}"'
 VOCABULARY = Valid(
     f'{join_or(map(literal, KINDS))}, optionally with "-cased" and a number of tokens from {MIN_SIZE:,} to '

@@ -158,3 +158,36 @@ def test_clipping_limits_the_norm_of_all_gradients(module, optimizer_name, clip,
         assert optimizer.norm is None
     else:
         assert optimizer.norm.item() == pytest.approx(norm.item())
+
+
+def test_muon_updates_each_matrix_of_a_fused_weight_by_itself(tokenizer):
+    """ModernBERT has queries, keys and values in one matrix, and the two inputs of its gated layer."""
+    start = MaskedLM(make_model("modernbert", tokenizer), {})
+    parts = {"Wqkv": 3, "Wi": 2}
+    optimizer, _ = make_optimizer(start, "muon", **OPTIONS)
+    found = {id(w): g.get("parts") for g in optimizer.param_groups for w in g["params"]}
+    fused = {
+        name: weight
+        for name, weight in start.named_parameters()
+        if name.split(".")[-2] in parts and weight.ndim == 2
+    }
+    assert len(fused) == 2 * 3  # layers
+    assert all(found[id(weight)] == parts[name.split(".")[-2]] for name, weight in fused.items())
+    assert len(found) == len([*start.parameters()])
+
+    def update(scale):
+        """Weights after a step in which the gradients of the first part are scaled."""
+        module = copy.deepcopy(start)
+        optimizer, _ = make_optimizer(module, "muon", **OPTIONS)
+        set_gradients(module)
+        for name, weight in module.named_parameters():
+            if name in fused:
+                weight.grad.chunk(parts[name.split(".")[-2]])[0].mul_(scale)
+        optimizer.step()
+        return {name: module.get_parameter(name).detach() for name in fused}
+
+    for name, weight in update(1.0).items():
+        torch.testing.assert_close(weight, update(100.0)[name], rtol=1e-3, atol=1e-4)
+        change = (weight - fused[name]).chunk(parts[name.split(".")[-2]])
+        singular = [torch.linalg.svdvals(part / OPTIONS["lr"]) for part in change]
+        assert max(s.max() for s in singular) < 1.5 * min(s.max() for s in singular)

@@ -66,4 +66,5 @@ def is_scratch(model: str) -> bool:
         return True
     is_close = difflib.get_close_matches(source.strip().lower(), SIZES, cutoff=0.8)
     is_path = any(mark in source for mark in "/\\~")
-    return is_path or ("-" in source and not is_close and not source.startswith(MODERN))
+    is_typo = is_close or source.startswith((PREFIX, MODERN))
+    return is_path or ("-" in source and not is_typo)

@@ -114,7 +114,7 @@ def model_card(name: str, results: dict[str, Any]) -> str:
     text = TEXT.format(
         name=name,
         origin=(
-            f"random weights ({quoted(model)})"
+            f"random weights ({quoted(public_name(model))})"
             if model.startswith("scratch:")
             else quoted(public_name(model))
         ),
