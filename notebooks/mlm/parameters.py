@@ -101,7 +101,7 @@ TEXTS = '"nietzsche", "pydoc", a file, folder, pattern or URL, hf://datasets/...
 CORPUS = Valid(f'{TEXTS}, or a list of these, also with weights ("wiki.txt*2")', is_corpus)
 NAMES = join_or([*SIZES, "the Hub name or folder of another model"])
 MODEL = Valid(f'a Hub name, a folder, or "{PREFIX}" and {NAMES}', is_model)
-UNTRAINED = f'"{PREFIX}[{MODERN}]{"|".join(WIDTHS)}"'
+SCRATCH_NAMES = f'"{PREFIX}[{MODERN}]{"|".join(WIDTHS)}"'
 VOCABULARY = Valid(
     f'{join_or(map(literal, KINDS))}, optionally with "-cased" and a number of tokens from {MIN_SIZE:,} to '
     f'{MAX_SIZE:,}, such as "bpe-cased:16000"',
@@ -164,7 +164,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("02 03 03b 04 06", "corpus", "Union[str, list]", "nietzsche",
           '"nietzsche", "pydoc" (no network), file, folder, URL, list', CORPUS),
         P("03 03b 04 06", "model", "str", "bert-base-uncased",
-          f"Hub name, folder, or untrained: {UNTRAINED}", MODEL),
+          f"Hub name, folder, or {SCRATCH_NAMES}", MODEL),
         P("04", "epochs", "int", 1, "passes over the training text", number(1, 100_000)),
         P("04", "batch_size", "Optional[int]", 32,
           "examples per batch and process; None: what fits the device",
