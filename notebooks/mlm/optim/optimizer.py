@@ -73,10 +73,10 @@ def make_optimizer(
         {"params": [weight for weight in adamw_weights if weight.ndim > 1]},
         {"params": [weight for weight in adamw_weights if weight.ndim == 1], "weight_decay": 0.0},
     ]
-    parts = fused_matrices(module)
-    for number in sorted({parts.get(id(weight), 1) for weight in muon_weights}):
-        same = [weight for weight in muon_weights if parts.get(id(weight), 1) == number]
-        groups.append({"params": same, "muon": True, "parts": number, "lr": MUON_LR * lr})
+    if muon_weights:
+        fused = fused_matrices(module)
+        parts = [fused.get(id(weight), 1) for weight in muon_weights]
+        groups.append({"params": muon_weights, "muon": True, "parts": parts, "lr": MUON_LR * lr})
     is_fused = weights[0].device.type in ("cpu", "cuda")
     result = MuonAdamW(groups, lr=lr, weight_decay=weight_decay, fused=is_fused)
     result.max_norm = clip
