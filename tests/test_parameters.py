@@ -42,8 +42,14 @@ VALUES = {
     "replay": ([None, "pydoc", "wiki.txt"], ["", " "], [7, ["a.txt"]]),
     "replay_fraction": ([0.1], [0, 1, 1.0, -0.1, float("nan")], [None, "a tenth"]),
     "model": (
-        ["bert-base-uncased", "./folder", "scratch:tiny", "scratch:base"],
-        ["", "scratch:", "scratch:huge", "scratch: tiny"],
+        [
+            "bert-base-uncased",
+            "./folder",
+            "scratch:tiny",
+            "scratch:modern-base",
+            "scratch:you/name",
+        ],
+        ["", "scratch:", "scratch:huge", "scratch: tiny", "scratch:modern-huge"],
         [None, 7],
     ),
     "max_len": ([8, 128, 8192], [7, 0, -1], ["many", 128.0, None, True]),
@@ -267,7 +273,7 @@ def test_valid_values_pass_and_others_are_refused(name, capsys):
         ({"epochs": "many"}, "epochs must be of type int, got 'many' of type str"),
         (
             {"model": "scratch:huge"},
-            "\"scratch:\" and tiny, mini, small or base, got 'scratch:huge'",
+            "modern-base or the Hub name or folder of another model, got 'scratch:huge'",
         ),
     ],
 )

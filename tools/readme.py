@@ -3,8 +3,9 @@
     python tools/readme.py check     exit 1 with one line for each file that differs
     python tools/readme.py fix       write the files
 
-Four things are copied: the picture of a masked batch that 03 stores, the predictions that 05 stores, the
-training time that 04 stores, and the table of suggested settings by text size from the library.
+Five things are copied: the picture of a masked batch that 03 stores, the predictions that 05 stores, the
+training time that 04 stores, and from the library the table of suggested settings by text size and the table
+of models from scratch.
 """
 
 import base64
@@ -19,10 +20,12 @@ from notebooks import ROOT, read
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 from mlm.data.text_size import size_table
+from mlm.env.scratch import SIZES
 
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "masked-batch.png"
 YOUR_TEXT = ROOT / "docs" / "your-text.md"
+MODELS = ROOT / "docs" / "models.md"
 PICTURE_CELL = "03_dataset", "batch"
 PREDICTIONS_CELL = "05_predict", "examples"
 NUM_PREDICTIONS = 3
@@ -85,12 +88,36 @@ def training_time() -> str:
     )
 
 
+def scratch_table() -> str:
+    """The models from scratch as a Markdown table; weights in layers, without embeddings, head and biases."""
+    rows = [
+        "| name | architecture | layers | hidden size | feed-forward width | weights in layers |",
+        "|---" * 6 + "|",
+    ]
+    for name, size in SIZES.items():
+        matrices = 3 if size.modern else 2  # of a feed-forward layer
+        weights = size.layers * size.hidden * (4 * size.hidden + matrices * size.feed_forward)
+        architecture = "ModernBERT" if size.modern else "BERT"
+        cells = (
+            f"`{name}`",
+            architecture,
+            size.layers,
+            size.hidden,
+            f"{size.feed_forward:,}",
+            f"{weights / 1e6:.2f} million",
+        )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)
+
+
 def expected() -> dict[Path, bytes]:
     """{path: content} of every file that shows a result, with the current results."""
     readme = README.read_text(encoding="utf-8")
     readme = with_block(readme, "time", training_time(), README.name)
     your_text = YOUR_TEXT.read_text(encoding="utf-8")
+    models = MODELS.read_text(encoding="utf-8")
     return {
+        MODELS: with_block(models, "scratch", scratch_table(), MODELS.name).encode(),
         README: with_block(readme, "learned", predictions(), README.name).encode(),
         YOUR_TEXT: with_block(your_text, "sizes", size_table(), YOUR_TEXT.name).encode(),
         PICTURE: picture(),

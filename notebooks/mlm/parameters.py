@@ -19,9 +19,9 @@ from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
 from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
+from mlm.env.scratch import MODERN, PREFIX, SIZES, WIDTHS, is_scratch
 from mlm.env.trackers import LOGGERS, NO_LOGGER, is_logger
 from mlm.models.kernels import KERNELS
-from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
 
 # valid values
@@ -90,8 +90,7 @@ def is_corpus(value: Any) -> bool:
 
 
 def is_model(value: str) -> bool:
-    size = value.removeprefix("scratch:")
-    return is_text(value) and (size == value or size in SIZES)
+    return is_text(value) and (not value.startswith(PREFIX) or is_scratch(value))
 
 
 def is_replacement(value: str) -> bool:
@@ -100,7 +99,9 @@ def is_replacement(value: str) -> bool:
 
 TEXTS = '"nietzsche", "pydoc", a file, folder, pattern or URL, hf://datasets/... or hf:NAME:SPLIT'
 CORPUS = Valid(f'{TEXTS}, or a list of these, also with weights ("wiki.txt*2")', is_corpus)
-MODEL = Valid(f'a Hub name, a folder, or "scratch:" and {join_or(SIZES)}', is_model)
+NAMES = join_or([*SIZES, "the Hub name or folder of another model"])
+MODEL = Valid(f'a Hub name, a folder, or "{PREFIX}" and {NAMES}', is_model)
+SCRATCH_NAMES = f'"{PREFIX}[{MODERN}]{"|".join(WIDTHS)}"'
 VOCABULARY = Valid(
     f'{join_or(map(literal, KINDS))}, optionally with "-cased" and a number of tokens from {MIN_SIZE:,} to '
     f'{MAX_SIZE:,}, such as "bpe-cased:16000"',
@@ -163,7 +164,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("02 03 03b 04 06", "corpus", "Union[str, list]", "nietzsche",
           '"nietzsche", "pydoc" (no network), file, folder, URL, list', CORPUS),
         P("03 03b 04 06", "model", "str", "bert-base-uncased",
-          f'Hub name, folder, or untrained: "scratch:{"|".join(SIZES)}"', MODEL),
+          f"Hub name, folder, or {SCRATCH_NAMES}", MODEL),
         P("04", "epochs", "int", 1, "passes over the training text", number(1, 100_000)),
         P("04", "batch_size", "Optional[int]", 32,
           "examples per batch and process; None: what fits the device",

@@ -10,14 +10,14 @@ import pytest
 from helpers import ROOT, refused
 from mlm.env.devices import trainer_arguments
 from mlm.env.hardware import SimulatedMachine
-from mlm.models.sizes import SIZES
+from mlm.env.scratch import MODERN, SIZES, WIDTHS
 from mlm.optim.optimizer import OPTIMIZERS
 from mlm.optim.recipe import RECIPE_SETTINGS, RECIPES, choose_batch_size, choose_recipe
 from mlm.optim.schedule import SCHEDULES
 from mlm.parameters import check_value, parameters_of
 
 NOTHING_SET = dict.fromkeys(RECIPE_SETTINGS) | {"recipe": "fast"}
-SCRATCH = [f"scratch:{size}" for size in SIZES]
+SCRATCH = [f"scratch:{size}" for size in WIDTHS]
 MODELS = [*SCRATCH, "bert-base-uncased"]
 T4 = ("T4", 16e9, (7, 5))
 
@@ -87,6 +87,12 @@ def test_the_fast_recipe_depends_on_the_model_only_in_optimizer_and_learning_rat
     assert all(recipe.items() >= fast.items() for recipe in found)
     assert [recipe["optimizer"] for recipe in found] == ["muon", "muon", "adamw", "adamw", "adamw"]
     assert [recipe["lr"] for recipe in found] == pytest.approx([2e-3, 1e-3, 2.5e-4, 1 / 6000, 1e-4])
+
+
+def test_the_recipe_is_the_same_for_bert_and_modernbert_of_a_size():
+    for size in WIDTHS:
+        assert recipe_of(f"scratch:{MODERN}{size}") == recipe_of(f"scratch:{size}")
+    assert len(SIZES) == 2 * len(WIDTHS)
 
 
 # the learning rate

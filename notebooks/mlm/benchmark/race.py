@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from mlm.benchmark.speed import Bench, Variant, trainer_seconds
-from mlm.models.loading import encoder_size
+from mlm.models.configs import encoder_size
 from mlm.optim.recipe import RECIPE_SETTINGS, choose_recipe
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM

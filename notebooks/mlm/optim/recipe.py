@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from mlm.models.sizes import SIZES
+from mlm.env.scratch import PREFIX, SIZES, scratch_size
 
 RECIPE_SETTINGS = (
     "optimizer",
@@ -24,6 +24,12 @@ MEASURED_LR = 4e-4  # for fine-tuning the encoder with which rates were tried, o
 MEASURED_SIZE = 384, 6  # (hidden size, layers)
 
 Recipe = dict[str, tuple[Any, str]]  # {setting: (value, reason)}; dropout None: the model's own
+
+
+def named_size(model: str) -> tuple[int, int]:
+    """(hidden size, layers) of a model whose name says them, "scratch:tiny" for example; otherwise BERT-base's."""
+    size = scratch_size(model) or SIZES["base"]
+    return size.hidden, size.layers
 
 
 def bytes_per_example(
@@ -62,13 +68,17 @@ def tokens_per_example(train: Any, pack: bool) -> float:
 
 
 def choose_batch_size(
-    parameters: dict[str, Any], train: Any, pack: bool, device: dict[str, Any]
+    parameters: dict[str, Any],
+    train: Any,
+    pack: bool,
+    device: dict[str, Any],
+    size: tuple[int, int] | None = None,
 ) -> tuple[int, str]:
     """(examples per process and batch, the reason); the parameter `batch_size` unless it is None.
 
     On a GPU or TPU: the largest power of two up to 256 that is estimated to fill at most a quarter of the
-    memory. Every pretrained model counts as BERT-base. train: a MaskedLMDataset. pack: whether its
-    examples are packed.
+    memory. train: a MaskedLMDataset. pack: whether its examples are packed. size: (hidden size, layers),
+    from `encoder_size`; if omitted, the size in the model's name or BERT-base's.
     """
     from mlm.env.hardware import TPU_GB  # here, because that module imports torch
 
@@ -77,9 +87,8 @@ def choose_batch_size(
     if device["kind"] == "cpu":
         return 32, "enough to keep a CPU busy"
     model = parameters["model"]
-    is_scratch = model.startswith("scratch:")
-    hidden, layers = SIZES[model.removeprefix("scratch:") if is_scratch else "base"]
-    rate = choose_recipe(parameters, model, 1)[0]["mlm_probability"]
+    hidden, layers = size or named_size(model)
+    rate = choose_recipe(parameters, model, 1, size)[0]["mlm_probability"]
     tokens, vocab_size = tokens_per_example(train, pack), len(train.tokenizer)
     example = bytes_per_example(hidden, layers, vocab_size, tokens, rate, device["dtype"].itemsize)
     tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
@@ -141,7 +150,7 @@ def fast_recipe(
 ) -> Recipe:
     """Settings that reached the lowest validation loss in a given time (docs/recipe.md)."""
     hidden, _ = size
-    is_scratch = model.startswith("scratch:")
+    is_scratch = model.startswith(PREFIX)
     if not is_scratch:
         chosen = "adamw", "usual for pretrained models"
     elif hidden <= MUON_MAX_HIDDEN_SIZE:
@@ -176,12 +185,13 @@ def choose_recipe(
     """All training settings, and the reason for each: {setting: value}, {setting: reason}.
 
     parameters: the notebook's; a setting that is not None there is used as it is. batch_size: examples per
-    optimizer step, of all processes and accumulated batches. size: (hidden size, layers) of a pretrained
-    model, from `encoder_size`; BERT-base's if omitted. resumed_lr: the learning rate of a run of an
+    optimizer step, of all processes and accumulated batches. size: (hidden size, layers), from
+    `encoder_size`; if omitted, the size in the model's name or BERT-base's. resumed_lr: the learning rate of a run of an
     earlier version, from `resumed_choices`. Raises KeyError if `parameters["recipe"]` is not in RECIPES.
     """
-    size = size or SIZES[model.removeprefix("scratch:") if model.startswith("scratch:") else "base"]
-    recipe = RECIPES[parameters["recipe"]](model, batch_size, parameters["optimizer"], size)
+    recipe = RECIPES[parameters["recipe"]](
+        model, batch_size, parameters["optimizer"], size or named_size(model)
+    )
     if resumed_lr not in (None, recipe["lr"][0]):
         recipe["lr"] = resumed_lr, "as this run began: the rule of an earlier version"
     for name in RECIPE_SETTINGS:

@@ -153,7 +153,7 @@ def model_card(name: str, results: dict[str, Any], widget: Sequence[str] = ()) -
     text = TEXT.format(
         name=name,
         origin=(
-            f"random weights ({quoted(model)})"
+            f"random weights ({quoted(public_name(model))})"
             if model.startswith("scratch:")
             else quoted(public_name(model))
         ),

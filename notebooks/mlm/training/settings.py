@@ -4,6 +4,7 @@ from typing import Any
 
 from mlm.data.tokenization import tokenizer_digest
 from mlm.env.names import stored_model
+from mlm.models.configs import source_digest
 from mlm.parameters import parameters_of
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
@@ -49,6 +50,8 @@ def run_settings(
     to MAY_DIFFER.
     """
     compared = {name: value for name, value in parameters.items() if name not in MAY_DIFFER}
+    if digest := source_digest(parameters["model"]):  # its weights have no folder of their own
+        compared["config_sha256"] = digest
     return {
         **compared,
         "model": stored_model(parameters["model"]),
