@@ -93,9 +93,9 @@ def choose_batch_size(
     example = bytes_per_example(hidden, layers, vocab_size, tokens, rate, device["dtype"].itemsize)
     tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
     memory = device["card"].memory if device["kind"] == "gpu" else 1e9 * TPU_GB.get(tpu_type, 16)
-    size = largest_batch(memory, example)
-    used = f"{size * example / 1e9:.1f} of {memory / 1e9:.0f} GB"
-    return size, f"a step takes about {used} (estimated)"
+    examples = largest_batch(memory, example)
+    used = f"{examples * example / 1e9:.1f} of {memory / 1e9:.0f} GB"
+    return examples, f"a step takes about {used} (estimated)"
 
 
 def scratch_lr(hidden: int, batch_size: int, optimizer: str) -> tuple[float, str]:
