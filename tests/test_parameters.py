@@ -101,6 +101,7 @@ VALUES = {
     "resume": (["auto", "never"], ["always", ""], [None, True]),
     "sentence": (["What is [MASK]?"], ["", "no mask"], [None]),
     "onnx": ([True, False], [], [None, 1, "yes"]),
+    "page": ([True, False], [], [None, 1, "yes"]),
     "upload": ([None, "you/name"], ["name", "a/b/c", ""], [7]),
     "top_k": ([1, 8], [0, 101], [None, "eight"]),
     "race_epochs": ([1, 1000], [0, 1001], [None, 1.5]),

@@ -187,6 +187,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
           '"you/name": upload the model to the Hub (private, your token)',
           either(None, "no upload", Valid('"you/name"', lambda v: v.count("/") == 1))),
         P("05", "onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
+        P("05", "page", "bool", False, "also write a page for the browser, <run>/page/ (needs npm)", one_of(True, False)),
     ],
     "If no run exists": [
         P("05 07", "model", "str", "bert-base-uncased", 'Hub name, folder, or untrained: "scratch:tiny"',

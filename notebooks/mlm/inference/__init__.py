@@ -5,5 +5,10 @@ predict              fill in masked words, score sentences
 validation_examples  predictions on masked validation lines
 task                 texts -> vectors -> classes, with a frozen and with a fine-tuned encoder
 export               the model as ONNX
+quantize             the same with weights of 8 bits, and what that costs
+npm_packages         the JavaScript libraries of the browser page
+browser_tokenizer    the tokenizer for the browser page, with the same ids
+page_template        HTML and script of the browser page
+page                 write the browser page
 upload               the model on the Hugging Face Hub
 """
