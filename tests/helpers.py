@@ -106,6 +106,15 @@ def start_python(program: str, *arguments: object, **environment: str) -> subpro
     )
 
 
+def peak_memory() -> int:
+    """The largest memory of this process so far, in bytes (Linux).
+
+    `resource.getrusage` would also count the memory of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text("utf-8")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def json_output(process: subprocess.Popen[str]) -> Any:
     """What such a process prints, as JSON. Fails with its error messages."""
     out, errors = process.communicate(timeout=120)

@@ -209,6 +209,14 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("03 03b 04 06", "valid_corpus", "Optional[str]", None,
           "validation text; None: a tenth of the corpus",
           either(None, "a tenth of the corpus", Valid(TEXTS, is_text))),
+        P("04", "general", "Optional[str]", None,
+          "text to measure forgetting on; None: Python's manual",
+          either(None, "Python's manual", Valid(TEXTS, is_text))),
+        P("04", "replay", "Optional[str]", None,
+          "general text mixed into training against forgetting",
+          either(None, "no replay", Valid(TEXTS, is_text))),
+        P("04", "replay_fraction", "float", 0.1, "fraction of each epoch's examples that are of replay",
+          number(above=0, below=1)),
         P("03 03b 04", "examples", "str", "line",
           '"line": one each; "block": a document cut up; "stream": all text cut up',
           one_of("line", "block", "stream")),
@@ -426,6 +434,22 @@ def check_devices(values: Mapping[str, Any]) -> None:
         raise NotebookError(f"{' and '.join(used)} contradict each other: set only one of them")
 
 
+def check_replay(values: Mapping[str, Any]) -> None:
+    """Raise NotebookError if parameters about `replay` are set that would have no effect."""
+    replay, fraction = values.get("replay"), values.get("replay_fraction")
+    if replay is not None and values["model"].startswith("scratch:"):
+        raise NotebookError(
+            f"replay must be None with model={values['model']!r}, got {shown_value(replay)!r}: a model from "
+            'scratch has nothing to forget; to mix texts, pass a list with weights, corpus=["a.txt*2", "b.txt"]'
+        )
+    default = parameters_of("04_train")["replay_fraction"].default
+    if replay is None and fraction not in (None, default):
+        raise NotebookError(
+            f"replay_fraction={fraction} has no effect without replay: pass replay, the text to mix in, or "
+            f"leave replay_fraction at {default}"
+        )
+
+
 def check_parameters(namespace: dict[str, Any], notebook: str) -> dict[str, Any]:
     """Check all parameters of a notebook and print those that differ from their defaults.
 
@@ -444,6 +468,7 @@ def check_parameters(namespace: dict[str, Any], notebook: str) -> dict[str, Any]
         check_value(parameter, namespace[name])
     values = {name: namespace[name] for name in known}
     check_devices(values)
+    check_replay(values)
     changed = [
         f"{name} = {shown_value(value)!r} (default {known[name].default!r})"
         for name, value in values.items()
@@ -458,6 +483,8 @@ PUBLIC_FORMS: dict[
 ] = {  # parameters that may name folders or have secrets
     "corpus": public_names,
     "valid_corpus": public_names,
+    "general": public_names,
+    "replay": public_names,
     "model": stored_model,
     "workdir": public_name,
 }

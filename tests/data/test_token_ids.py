@@ -346,8 +346,9 @@ def test_time_is_linear_in_the_text_and_memory_does_not_grow(tmp_path, tokenizer
         rows = [text[i : i + size] for i in range(0, len(text), size)]
         (tmp_path / f"{name}.txt").write_text("\n".join(rows), "utf-8")
     program = """
-import json, resource, time
+import json, time
 from pathlib import Path
+from helpers import peak_memory
 from mlm.data import token_ids, tokenizer
 token_ids.FAST_BATCH_CHARS //= 4
 tokenizer.MAX_PIECE_CHARS //= 4
@@ -357,8 +358,7 @@ rows = []
 for name in ("small", "large", "long", "single"):
     start = time.process_time()
     ids, line_ends, _ = token_ids.encode_lines(folder / f"{name}.txt", loaded)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    rows.append([time.process_time() - start, peak, len(line_ends), len(ids)])
+    rows.append([time.process_time() - start, peak_memory(), len(line_ends), len(ids)])
 print(json.dumps(rows))
 """
     small, large, long, single = json_output(start_python(program, tmp_path))

@@ -133,13 +133,14 @@ def test_long_runs_without_spaces_are_learned_and_not_unknown(tmp_path, vocabula
 def test_learning_from_a_long_text_without_spaces_is_bounded(tmp_path):
     """Time and memory of a process that learns: four times the text, less than twice the time."""
     program = """
-import json, resource, time
+import json, time
+from helpers import peak_memory
 from mlm.data.tokenizer import load_tokenizer
 import contextlib, io
 start = time.process_time()
 with contextlib.redirect_stdout(io.StringIO()):
     load_tokenizer("scratch:tiny", sys.argv[1])
-print(json.dumps([time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]))
+print(json.dumps([time.process_time() - start, peak_memory() / 1e9]))
 """
     random = np.random.default_rng(0)
     seconds = {}

@@ -114,6 +114,8 @@ def train(place, corpus, base):
     given = PARAMETERS | {
         "corpus": corpus,
         "valid_corpus": f"file://{place}/valid.txt",
+        "general": f"file://{place}/general.txt",
+        "replay": corpus,
         "model": str(base),
         "workdir": str(work),
     }

@@ -1,11 +1,8 @@
 """Attention for long rows: the same results as all pairs of tokens at once, in less memory."""
 
 import copy
-import os
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,8 +11,7 @@ import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-import mlm
-from helpers import refused
+from helpers import json_output, refused, start_python
 from mlm.models import long_rows
 from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.encoders import hidden_states, packed_attention_mask
@@ -153,7 +149,8 @@ def test_long_rows_have_the_logits_and_gradients_of_plain_transformers(kind):
 
 
 MEMORY = """
-import re, sys, torch
+import torch
+from helpers import peak_memory
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 from mlm.models.cpu import use_attention_and_dropout
 from mlm.models.encoders import hidden_states, packed_attention_mask
@@ -170,21 +167,16 @@ else:
     sequence_ids = 1 + torch.arange(4096)[None] // 1500 if sys.argv[1] == "packed" else None
     hidden = hidden_states(model, ids, packed_attention_mask(sequence_ids))
 hidden.sum().backward()
-print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-"""  # ru_maxrss would count the memory of the process that started this one
+print(peak_memory())
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("rows", ["full", "packed"])
 def test_long_rows_take_less_memory_than_plain_transformers(rows):
-    def kib(kind):
-        command = [sys.executable, "-c", MEMORY, kind]
-        environment = os.environ | {"PYTHONPATH": str(Path(mlm.__file__).parents[1])}
-        child = subprocess.run(command, capture_output=True, check=True, text=True, env=environment)
-        return int(child.stdout)
-
-    assert kib(rows) < kib("plain")
+    peak = {kind: json_output(start_python(MEMORY, kind)) for kind in (rows, "plain")}
+    assert peak[rows] < peak["plain"]
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])

@@ -51,7 +51,8 @@ def masked_counts(
     lengths (B,): how many tokens of each example may be masked; indices (B,): which examples. Rounding
     up or down at random keeps the mean exact: every token is masked with mlm_probability. No example
     gets more than the product rounded up, so the number of targets hardly varies from batch to batch.
-    It depends only on seed, epoch and index, so it is known before training. For whole-word masking, lengths and the result count words.
+    It depends only on seed, epoch and index, so it is known before training. For whole-word masking,
+    lengths and the result count words.
     """
     random = uniform(seed, epoch, indices, Purpose.NUM_MASKED)
     return np.floor(mlm_probability * lengths + random).astype(np.int64)
@@ -77,7 +78,7 @@ def mask_tokens(
     example are masked, and the examples' indices. With word_ids (B, T), the index of each token's
     word, counts are words, and a chosen word is masked as a whole (whole-word masking, Devlin 2019).
     replace: percentages of masked tokens that become [MASK], a random token, or stay unchanged.
-    used_ids (ids,): the ids that have a token, if not all below vocab_size do.
+    used_ids (ids,): the ids in use, if the vocabulary has gaps.
     Returns the masked input_ids and the labels, both (B, T); labels are -100 where nothing is predicted.
     """
     if word_ids is None:

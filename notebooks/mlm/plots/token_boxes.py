@@ -63,9 +63,15 @@ def add_legend(ax: Axes, states: np.ndarray, signed: Sequence[int]) -> None:
 
 
 def draw_tokens(
-    batch: dict[str, Any], tokenizer: PreTrainedTokenizerFast, max_tokens: int = 14
+    batch: dict[str, Any],
+    tokenizer: PreTrainedTokenizerFast,
+    row_names: Sequence[str] = (),
+    max_tokens: int = 14,
 ) -> None:
-    """Draw the first tokens of each row as boxes: the input; below it, in italics, the target if it differs."""
+    """Draw the first tokens of each row as boxes: the input; below it, in italics, the target if it differs.
+
+    `row_names` are written to the left of the rows.
+    """
     input_ids, labels = (
         np.asarray(batch[name])[:, :max_tokens] for name in ("input_ids", "labels")
     )
@@ -102,7 +108,9 @@ def draw_tokens(
                 **options,
             )
     add_legend(ax, states, signed=TARGETS)
-    ax.set(xlim=(0, width), ylim=(num_rows, 0), xticks=[], yticks=[])
+    ax.set(xlim=(0, width), ylim=(num_rows, 0), xticks=[])
+    ax.set_yticks([row + 0.45 for row in range(len(row_names))], row_names)
+    ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
 

@@ -16,6 +16,7 @@ settings             which settings make two runs the same run
 tracking             the history of a run -> TensorBoard, Weights & Biases, MLflow, Trackio
 run                  a run's folder: open, train, resume
 checkpoint_callback  CheckpointingLogger, the callback that logs, evaluates and saves checkpoints
+forgetting           what a pretrained model forgets: its loss on general text, before and after
 verdict              what the losses of a run mean, and the cause if something went wrong
 normal_loss          whether a loss is normal: what similar runs reached
 model_card           the model card

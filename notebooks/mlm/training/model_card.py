@@ -9,6 +9,7 @@ from mlm.env.files import atomic_write
 from mlm.env.names import HUB_NAME, public_name
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.plots.training import curve_image
+from mlm.training.forgetting import describe_forgetting
 
 TEXT = """\
 # {name}
@@ -37,7 +38,7 @@ exp(loss), and accuracy is the fraction of masked tokens for which the most prob
 | unigram baseline (word frequencies alone) | {baseline:.3f} | | |
 | this model ({kept} weights, from step {step:,}) | {after} |
 
-![Training loss, validation loss and unigram baseline over optimizer steps](curve.png)
+{forgetting}![Training loss, validation loss and unigram baseline over optimizer steps](curve.png)
 
 ## Training
 
@@ -45,7 +46,7 @@ exp(loss), and accuracy is the fraction of masked tokens for which the most prob
 |---|---|
 | text | {text}, {lines:,} lines, {tokens:,} training tokens |
 | SHA-256 of the text | `{sha256}` |
-| training | {steps:,} steps, {tokens_seen:,} tokens seen, {seconds:,.0f} s on {device}, matrix products in {precision} |
+{replay}| training | {steps:,} steps, {tokens_seen:,} tokens seen, {seconds:,.0f} s on {device}, matrix products in {precision} |
 | recipe | {recipe} |
 | seed | {seed} |
 | versions | {versions} |
@@ -54,6 +55,17 @@ exp(loss), and accuracy is the fraction of masked tokens for which the most prob
 
 The model predicts what is likely in texts like its training text, not what is true. It repeats the
 prejudices of that text. This card names no licence: the licences of the text and of a pretrained model apply.
+"""
+
+
+FORGETTING = """\
+What the model forgets while it learns this text: {sentence}.
+
+| general text | loss | perplexity | accuracy |
+|---|---|---|---|
+| before training | {before} |
+| this model | {after} |
+
 """
 
 
@@ -82,6 +94,25 @@ def describe_split(split: dict[str, Any] | None, valid_corpus: str | None) -> st
         f"{rule[0].upper()}{rule[1:]} ({split['removed']:,} removed): none of its {split['valid']:,} lines "
         "occurs in the training text."
     )
+
+
+def forgetting_text(measured: dict[str, Any] | None) -> str:
+    """The part of a card about forgetting; empty if it was not measured, as in an earlier version."""
+    if measured is None:
+        return ""
+    return FORGETTING.format(
+        sentence=describe_forgetting(measured | {"text": quoted(measured["text"])}),
+        before=table_row(measured["before"]),
+        after=table_row(measured["after"]),
+    )
+
+
+def replay_row(replay: dict[str, Any] | None) -> str:
+    """The row of a card's table about replayed text; empty if there is none."""
+    if replay is None:
+        return ""
+    text = quoted(replay["source"])
+    return f"| replay | {replay['fraction']:.3g} of the examples of each epoch are of {text} |\n"
 
 
 def card_data(name: str, results: dict[str, Any]) -> ModelCardData:
@@ -125,6 +156,8 @@ def model_card(name: str, results: dict[str, Any]) -> str:
         before=table_row(results["before"]),
         after=table_row(results["after"]),
         baseline=results["baseline"]["loss"],
+        forgetting=forgetting_text(results.get("forgetting")),
+        replay=replay_row(data.get("replay")),
         kept=results["kept"]["which"],
         step=results["kept"]["step"],
         lines=data["lines"],

@@ -215,7 +215,8 @@ def run_results(
             "bytes": about_corpus["bytes"],
             "lines": about_corpus["lines"],
             "split": about_corpus["split"],
-            "tokens": len(train.ids),
+            "tokens": len(train.own_ids),
+            "replay": about_corpus.get("replay"),
         },
         "model": {"name": settings["model"], "parameters": model.num_parameters()},
         "training": {

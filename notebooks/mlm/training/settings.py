@@ -15,6 +15,8 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     "logger",
     # compared as corpus_sha256, which includes the validation text and how the text is read
     "corpus", "column", "valid_corpus", "encoding", "documents",
+    # compared as replay_sha256, which includes the lines of general that are left out
+    "general", "replay",
     # compared as total_steps
     "epochs", "max_steps",
     # compared as device, processes and dtype
@@ -34,7 +36,7 @@ def run_settings(
 ) -> dict[str, Any]:
     """What makes two runs the same run, as a dict of plain values.
 
-    `parameters` are from notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
+    `about_corpus` is corpus.json, with "replay" if there is any. `parameters` are from notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
     `choose_recipe`, `device` from `trainer_arguments`. A new parameter is compared unless it is added
     to MAY_DIFFER.
     """
@@ -44,6 +46,7 @@ def run_settings(
         "model": stored_model(parameters["model"]),
         **recipe,
         "corpus_sha256": about_corpus["sha256"],
+        "replay_sha256": (about_corpus.get("replay") or {}).get("sha256"),
         "processes": device["processes"] * parameters["num_nodes"],
         "total_steps": total_steps,
         "device": device["kind"],
