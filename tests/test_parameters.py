@@ -112,6 +112,7 @@ VALUES = {
     "sentence_transformers": ([True, False], [], [None, 1, "yes"]),
     "widget": ([0, 3, 8], [-1, 9], [None, 1.5, "three"]),
     "onnx": ([True, False], [], [None, 1, "yes"]),
+    "page": ([True, False], [], [None, 1, "yes"]),
     "upload": ([None, "you/name"], ["name", "a/b/c", ""], [7]),
     "top_k": ([1, 8], [0, 101], [None, "eight"]),
     "race_epochs": ([1, 1000], [0, 1001], [None, 1.5]),

@@ -190,6 +190,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("05", "onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
         P("07", "sentence_transformers", "bool", False, "also write what sentence-transformers needs into model/",
           one_of(True, False)),
+        P("05", "page", "bool", False, "also write a page for the browser, <run>/page/ (needs npm)", one_of(True, False)),
     ],
     "If no run exists": [
         P("05 07", "model", "str", "bert-base-uncased", 'Hub name, folder, or untrained: "scratch:tiny"',

@@ -1,6 +1,8 @@
 """A small model that makes clear predictions, and a finished run of it."""
 
+import shlex
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from mlm.data.tokenizer import learn_wordpiece
 from mlm.env.files import sha256_sums, write_checked_json
+from mlm.inference.npm_packages import pack_command
 from mlm.training.results import output_files
 
 
@@ -75,3 +78,15 @@ def finished_run(model, word_tokenizer, results, tmp_path_factory):
 def run_folder(finished_run, tmp_path):
     """A copy of that run, to be damaged."""
     return shutil.copytree(finished_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def npm_archives(tmp_path_factory):
+    """A folder with the archives of npm that the browser page needs; they come from the network."""
+    folder = tmp_path_factory.mktemp("npm")
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    done = subprocess.run(shlex.split(pack_command(folder)), capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"npm cannot fetch the packages: {done.stderr[-300:]}")
+    return folder

@@ -8,5 +8,10 @@ widget               examples for the model's page on the Hub
 vectors              texts -> vectors, nearest texts, files for sentence-transformers
 task                 texts -> vectors -> classes, with a frozen and with a fine-tuned encoder
 export               the model as ONNX
+quantize             the same with weights of 8 bits, and what that costs
+npm_packages         the JavaScript libraries of the browser page
+browser_tokenizer    the tokenizer for the browser page, with the same ids
+page_template        HTML and script of the browser page
+page                 write the browser page
 upload               the model on the Hugging Face Hub
 """

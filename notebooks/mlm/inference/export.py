@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -18,15 +19,21 @@ REQUIRED_PACKAGES = "onnx", "onnxscript", "onnxruntime"  # two to export, the th
 TOLERANCE = 1e-3  # largest accepted difference of a logit: ONNX Runtime's kernels round differently
 
 
-def check_onnx(onnx: bool, trained: bool = True) -> None:
-    """Raises NotebookError if an export is requested but there is no run, or a package is missing."""
-    if not onnx:
+def check_onnx(requested: bool, trained: bool = True, parameter: str = "onnx") -> None:
+    """Raises NotebookError if an export is requested but there is no run, or a package is missing.
+
+    `parameter`: the parameter that requests it.
+    """
+    if not requested:
         return
     if not trained:
-        raise NotebookError("onnx=True: there is no run to export; train one with 04_train.ipynb")
-    if missing := [name for name in REQUIRED_PACKAGES if not find_spec(name)]:
         raise NotebookError(
-            f"onnx=True requires {', '.join(missing)}: pip install {' '.join(missing)}, or leave onnx out"
+            f"{parameter}=True: there is no run to export; train one with 04_train.ipynb"
+        )
+    if missing := [name for name in REQUIRED_PACKAGES if not find_spec(name)]:
+        names = " ".join(missing)
+        raise NotebookError(
+            f"{parameter}=True requires {', '.join(missing)}: pip install {names}, or leave {parameter} out"
         )
 
 
@@ -41,8 +48,11 @@ def example_batch(
 
 
 @contextlib.contextmanager
-def export_errors(path: Path) -> Iterator[None]:
-    """Context manager for an export to `path`: no warnings or logs, errors become NotebookErrors."""
+def export_errors(path: Path, parameter: str) -> Iterator[None]:
+    """Context manager for an export to `path`: no warnings or logs, errors become NotebookErrors.
+
+    `parameter`: the parameter that requests the export.
+    """
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -56,8 +66,8 @@ def export_errors(path: Path) -> Iterator[None]:
     except Exception as error:  # torch, onnxscript and onnxruntime raise many types
         reason = " ".join(str(error).split())[:200]
         raise NotebookError(
-            f"onnx=True: this kind of model could not be exported ({type(error).__name__}: {reason}); "
-            "leave onnx out: the folder model/ is complete without it"
+            f"{parameter}=True: this kind of model could not be exported ({type(error).__name__}: "
+            f"{reason}); leave {parameter} out: the folder model/ is complete without it"
         ) from None
     finally:
         logging.disable(disabled)
@@ -73,27 +83,32 @@ def clear_metadata(path: Path) -> None:
     onnx_ir.save(model, path)
 
 
-def onnx_logits(path: Path, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The logits (B, T, V) that ONNX Runtime computes from a file on the CPU."""
+def onnx_session(path: Path) -> Any:
+    """An ONNX model in ONNX Runtime, on the CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def onnx_logits(path: Path, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The logits (B, T, V) that ONNX Runtime computes from a file on the CPU."""
+    session = onnx_session(path)
     (logits,) = session.run(["logits"], {name: ids.numpy() for name, ids in batch.items()})
     return torch.from_numpy(logits)
 
 
-def export_onnx(folder: Path) -> tuple[Path, float]:
+def export_onnx(folder: Path, parameter: str = "onnx") -> tuple[Path, float]:
     """Export the model in `folder` to onnx/model.onnx: (its path, largest difference of a logit).
 
     The file takes `input_ids` and `attention_mask` (B, T) of any size and returns `logits` (B, T, V);
     Optimum and transformers.js look for it under this name. Before it gets its name it is compared with
-    the model, on a batch of another size than it was exported with. Raises NotebookError if a package is
-    missing, the export fails or the logits differ. https://docs.pytorch.org/docs/stable/onnx_export.html
+    the model, on a batch of another size than it was exported with. `parameter` is the parameter that requests the
+    export. Raises NotebookError if a package is missing, the export fails or the logits differ. https://docs.pytorch.org/docs/stable/onnx_export.html
     """
-    check_onnx(True)
+    check_onnx(True, parameter=parameter)
     path = folder / "onnx" / "model.onnx"
     part = partial_path(path)
-    with export_errors(path):
+    with export_errors(path, parameter):
         try:
             path.parent.mkdir(exist_ok=True)
             tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -117,8 +132,8 @@ def export_onnx(folder: Path) -> tuple[Path, float]:
             largest = differences[real].abs().max().item()
             if not largest < TOLERANCE:
                 raise NotebookError(
-                    f"onnx=True: the logits of the exported model differ by {largest:.1g} from the "
-                    f"model in {folder}: the file is not kept; leave onnx out"
+                    f"{parameter}=True: the logits of the exported model differ by {largest:.1g} from the "
+                    f"model in {folder}: the file is not kept; leave {parameter} out"
                 )
             move_into_place(part, path)
         finally:
