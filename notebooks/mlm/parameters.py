@@ -188,6 +188,8 @@ TABLE = {  # {heading in the parameters cell: parameters}
           '"you/name": upload the model to the Hub (private, your token)',
           either(None, "no upload", Valid('"you/name"', lambda v: v.count("/") == 1))),
         P("05", "onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
+        P("07", "sentence_transformers", "bool", False, "also write what sentence-transformers needs into model/",
+          one_of(True, False)),
     ],
     "If no run exists": [
         P("05 07", "model", "str", "bert-base-uncased", 'Hub name, folder, or untrained: "scratch:tiny"',
@@ -209,6 +211,14 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("03 03b 04 06", "valid_corpus", "Optional[str]", None,
           "validation text; None: a tenth of the corpus",
           either(None, "a tenth of the corpus", Valid(TEXTS, is_text))),
+        P("04", "general", "Optional[str]", None,
+          "text to measure forgetting on; None: Python's manual",
+          either(None, "Python's manual", Valid(TEXTS, is_text))),
+        P("04", "replay", "Optional[str]", None,
+          "general text mixed into training against forgetting",
+          either(None, "no replay", Valid(TEXTS, is_text))),
+        P("04", "replay_fraction", "float", 0.1, "fraction of each epoch's examples that are of replay",
+          number(above=0, below=1)),
         P("03 03b 04", "examples", "str", "line",
           '"line": one each; "block": a document cut up; "stream": all text cut up',
           one_of("line", "block", "stream")),
@@ -281,6 +291,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
           "early stopping: evaluations without improvement before stopping, 0: off", number(at_least=0)),
         P("04", "keep", "str", "last", 'weights to save: "last" or "best" (lowest validation loss)',
           one_of("last", "best")),
+        P("04", "widget", "int", 3, "number of validation lines in the model card, as examples; 0: none", number(0, 8)),
         P("04", "checkpoint_steps", "int", 500, "optimizer steps between checkpoints ...", POSITIVE),
         P("04", "checkpoint_minutes", "float", 10.0, "... or minutes, whichever comes first", number(above=0)),
         P("04", "logger", "Union[str, list]", "tensorboard",
@@ -426,6 +437,22 @@ def check_devices(values: Mapping[str, Any]) -> None:
         raise NotebookError(f"{' and '.join(used)} contradict each other: set only one of them")
 
 
+def check_replay(values: Mapping[str, Any]) -> None:
+    """Raise NotebookError if parameters about `replay` are set that would have no effect."""
+    replay, fraction = values.get("replay"), values.get("replay_fraction")
+    if replay is not None and values["model"].startswith("scratch:"):
+        raise NotebookError(
+            f"replay must be None with model={values['model']!r}, got {shown_value(replay)!r}: a model from "
+            'scratch has nothing to forget; to mix texts, pass a list with weights, corpus=["a.txt*2", "b.txt"]'
+        )
+    default = parameters_of("04_train")["replay_fraction"].default
+    if replay is None and fraction not in (None, default):
+        raise NotebookError(
+            f"replay_fraction={fraction} has no effect without replay: pass replay, the text to mix in, or "
+            f"leave replay_fraction at {default}"
+        )
+
+
 def check_parameters(namespace: dict[str, Any], notebook: str) -> dict[str, Any]:
     """Check all parameters of a notebook and print those that differ from their defaults.
 
@@ -444,6 +471,7 @@ def check_parameters(namespace: dict[str, Any], notebook: str) -> dict[str, Any]
         check_value(parameter, namespace[name])
     values = {name: namespace[name] for name in known}
     check_devices(values)
+    check_replay(values)
     changed = [
         f"{name} = {shown_value(value)!r} (default {known[name].default!r})"
         for name, value in values.items()
@@ -458,6 +486,8 @@ PUBLIC_FORMS: dict[
 ] = {  # parameters that may name folders or have secrets
     "corpus": public_names,
     "valid_corpus": public_names,
+    "general": public_names,
+    "replay": public_names,
     "model": stored_model,
     "workdir": public_name,
 }

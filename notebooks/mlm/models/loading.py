@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from mlm.data.lengths import MAX_POSITIONS
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
 from mlm.env.notebook import NotebookError
-from mlm.env.scratch import scratch_size, scratch_source
+from mlm.env.scratch import WIDTHS, scratch_size, scratch_source
 from mlm.models.configs import load_config, size_config, source_config
 from mlm.models.encoders import supports_packing
 from mlm.models.long_rows import is_long, use_long_attention
@@ -53,6 +53,19 @@ def choose_packing(model: str) -> bool:
     if not supports_packing(config):
         print(f"no packing: {config.model_type!r} models need one example per row")
     return supports_packing(config)
+
+
+def encoder_size(model: str) -> tuple[int, int]:
+    """(hidden size, layers) of a model's encoder; BERT-base's where a config names none.
+
+    Raises NotebookError if the config of a pretrained model, or of a source, cannot be loaded.
+    """
+    if size := scratch_size(model):
+        return size.hidden, size.layers
+    config = load_config(model).get_text_config()
+    names = "hidden_size", "num_hidden_layers"  # configs with other names map these to them
+    hidden, layers = (getattr(config, name, base) for name, base in zip(names, WIDTHS["base"]))
+    return hidden, layers
 
 
 def load_model(

@@ -12,10 +12,12 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     "gradient_checkpointing",
     # where a run is and when it is saved: no effect on the weights
     "workdir", "run_name", "resume", "checkpoint_steps", "checkpoint_minutes",
-    # where metrics are logged
-    "logger",
+    # where metrics are logged, and examples in the model card
+    "logger", "widget",
     # compared as corpus_sha256, which includes the validation text and how the text is read
     "corpus", "column", "valid_corpus", "encoding", "documents",
+    # compared as replay_sha256, which includes the lines of general that are left out
+    "general", "replay",
     # compared as total_steps
     "epochs", "max_steps",
     # compared as device, processes and dtype
@@ -23,6 +25,14 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     # compared as the values that the recipe chose
     "recipe",
 )  # fmt: skip
+
+CHANGED_CONTENT = {  # settings that are SHA-256 sums: what it means that another value is found
+    "corpus_sha256": (
+        "the text changed since the checkpoint was written: what corpus or valid_corpus contains, or how "
+        "it is read (column, encoding, documents)"
+    ),
+    "tokenizer_sha256": "the tokenizer changed since the checkpoint was written",
+}
 
 
 def run_settings(
@@ -35,7 +45,7 @@ def run_settings(
 ) -> dict[str, Any]:
     """What makes two runs the same run, as a dict of plain values.
 
-    `parameters` are from notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
+    `about_corpus` is corpus.json, with "replay" if there is any. `parameters` are from notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
     `choose_recipe`, `device` from `trainer_arguments`. A new parameter is compared unless it is added
     to MAY_DIFFER.
     """
@@ -47,6 +57,7 @@ def run_settings(
         "model": stored_model(parameters["model"]),
         **recipe,
         "corpus_sha256": about_corpus["sha256"],
+        "replay_sha256": (about_corpus.get("replay") or {}).get("sha256"),
         "processes": device["processes"] * parameters["num_nodes"],
         "total_steps": total_steps,
         "device": device["kind"],
@@ -59,7 +70,7 @@ def run_settings(
 def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """What differs between the settings of a stored run and new ones, as "lr was 0.01, is 0.1".
 
-    A checkpoint of an earlier version lacks newer settings: they are compared with the default of the
+    A changed text or tokenizer is said in words. A checkpoint of an earlier version lacks newer settings: they are compared with the default of the
     parameter, unless that is "auto". It may have a setting that no longer exists: its value must be None.
     """
     defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
@@ -67,7 +78,7 @@ def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> lis
     known = {name: defaults[name] for name in settings.keys() & defaults.keys()} | stored
     known["model"] = stored_model(known["model"])  # earlier versions stored its path
     return [
-        f"{name} was {known.get(name)!r}, is {settings.get(name)!r}"
+        CHANGED_CONTENT.get(name, f"{name} was {known.get(name)!r}, is {settings.get(name)!r}")
         for name in sorted(known.keys() | settings.keys())
         if known.get(name) != settings.get(name)
     ]
