@@ -22,7 +22,6 @@ RECIPE_SETTINGS = (
 MUON_MAX_HIDDEN_SIZE = 256  # Muon's matrix products are cheap relative to a step up to this width
 MEASURED_LR = 4e-4  # for fine-tuning the encoder with which rates were tried, of this size:
 MEASURED_SIZE = 384, 6  # (hidden size, layers)
-BASE_SIZE = WIDTHS["base"]  # of BERT-base
 
 Recipe = dict[str, tuple[Any, str]]  # {setting: (value, reason)}; dropout None: the model's own
 
