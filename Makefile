@@ -42,7 +42,7 @@ PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/tpu 
 	touch $@
 
 .venv-oldest/made: requirements.txt tests/requirements.txt tests/requirements-oldest.txt
-	tests/tpu/make_venv.sh .venv-oldest tests/requirements-oldest.txt python3.10 python3.11
+	tests/tpu/make_venv.sh .venv-oldest tests/requirements-oldest.txt python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) python3.11
 	.venv-oldest/bin/python -m pip install -q $(PIP_FLAGS) -r tests/requirements-oldest.txt -r tests/requirements.txt
 	touch $@
 

@@ -57,7 +57,7 @@ requirements() {
     if [[ -f $file ]]; then cat "$file"; return; fi
     cat <<'END'
 torch>=2.8,<2.16
-transformers>=5.2,<6
+transformers>=5.8,<6
 pytorch-lightning>=2.6.6,<2.7
 numpy>=1.26
 pandas>=2.0

@@ -42,8 +42,14 @@ VALUES = {
     "replay": ([None, "pydoc", "wiki.txt"], ["", " "], [7, ["a.txt"]]),
     "replay_fraction": ([0.1], [0, 1, 1.0, -0.1, float("nan")], [None, "a tenth"]),
     "model": (
-        ["bert-base-uncased", "./folder", "scratch:tiny", "scratch:base"],
-        ["", "scratch:", "scratch:huge", "scratch: tiny"],
+        [
+            "bert-base-uncased",
+            "./folder",
+            "scratch:tiny",
+            "scratch:modern-base",
+            "scratch:you/name",
+        ],
+        ["", "scratch:", "scratch:huge", "scratch: tiny", "scratch:modern-huge"],
         [None, 7],
     ),
     "max_len": ([8, 128, 8192], [7, 0, -1], ["many", 128.0, None, True]),
@@ -103,6 +109,8 @@ VALUES = {
     ),
     "resume": (["auto", "never"], ["always", ""], [None, True]),
     "sentence": (["What is [MASK]?"], ["", "no mask"], [None]),
+    "sentence_transformers": ([True, False], [], [None, 1, "yes"]),
+    "widget": ([0, 3, 8], [-1, 9], [None, 1.5, "three"]),
     "onnx": ([True, False], [], [None, 1, "yes"]),
     "page": ([True, False], [], [None, 1, "yes"]),
     "upload": ([None, "you/name"], ["name", "a/b/c", ""], [7]),
@@ -266,7 +274,7 @@ def test_valid_values_pass_and_others_are_refused(name, capsys):
         ({"epochs": "many"}, "epochs must be of type int, got 'many' of type str"),
         (
             {"model": "scratch:huge"},
-            "\"scratch:\" and tiny, mini, small or base, got 'scratch:huge'",
+            "modern-base or the Hub name or folder of another model, got 'scratch:huge'",
         ),
     ],
 )

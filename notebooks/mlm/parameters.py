@@ -19,9 +19,9 @@ from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
 from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
+from mlm.env.scratch import MODERN, PREFIX, SIZES, WIDTHS, is_scratch
 from mlm.env.trackers import LOGGERS, NO_LOGGER, is_logger
 from mlm.models.kernels import KERNELS
-from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
 
 # valid values
@@ -90,8 +90,7 @@ def is_corpus(value: Any) -> bool:
 
 
 def is_model(value: str) -> bool:
-    size = value.removeprefix("scratch:")
-    return is_text(value) and (size == value or size in SIZES)
+    return is_text(value) and (not value.startswith(PREFIX) or is_scratch(value))
 
 
 def is_replacement(value: str) -> bool:
@@ -100,7 +99,9 @@ def is_replacement(value: str) -> bool:
 
 TEXTS = '"nietzsche", "pydoc", a file, folder, pattern or URL, hf://datasets/... or hf:NAME:SPLIT'
 CORPUS = Valid(f'{TEXTS}, or a list of these, also with weights ("wiki.txt*2")', is_corpus)
-MODEL = Valid(f'a Hub name, a folder, or "scratch:" and {join_or(SIZES)}', is_model)
+NAMES = join_or([*SIZES, "the Hub name or folder of another model"])
+MODEL = Valid(f'a Hub name, a folder, or "{PREFIX}" and {NAMES}', is_model)
+SCRATCH_NAMES = f'"{PREFIX}[{MODERN}]{"|".join(WIDTHS)}"'
 VOCABULARY = Valid(
     f'{join_or(map(literal, KINDS))}, optionally with "-cased" and a number of tokens from {MIN_SIZE:,} to '
     f'{MAX_SIZE:,}, such as "bpe-cased:16000"',
@@ -163,7 +164,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("02 03 03b 04 06", "corpus", "Union[str, list]", "nietzsche",
           '"nietzsche", "pydoc" (no network), file, folder, URL, list', CORPUS),
         P("03 03b 04 06", "model", "str", "bert-base-uncased",
-          f'Hub name, folder, or untrained: "scratch:{"|".join(SIZES)}"', MODEL),
+          f"Hub name, folder, or {SCRATCH_NAMES}", MODEL),
         P("04", "epochs", "int", 1, "passes over the training text", number(1, 100_000)),
         P("04", "batch_size", "Optional[int]", 32,
           "examples per batch and process; None: what fits the device",
@@ -188,6 +189,8 @@ TABLE = {  # {heading in the parameters cell: parameters}
           either(None, "no upload", Valid('"you/name"', lambda v: v.count("/") == 1))),
         P("05", "onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
         P("05", "page", "bool", False, "also write a page for the browser, <run>/page/ (needs npm)", one_of(True, False)),
+        P("07", "sentence_transformers", "bool", False, "also write what sentence-transformers needs into model/",
+          one_of(True, False)),
     ],
     "If no run exists": [
         P("05 07", "model", "str", "bert-base-uncased", 'Hub name, folder, or untrained: "scratch:tiny"',
@@ -289,6 +292,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
           "early stopping: evaluations without improvement before stopping, 0: off", number(at_least=0)),
         P("04", "keep", "str", "last", 'weights to save: "last" or "best" (lowest validation loss)',
           one_of("last", "best")),
+        P("04", "widget", "int", 3, "number of validation lines in the model card, as examples; 0: none", number(0, 8)),
         P("04", "checkpoint_steps", "int", 500, "optimizer steps between checkpoints ...", POSITIVE),
         P("04", "checkpoint_minutes", "float", 10.0, "... or minutes, whichever comes first", number(above=0)),
         P("04", "logger", "Union[str, list]", "tensorboard",

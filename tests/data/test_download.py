@@ -91,6 +91,13 @@ def test_a_failed_download_is_reported_and_leaves_nothing(
     assert fetch_corpus("nietzsche", tmp_path)[0].read_bytes() == host.body
 
 
+def test_progress_is_shown_but_not_as_an_error(tmp_path, host, capsys):
+    """Notebooks show stderr in red."""
+    download([f"{host.url}/ok"], None, tmp_path / "a.txt")
+    shown = capsys.readouterr()
+    assert "100%" in shown.out and not shown.err
+
+
 @pytest.mark.fault
 def test_a_host_that_does_not_exist_is_reported(tmp_path, no_waiting):
     with refused("http://127.0.0.1:9/a.txt", "ConnectionError", 'corpus="pydoc"'):

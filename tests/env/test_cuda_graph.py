@@ -132,6 +132,15 @@ def test_with_gradient_accumulation_each_batch_runs_as_written(train_recorded):
     assert recorded.calls == 8
 
 
+def test_with_gradient_checkpointing_each_batch_runs_as_written(train_recorded, monkeypatch):
+    """transformers sets this attribute of a layer."""
+    monkeypatch.setattr(torch.nn.Linear, "gradient_checkpointing", True, raising=False)
+    plain, sums = train()
+    recorded, recorded_sums = train_recorded()
+    assert torch.equal(plain.layer.weight, recorded.layer.weight) and sums == recorded_sums
+    assert recorded.calls == 8
+
+
 def test_a_step_that_cannot_be_recorded_runs_as_written(monkeypatch, capsys):
     def fail(step: Callable, pool: Any) -> None:
         step()

@@ -23,6 +23,7 @@ from mlm.models.compilation import (
 from mlm.models.cpu import FastDropout, use_attention_and_dropout
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate
+from mlm.training.gradient_checkpointing import has_dropout, set_checkpointing
 from mlm.training.module import MaskedLM, reset_module
 from mlm.training.seeded_dropout import SeededDropout
 
@@ -174,6 +175,35 @@ def test_a_compiled_model_is_the_same_model_and_resumes_exactly(
         assert difference < 1e-4 + 1e-4 * plain_weight.grad.abs().max(), name
     assert evaluate(module, batches) == pytest.approx(evaluate(plain, batches), rel=1e-5)
     assert compile_counts()["graphs"] <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_inductor")
+@pytest.mark.parametrize("kind, rate", [("bert", 0.2), ("modernbert", 0.0)])
+def test_compiled_layers_with_gradient_checkpointing_have_the_same_loss_and_gradients(
+    tokenizer, dataset, kind, rate
+):
+    """Also with dropout: the second forward pass of a layer must drop what the first one dropped."""
+    model = make_model(kind, tokenizer, num_hidden_layers=2)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = rate
+    model = use_attention_and_dropout(model, "matmul", "16bit").train()
+    assert has_dropout(model) == bool(rate)
+    batch = next(iter(MaskedLMData(dataset, dataset, 8, 0.15, 0, 6).train_batches()))
+    results = []
+    for is_on in (False, True):
+        module = MaskedLM(copy.deepcopy(model), {})
+        set_checkpointing(module.bert, is_on)
+        assert compile_encoder(module.bert, True, CPU)
+        torch.manual_seed(1)
+        loss = masked_loss(module, batch)[0]
+        loss.backward()
+        assert compile_counts()["breaks"] == 0
+        results.append((loss.detach(), {n: w.grad for n, w in module.named_parameters()}))
+    (loss, gradients), (other_loss, other_gradients) = results
+    torch.testing.assert_close(other_loss, loss)
+    torch.testing.assert_close(other_gradients, gradients, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """Which settings make two runs the same run: all, except a short list."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
+from transformers import BertConfig
 
 import mlm.parameters
 from helpers import refused
@@ -11,7 +13,7 @@ from mlm.models.kernels import KERNELS
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters import parameters_of
 from mlm.training.history import RENAMED_METRICS
-from mlm.training.settings import MAY_DIFFER, run_settings, setting_differences
+from mlm.training.settings import CHANGED_CONTENT, MAY_DIFFER, run_settings, setting_differences
 from small_runs import logger_state, same, stop_at
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
@@ -81,14 +83,44 @@ def test_other_values_make_another_run(tokenizer, name, change):
     assert difference.startswith(f"{name} was")
 
 
+def is_sum(value):
+    """Whether a setting is a SHA-256 sum."""
+    return bool(re.fullmatch("[0-9a-f]{64}", str(value)))
+
+
+def test_a_changed_text_or_tokenizer_is_said_in_words(tokenizer):
+    """A reader cannot compare SHA-256 sums."""
+    settings = settings_of(tokenizer)
+    sums = {name for name, value in settings.items() if is_sum(value)}
+    assert sums == CHANGED_CONTENT.keys()
+    for name in sums:
+        (difference,) = setting_differences(settings, settings | {name: "1" * 64})
+        subject = {"corpus_sha256": "the text", "tokenizer_sha256": "the tokenizer"}[name]
+        assert difference.startswith(f"{subject} changed since the checkpoint was written")
+
+
 def test_the_recipe_is_compared_by_its_values(tokenizer):
     """The same value, chosen by the recipe or passed as a parameter, makes the same run."""
     assert setting_differences(settings_of(tokenizer), settings_of(tokenizer, lr=0.002)) == []
 
 
+def test_another_configuration_makes_another_run(tokenizer, tmp_path):
+    """Of a model from scratch; the weights in a checkpoint may have the same shapes."""
+    config = BertConfig(num_attention_heads=4)
+    config.save_pretrained(tmp_path)
+    settings = settings_of(tokenizer, model=f"scratch:{tmp_path}")
+    assert setting_differences(settings, settings_of(tokenizer, model=f"scratch:{tmp_path}")) == []
+    config.num_attention_heads = 6
+    config.save_pretrained(tmp_path)
+    changed = settings_of(tokenizer, model=f"scratch:{tmp_path}")
+    (difference,) = setting_differences(settings, changed)
+    assert difference.startswith("config_sha256 was")
+    assert not settings_of(tokenizer).keys() & {"config_sha256"}
+
+
 def test_a_new_parameter_is_compared_without_further_code(runs, tmp_path):
     stop_at(runs, tmp_path, 2, toy=1)
-    with refused("holds another run (toy was 1, is 2)", "pass the same values to resume"):
+    with refused("holds another run (toy was 1, is 2)", "restore what changed to resume it"):
         runs(tmp_path, toy=2)
     runs.train_run(tmp_path, toy=1)
 

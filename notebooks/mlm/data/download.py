@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -56,7 +57,9 @@ def download(urls: Sequence[str], sha256: str | None, path: Path, timeout: float
         store = pooch.create(path.parent, "", registry={path.name: sha256}, urls={path.name: url})
         store.retry_if_failed = 1
         try:
-            store.fetch(path.name, downloader=downloader)
+            # the bar of pooch is for stderr, which notebooks show in red, like errors
+            with contextlib.redirect_stderr(sys.stdout):
+                store.fetch(path.name, downloader=downloader)
             return
         except (ValueError, OSError, requests.RequestException) as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL:

@@ -118,8 +118,8 @@ class CudaGraph(SingleDeviceStrategy):
     """Lightning's strategy for one GPU: training steps are recorded if replaying them is faster.
 
     A step that cannot be recorded, because it waits for a result on the CPU for example, runs as
-    written, and a line says so. With gradient accumulation, too: gradients are then sums. The choice
-    is stored in checkpoints, because recorded steps of large batches can differ in their last bits.
+    written, and a line says so. With gradient accumulation, too: gradients are then sums. And with
+    gradient checkpointing, which is for batches so large that recording gains nothing. The choice is stored in checkpoints, because recorded steps of large batches can differ in their last bits.
     """
 
     strategy_name = "cuda_graph"
@@ -136,7 +136,12 @@ class CudaGraph(SingleDeviceStrategy):
         """Record the training step for the shape of a batch; None if that is not possible."""
         module = self.lightning_module
         assert module is not None
-        if self.use_graph is False or module.trainer.accumulate_grad_batches > 1:
+        # Checkpointing restores the random state, which some versions of torch cannot record (pytorch#162504).
+        is_checkpointing = any(
+            getattr(m, "gradient_checkpointing", False) for m in module.modules()
+        )
+        accumulates = module.trainer.accumulate_grad_batches > 1
+        if self.use_graph is False or accumulates or is_checkpointing:
             return None
         self.pool = self.pool or torch.cuda.graph_pool_handle()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebooks import
     "torch>=2.8,<2.16",
-    "transformers>=5.2,<6",
+    "transformers>=5.8,<6",
     "pytorch-lightning>=2.6.6,<2.7",
     "numpy>=1.26",
     "pandas>=2.0",

@@ -5,6 +5,7 @@ evaluation           validation loss and accuracy, the unigram baseline
 datamodule           MaskedLMData, the LightningDataModule
 seeded_dropout       dropout that a resumed run repeats exactly
 history              the rows of metrics of a run: best row, early stopping, metrics.csv
+forecast             how long training takes: before it begins, and while it runs
 progress             what is shown during training: a bar and a learning curve, or lines
 logging              TrainingLogger, the callback that logs and evaluates
 causes               the cause of an error in one line: memory, or the model or the data

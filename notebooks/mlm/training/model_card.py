@@ -1,5 +1,6 @@
 """The model card: how the model was trained and how good it is, in the format of the Hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,11 @@ def replay_row(replay: dict[str, Any] | None) -> str:
     return f"| replay | {replay['fraction']:.3g} of the examples of each epoch are of {text} |\n"
 
 
-def card_data(name: str, results: dict[str, Any]) -> ModelCardData:
-    """The metadata of a card that the Hub reads, with the metrics of the weights that are kept."""
+def card_data(name: str, results: dict[str, Any], widget: Sequence[str] = ()) -> ModelCardData:
+    """The metadata of a card that the Hub reads, with the metrics of the weights that are kept.
+
+    widget: the sentences that the model's page offers to try, with the tokenizer's mask token.
+    """
     source, model = text_name(results["data"]["source"]), results["model"]["name"]
     on_hub = HUB_NAME.fullmatch(model) and not Path(model).exists()
     return ModelCardData(
@@ -124,6 +128,7 @@ def card_data(name: str, results: dict[str, Any]) -> ModelCardData:
         library_name="transformers",
         pipeline_tag="fill-mask",
         base_model=model if on_hub else None,
+        widget=[{"text": " ".join(sentence.split())} for sentence in widget] or None,
         eval_results=[
             EvalResult(
                 task_type="fill-mask",
@@ -138,14 +143,17 @@ def card_data(name: str, results: dict[str, Any]) -> ModelCardData:
     )
 
 
-def model_card(name: str, results: dict[str, Any]) -> str:
-    """The model card of the model `name` as YAML and Markdown, from a run's results (run.json)."""
+def model_card(name: str, results: dict[str, Any], widget: Sequence[str] = ()) -> str:
+    """The model card of the model `name` as YAML and Markdown, from a run's results (run.json).
+
+    widget: see `card_data`.
+    """
     data, training, hardware = results["data"], results["training"], results["hardware"]
     model, valid_corpus = results["model"]["name"], results["parameters"].get("valid_corpus")
     text = TEXT.format(
         name=name,
         origin=(
-            f"random weights ({quoted(model)})"
+            f"random weights ({quoted(public_name(model))})"
             if model.startswith("scratch:")
             else quoted(public_name(model))
         ),
@@ -172,17 +180,21 @@ def model_card(name: str, results: dict[str, Any]) -> str:
         seed=results["parameters"]["seed"],
         versions=", ".join(f"{package} {v}" for package, v in results["versions"].items() if v),
     )
-    return f"---\n{card_data(name, results).to_yaml()}\n---\n\n{text}"
+    return f"---\n{card_data(name, results, widget).to_yaml()}\n---\n\n{text}"
 
 
 def write_card(
-    folder: Path, name: str, results: dict[str, Any], history: list[dict[str, Any]]
+    folder: Path,
+    name: str,
+    results: dict[str, Any],
+    history: list[dict[str, Any]],
+    widget: Sequence[str] = (),
 ) -> None:
     """Write the model card README.md and its learning curve curve.png into a model's folder.
 
-    Raises NotebookError if they cannot be written.
+    widget: see `card_data`. Raises NotebookError if they cannot be written.
     """
     with atomic_write(folder / "curve.png") as file:
         file.write(curve_image(history, results["baseline"]["loss"]).data)
     with atomic_write(folder / "README.md", "w", encoding="utf-8", newline="\n") as file:
-        file.write(model_card(name, results))
+        file.write(model_card(name, results, widget))

@@ -4,6 +4,7 @@ from typing import Any
 
 from mlm.data.tokenization import tokenizer_digest
 from mlm.env.names import stored_model
+from mlm.models.configs import source_digest
 from mlm.parameters import parameters_of
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
@@ -11,8 +12,8 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     "gradient_checkpointing",
     # where a run is and when it is saved: no effect on the weights
     "workdir", "run_name", "resume", "checkpoint_steps", "checkpoint_minutes",
-    # where metrics are logged
-    "logger",
+    # where metrics are logged, and examples in the model card
+    "logger", "widget",
     # compared as corpus_sha256, which includes the validation text and how the text is read
     "corpus", "column", "valid_corpus", "encoding", "documents",
     # compared as replay_sha256, which includes the lines of general that are left out
@@ -24,6 +25,14 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     # compared as the values that the recipe chose
     "recipe",
 )  # fmt: skip
+
+CHANGED_CONTENT = {  # settings that are SHA-256 sums: what it means that another value is found
+    "corpus_sha256": (
+        "the text changed since the checkpoint was written: what corpus or valid_corpus contains, or how "
+        "it is read (column, encoding, documents)"
+    ),
+    "tokenizer_sha256": "the tokenizer changed since the checkpoint was written",
+}
 
 
 def run_settings(
@@ -41,6 +50,8 @@ def run_settings(
     to MAY_DIFFER.
     """
     compared = {name: value for name, value in parameters.items() if name not in MAY_DIFFER}
+    if digest := source_digest(parameters["model"]):  # its weights have no folder of their own
+        compared["config_sha256"] = digest
     return {
         **compared,
         "model": stored_model(parameters["model"]),
@@ -59,7 +70,7 @@ def run_settings(
 def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """What differs between the settings of a stored run and new ones, as "lr was 0.01, is 0.1".
 
-    A checkpoint of an earlier version lacks newer settings: they are compared with the default of the
+    A changed text or tokenizer is said in words. A checkpoint of an earlier version lacks newer settings: they are compared with the default of the
     parameter, unless that is "auto". It may have a setting that no longer exists: its value must be None.
     """
     defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
@@ -67,7 +78,7 @@ def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> lis
     known = {name: defaults[name] for name in settings.keys() & defaults.keys()} | stored
     known["model"] = stored_model(known["model"])  # earlier versions stored its path
     return [
-        f"{name} was {known.get(name)!r}, is {settings.get(name)!r}"
+        CHANGED_CONTENT.get(name, f"{name} was {known.get(name)!r}, is {settings.get(name)!r}")
         for name in sorted(known.keys() | settings.keys())
         if known.get(name) != settings.get(name)
     ]
