@@ -38,9 +38,18 @@ VALUES = {
     "encoding": ([None, "utf-8", "cp1252", "GB18030"], ["", "klingon", "base64"], [7, ["utf-8"]]),
     "documents": ([None, "file", "blank line", "line"], ["", "lines", "paragraph"], [7, True]),
     "valid_corpus": ([None, "held.txt"], ["", " "], [7, ["a.txt"]]),
+    "general": ([None, "pydoc", "wiki.txt"], ["", " "], [7, ["a.txt"]]),
+    "replay": ([None, "pydoc", "wiki.txt"], ["", " "], [7, ["a.txt"]]),
+    "replay_fraction": ([0.1], [0, 1, 1.0, -0.1, float("nan")], [None, "a tenth"]),
     "model": (
-        ["bert-base-uncased", "./folder", "scratch:tiny", "scratch:base"],
-        ["", "scratch:", "scratch:huge", "scratch: tiny"],
+        [
+            "bert-base-uncased",
+            "./folder",
+            "scratch:tiny",
+            "scratch:modern-base",
+            "scratch:you/name",
+        ],
+        ["", "scratch:", "scratch:huge", "scratch: tiny", "scratch:modern-huge"],
         [None, 7],
     ),
     "max_len": ([8, 128, 8192], [7, 0, -1], ["many", 128.0, None, True]),
@@ -100,6 +109,8 @@ VALUES = {
     ),
     "resume": (["auto", "never"], ["always", ""], [None, True]),
     "sentence": (["What is [MASK]?"], ["", "no mask"], [None]),
+    "sentence_transformers": ([True, False], [], [None, 1, "yes"]),
+    "widget": ([0, 3, 8], [-1, 9], [None, 1.5, "three"]),
     "onnx": ([True, False], [], [None, 1, "yes"]),
     "upload": ([None, "you/name"], ["name", "a/b/c", ""], [7]),
     "top_k": ([1, 8], [0, 101], [None, "eight"]),
@@ -262,7 +273,7 @@ def test_valid_values_pass_and_others_are_refused(name, capsys):
         ({"epochs": "many"}, "epochs must be of type int, got 'many' of type str"),
         (
             {"model": "scratch:huge"},
-            "\"scratch:\" and tiny, mini, small or base, got 'scratch:huge'",
+            "modern-base or the Hub name or folder of another model, got 'scratch:huge'",
         ),
     ],
 )
@@ -288,6 +299,15 @@ def test_messages(values, message):
 def test_only_one_kind_of_device_can_be_set(notebook, values, names):
     with refused(names, "set only one"):
         check(notebook, values)
+
+
+@pytest.mark.fault
+def test_replay_is_for_a_pretrained_model_and_its_fraction_for_replay():
+    with refused("replay must be None", "scratch:tiny", "nothing to forget", 'corpus=["a.txt*2"'):
+        check("04_train", {"replay": "pydoc", "model": "scratch:tiny"})
+    with refused("replay_fraction=0.2 has no effect without replay"):
+        check("04_train", {"replay_fraction": 0.2})
+    check("04_train", {"replay": "pydoc", "replay_fraction": 0.2})
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
     python tools/readme.py check     exit 1 with one line for each file that differs
     python tools/readme.py fix       write the files
 
-Three things are copied: the picture of a masked batch that 03 stores, the predictions that 05 stores,
-and the table of suggested settings by text size from the library.
+Five things are copied: the picture of a masked batch that 03 stores, the predictions that 05 stores, the
+training time that 04 stores, and from the library the table of suggested settings by text size and the table
+of models from scratch.
 """
 
 import base64
+import re
 import sys
 from pathlib import Path
 
@@ -18,13 +20,18 @@ from notebooks import ROOT, read
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 from mlm.data.text_size import size_table
+from mlm.env.scratch import SIZES
 
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "masked-batch.png"
 YOUR_TEXT = ROOT / "docs" / "your-text.md"
+MODELS = ROOT / "docs" / "models.md"
 PICTURE_CELL = "03_dataset", "batch"
 PREDICTIONS_CELL = "05_predict", "examples"
 NUM_PREDICTIONS = 3
+TIME_CELL = "04_train", "record"
+DTYPE_CELL = "04_train", "hardware"
+CPU_CELL = "01_setup", "devices"
 
 
 def outputs(notebook: str, cell: str) -> list[NotebookNode]:
@@ -59,11 +66,58 @@ def predictions() -> str:
     return f"```text\n{first}\n```"
 
 
+def found_in(cell: tuple[str, str], pattern: str) -> str:
+    """The group of a pattern in the text that a cell stores; raises SystemExit if it does not occur."""
+    texts = (o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in outputs(*cell))
+    match = re.search(pattern, "".join(texts))
+    if not match:
+        raise SystemExit(
+            f"the cell {cell[1]!r} of {cell[0]}.ipynb must store {pattern!r}: make outputs on a CPU"
+        )
+    return match[1]
+
+
+def training_time() -> str:
+    """A sentence on how long the stored run of 04 trained, and on what."""
+    time = found_in(TIME_CELL, r"training time\s+([\d,.]+ s) on cpu")
+    dtype = found_in(DTYPE_CELL, r"matrix products in torch\.(\w+)")
+    cpu = found_in(CPU_CELL, r"CPU\s+(\d+ cores?, \w+)")
+    return (
+        f"Training took {time} on an idle machine ({cpu}, {dtype}; [which CPU](docs/your-text.md), and "
+        "why yours may take three times as long)."
+    )
+
+
+def scratch_table() -> str:
+    """The models from scratch as a Markdown table; weights in layers, without embeddings, head and biases."""
+    rows = [
+        "| name | architecture | layers | hidden size | feed-forward width | weights in layers |",
+        "|---" * 6 + "|",
+    ]
+    for name, size in SIZES.items():
+        matrices = 3 if size.modern else 2  # of a feed-forward layer
+        weights = size.layers * size.hidden * (4 * size.hidden + matrices * size.feed_forward)
+        architecture = "ModernBERT" if size.modern else "BERT"
+        cells = (
+            f"`{name}`",
+            architecture,
+            size.layers,
+            size.hidden,
+            f"{size.feed_forward:,}",
+            f"{weights / 1e6:.2f} million",
+        )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)
+
+
 def expected() -> dict[Path, bytes]:
     """{path: content} of every file that shows a result, with the current results."""
     readme = README.read_text(encoding="utf-8")
+    readme = with_block(readme, "time", training_time(), README.name)
     your_text = YOUR_TEXT.read_text(encoding="utf-8")
+    models = MODELS.read_text(encoding="utf-8")
     return {
+        MODELS: with_block(models, "scratch", scratch_table(), MODELS.name).encode(),
         README: with_block(readme, "learned", predictions(), README.name).encode(),
         YOUR_TEXT: with_block(your_text, "sizes", size_table(), YOUR_TEXT.name).encode(),
         PICTURE: picture(),

@@ -19,9 +19,9 @@ from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
 from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
+from mlm.env.scratch import MODERN, PREFIX, SIZES, WIDTHS, is_scratch
 from mlm.env.trackers import LOGGERS, NO_LOGGER, is_logger
 from mlm.models.kernels import KERNELS
-from mlm.models.sizes import SIZES
 from mlm.optim.schedule import SCHEDULES
 
 # valid values
@@ -90,8 +90,7 @@ def is_corpus(value: Any) -> bool:
 
 
 def is_model(value: str) -> bool:
-    size = value.removeprefix("scratch:")
-    return is_text(value) and (size == value or size in SIZES)
+    return is_text(value) and (not value.startswith(PREFIX) or is_scratch(value))
 
 
 def is_replacement(value: str) -> bool:
@@ -100,7 +99,9 @@ def is_replacement(value: str) -> bool:
 
 TEXTS = '"nietzsche", "pydoc", a file, folder, pattern or URL, hf://datasets/... or hf:NAME:SPLIT'
 CORPUS = Valid(f'{TEXTS}, or a list of these, also with weights ("wiki.txt*2")', is_corpus)
-MODEL = Valid(f'a Hub name, a folder, or "scratch:" and {join_or(SIZES)}', is_model)
+NAMES = join_or([*SIZES, "the Hub name or folder of another model"])
+MODEL = Valid(f'a Hub name, a folder, or "{PREFIX}" and {NAMES}', is_model)
+SCRATCH_NAMES = f'"{PREFIX}[{MODERN}]{"|".join(WIDTHS)}"'
 VOCABULARY = Valid(
     f'{join_or(map(literal, KINDS))}, optionally with "-cased" and a number of tokens from {MIN_SIZE:,} to '
     f'{MAX_SIZE:,}, such as "bpe-cased:16000"',
@@ -163,7 +164,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("02 03 03b 04 06", "corpus", "Union[str, list]", "nietzsche",
           '"nietzsche", "pydoc" (no network), file, folder, URL, list', CORPUS),
         P("03 03b 04 06", "model", "str", "bert-base-uncased",
-          f'Hub name, folder, or untrained: "scratch:{"|".join(SIZES)}"', MODEL),
+          f"Hub name, folder, or {SCRATCH_NAMES}", MODEL),
         P("04", "epochs", "int", 1, "passes over the training text", number(1, 100_000)),
         P("04", "batch_size", "Optional[int]", 32,
           "examples per batch and process; None: what fits the device",
@@ -187,6 +188,8 @@ TABLE = {  # {heading in the parameters cell: parameters}
           '"you/name": upload the model to the Hub (private, your token)',
           either(None, "no upload", Valid('"you/name"', lambda v: v.count("/") == 1))),
         P("05", "onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
+        P("07", "sentence_transformers", "bool", False, "also write what sentence-transformers needs into model/",
+          one_of(True, False)),
     ],
     "If no run exists": [
         P("05 07", "model", "str", "bert-base-uncased", 'Hub name, folder, or untrained: "scratch:tiny"',
@@ -208,6 +211,14 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("03 03b 04 06", "valid_corpus", "Optional[str]", None,
           "validation text; None: a tenth of the corpus",
           either(None, "a tenth of the corpus", Valid(TEXTS, is_text))),
+        P("04", "general", "Optional[str]", None,
+          "text to measure forgetting on; None: Python's manual",
+          either(None, "Python's manual", Valid(TEXTS, is_text))),
+        P("04", "replay", "Optional[str]", None,
+          "general text mixed into training against forgetting",
+          either(None, "no replay", Valid(TEXTS, is_text))),
+        P("04", "replay_fraction", "float", 0.1, "fraction of each epoch's examples that are of replay",
+          number(above=0, below=1)),
         P("03 03b 04", "examples", "str", "line",
           '"line": one each; "block": a document cut up; "stream": all text cut up',
           one_of("line", "block", "stream")),
@@ -280,6 +291,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
           "early stopping: evaluations without improvement before stopping, 0: off", number(at_least=0)),
         P("04", "keep", "str", "last", 'weights to save: "last" or "best" (lowest validation loss)',
           one_of("last", "best")),
+        P("04", "widget", "int", 3, "number of validation lines in the model card, as examples; 0: none", number(0, 8)),
         P("04", "checkpoint_steps", "int", 500, "optimizer steps between checkpoints ...", POSITIVE),
         P("04", "checkpoint_minutes", "float", 10.0, "... or minutes, whichever comes first", number(above=0)),
         P("04", "logger", "Union[str, list]", "tensorboard",
@@ -425,6 +437,22 @@ def check_devices(values: Mapping[str, Any]) -> None:
         raise NotebookError(f"{' and '.join(used)} contradict each other: set only one of them")
 
 
+def check_replay(values: Mapping[str, Any]) -> None:
+    """Raise NotebookError if parameters about `replay` are set that would have no effect."""
+    replay, fraction = values.get("replay"), values.get("replay_fraction")
+    if replay is not None and values["model"].startswith("scratch:"):
+        raise NotebookError(
+            f"replay must be None with model={values['model']!r}, got {shown_value(replay)!r}: a model from "
+            'scratch has nothing to forget; to mix texts, pass a list with weights, corpus=["a.txt*2", "b.txt"]'
+        )
+    default = parameters_of("04_train")["replay_fraction"].default
+    if replay is None and fraction not in (None, default):
+        raise NotebookError(
+            f"replay_fraction={fraction} has no effect without replay: pass replay, the text to mix in, or "
+            f"leave replay_fraction at {default}"
+        )
+
+
 def check_parameters(namespace: dict[str, Any], notebook: str) -> dict[str, Any]:
     """Check all parameters of a notebook and print those that differ from their defaults.
 
@@ -443,6 +471,7 @@ def check_parameters(namespace: dict[str, Any], notebook: str) -> dict[str, Any]
         check_value(parameter, namespace[name])
     values = {name: namespace[name] for name in known}
     check_devices(values)
+    check_replay(values)
     changed = [
         f"{name} = {shown_value(value)!r} (default {known[name].default!r})"
         for name, value in values.items()
@@ -457,6 +486,8 @@ PUBLIC_FORMS: dict[
 ] = {  # parameters that may name folders or have secrets
     "corpus": public_names,
     "valid_corpus": public_names,
+    "general": public_names,
+    "replay": public_names,
     "model": stored_model,
     "workdir": public_name,
 }

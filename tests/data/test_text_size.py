@@ -14,7 +14,14 @@ def test_a_text_gets_the_rows_of_its_size(num_bytes):
     for result, row in zip(expected, rows):
         for words in (f"epochs={result.epochs} ", result.model, f" {result.valid_loss:.2f} ("):
             assert words in row
-        for name in ("measured on", "validation loss", "unigram baseline", "accuracy"):
+        for name in (
+            "measured on",
+            "validation loss",
+            "unigram baseline",
+            "accuracy",
+            "float32 CPU",
+            "bfloat16 CPU",
+        ):
             position = columns.index(name)  # columns are aligned
             assert row[position - 1] == " " and row[position] != " "
     footnote = rows[len(expected) :]
@@ -31,6 +38,7 @@ def test_the_table_has_a_row_for_each_result():
     assert len(rows) == len(RESULTS) + 1
     assert {row.count("|") for row in (header, *rows)} == {header.count("|")}
     assert (
-        "`-p model scratch:tiny -p epochs 15` | 3.42 (3.33 to 3.42) | 5.94 | 42% | 67 s |"
+        "`-p model scratch:tiny -p epochs 15` | 3.42 (3.33 to 3.42) | 5.94 | 42% | 67 s | 61 s |"
         in rows[2]
     )
+    assert header.endswith("| training, float32 CPU | training, bfloat16 CPU |")

@@ -1,6 +1,5 @@
-"""Texts -> vectors -> classes; the verdict says what the numbers say."""
+"""Vectors -> classes; the verdict says what the numbers say."""
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,13 +8,12 @@ from mlm.inference.task import (
     TextClassifier,
     fine_tune,
     linear_classifier,
-    pool,
     scores,
     summary,
-    text_vectors,
     tfidf_classifier,
     verdict,
 )
+from mlm.inference.vectors import text_vectors
 
 TEXTS = [
     "good human power",
@@ -24,27 +22,6 @@ TEXTS = [
     "a question of evil",
 ] * 8
 LABELS = ["good", "evil", "good", "evil"] * 8
-
-
-def test_pooling_is_the_mean_over_real_tokens():
-    hidden = torch.randn(2, 5, 3)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
-    expected = torch.stack([hidden[0].mean(0), hidden[1, :2].mean(0)])
-    assert torch.allclose(pool(hidden, mask), expected)
-
-
-def test_a_text_has_the_same_vector_in_every_batch(model, word_tokenizer, text):
-    together = text_vectors(model, word_tokenizer, [text, "evil", "good name"] * 30, 16)
-    alone = text_vectors(model, word_tokenizer, ["evil"], 16)
-    assert together.shape == (90, 32)
-    assert np.allclose(together[1::3], alone, atol=1e-5)
-
-
-def test_long_texts_are_cut_off_and_special_tokens_are_text(model, word_tokenizer, text):
-    assert len(text_vectors(model, word_tokenizer, [text * 50], 16)) == 1
-    mask, word = (text_vectors(model, word_tokenizer, [t], 16) for t in ("[MASK]", "mask"))
-    assert not np.allclose(mask, text_vectors(model, word_tokenizer, [" "], 16))
-    assert mask.shape == word.shape
 
 
 def test_frozen_fine_tuned_and_tfidf_learn_a_simple_task(model, word_tokenizer):

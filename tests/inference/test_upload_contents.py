@@ -18,6 +18,7 @@ from mlm.env.files import read_checked_json
 from mlm.inference.export import export_onnx
 from mlm.inference.load import describe_run, find_run, load_initial_model
 from mlm.inference.upload import upload_model
+from mlm.inference.vectors import write_sentence_transformers
 from mlm.models.loading import load_model
 from mlm.parameters import check_parameters, parameters_of
 from mlm.training.results import run_results, save_model, write_results
@@ -114,13 +115,15 @@ def train(place, corpus, base):
     given = PARAMETERS | {
         "corpus": corpus,
         "valid_corpus": f"file://{place}/valid.txt",
+        "general": f"file://{place}/general.txt",
+        "replay": corpus,
         "model": str(base),
         "workdir": str(work),
     }
     run = runs.train_run(work, model=str(base))
     results = run_results(run, given, runs.about_corpus, runs.train, runs.module.bert, BASELINE)
     assert save_model(runs.module, tokenizer, run)
-    write_results(results, run)
+    write_results(results, run, ["The [MASK] to power."])
     return run.folder, tokenizer
 
 
@@ -139,9 +142,11 @@ def test_nothing_that_is_uploaded_or_stored_names_folders_or_secrets(
     folder, tokenizer = train(place, url, base)
     if onnx:
         export_onnx(folder / "model")
+    write_sentence_transformers(folder / "model", 16)
     hub = start_hub()
     upload_model(folder / "model", "you/name")
     assert {"README.md", "config.json", "tokenizer_config.json"} <= {*hub.files}
+    assert {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"} <= {*hub.files}
     assert ("onnx/model.onnx" in hub.files) == onnx
     assert not list(leaks(hub.files))
     assert not [request for request in hub.requests if any(s in str(request) for s in SECRETS)]
@@ -157,7 +162,7 @@ def test_nothing_that_is_uploaded_or_stored_names_folders_or_secrets(
     assert about["parameters"]["valid_corpus"] == "valid.txt"
     card = (folder / "model/README.md").read_text()
     assert f"`http://{address}/a/text.txt`" in card and "from `base`" in card
-    assert "base_model" not in card
+    assert "base_model" not in card and "- text: The [MASK] to power." in card
 
     # 05 finds the model before training if it is told where it is
     _, results = find_run(place / "work", "run")

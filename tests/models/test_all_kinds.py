@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForMaskedLM, BertTokenizer
 
-from encoders import CONFIGS
+from encoders import CONFIGS, make_model
 from helpers import masked_loss, refused
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.tokenizer import learn_wordpiece
 from mlm.env.hub import MASKED_LMS
 from mlm.models.loading import choose_packing, load_model
 from mlm.models.preparation import prepare_model
@@ -167,3 +168,45 @@ def test_a_kind_that_accepts_one_length_only_is_refused_with_its_reason(
     folder = make_folder("nystromformer", num_landmarks=8, segment_means_seq_len=64)
     with refused("its own forward pass fails for 48 tokens", "pass another model"):
         load_model(folder, tokenizer, MAX_LEN)
+
+
+# random weights with the configuration of any kind
+
+
+@pytest.fixture(scope="module")
+def smaller_tokenizer(corpus_folder):
+    """A vocabulary that no configuration here was made for: other size, other ids of special tokens."""
+    learned = learn_wordpiece(corpus_folder / "train.txt", vocab_size=200)
+    tokens = [*reversed(learned.convert_ids_to_tokens(range(len(learned))))]
+    return BertTokenizer(vocab={token: i for i, token in enumerate(tokens)}, do_lower_case=True)
+
+
+@pytest.mark.parametrize("kind", sorted(MASKED_LMS - REFUSED.keys()))
+def test_any_configuration_gives_random_weights_that_fit_another_vocabulary(
+    make_folder, smaller_tokenizer, lines, kind, tmp_path
+):
+    if kind in CONFIGS:
+        model = make_model(kind, lines.tokenizer, max_position_embeddings=66)
+        model.save_pretrained(make_folder("bert"))
+    else:
+        make_folder(kind)
+    (tmp_path / "model.safetensors").unlink()
+    name, tokenizer = f"scratch:{tmp_path}", smaller_tokenizer
+    first, again, other = (
+        load_model(name, tokenizer, MAX_LEN, 0.0, seed).eval() for seed in (0, 0, 1)
+    )
+    config = first.config.get_text_config()
+    assert first.config.model_type == kind and config.vocab_size == len(tokenizer)
+    assert config.pad_token_id == tokenizer.pad_token_id == len(tokenizer) - 1
+    assert {weight.dtype for weight in first.parameters()} == {torch.float32}
+    weights, more = first.state_dict(), again.state_dict()
+    assert all(torch.equal(weight, more[name]) for name, weight in weights.items())
+    assert any(not torch.equal(w, other.state_dict()[name]) for name, w in weights.items())
+
+    first.save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved").eval()
+    ids = torch.tensor([[len(tokenizer) - 3, *range(20, 60), len(tokenizer) - 4]])
+    with torch.no_grad():
+        logits, expected = loaded(ids).logits, first(ids).logits
+    assert expected.shape[-1] >= len(tokenizer) and expected.isfinite().all()
+    assert torch.equal(logits, expected)

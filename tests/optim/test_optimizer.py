@@ -107,8 +107,10 @@ def test_adamw_agrees_with_torch_optim_adamw(module):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_a_saved_optimizer_resumes_bit_for_bit(module):
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_a_saved_optimizer_resumes_bit_for_bit(tokenizer, kind):
     """Five steps, saved with the momentum, loaded into a new optimizer, five more steps."""
+    module = MaskedLM(make_model(kind, tokenizer), {})
     other = copy.deepcopy(module)
     results = []
     for model in (module, other):
@@ -158,3 +160,48 @@ def test_clipping_limits_the_norm_of_all_gradients(module, optimizer_name, clip,
         assert optimizer.norm is None
     else:
         assert optimizer.norm.item() == pytest.approx(norm.item())
+
+
+def test_muon_updates_each_matrix_of_a_fused_weight_by_itself(tokenizer):
+    """ModernBERT has queries, keys and values in one matrix, and the two inputs of its gated layer."""
+    start = MaskedLM(make_model("modernbert", tokenizer), {})
+    parts = {"Wqkv": 3, "Wi": 2}
+    optimizer, _ = make_optimizer(start, "muon", **OPTIONS)
+    *_, group = optimizer.param_groups
+    found = {id(w): number for w, number in zip(group["params"], group["parts"])}
+    fused = {
+        name: weight
+        for name, weight in start.named_parameters()
+        if name.split(".")[-2] in parts and weight.ndim == 2
+    }
+    assert len(fused) == 2 * 3  # layers
+    assert all(found[id(weight)] == parts[name.split(".")[-2]] for name, weight in fused.items())
+    assert [*found.values()].count(
+        1
+    ) == 3 * 2 + 1  # outputs of both sublayers, the head's own matrix
+
+    def update(scale, earlier=None):
+        """Weights after a step in which the gradients of the first part are scaled."""
+        module = copy.deepcopy(start)
+        optimizer, _ = make_optimizer(module, "muon", **OPTIONS)
+        set_gradients(module)
+        for name, weight in module.named_parameters():
+            if name in fused:
+                weight.grad.chunk(parts[name.split(".")[-2]])[0].mul_(scale)
+        if earlier:
+            optimizer.load_state_dict(earlier)
+        optimizer.step()
+        return {name: module.get_parameter(name).detach() for name in fused}
+
+    for name, weight in update(1.0).items():
+        torch.testing.assert_close(weight, update(100.0)[name], rtol=1e-3, atol=1e-4)
+        change = (weight - fused[name]).chunk(parts[name.split(".")[-2]])
+        singular = [torch.linalg.svdvals(part / OPTIONS["lr"]) for part in change]
+        assert max(s.max() for s in singular) < 1.5 * min(s.max() for s in singular)
+
+    before = make_optimizer(start, "muon", **OPTIONS)[0].state_dict()
+    del before["param_groups"][-1][
+        "parts"
+    ]  # of an earlier version: one matrix, as when the run began
+    one, other = update(1.0, before), update(100.0, before)
+    assert not any(torch.allclose(one[name], other[name], rtol=1e-3, atol=1e-4) for name in fused)

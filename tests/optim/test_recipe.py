@@ -10,14 +10,14 @@ import pytest
 from helpers import ROOT, refused
 from mlm.env.devices import trainer_arguments
 from mlm.env.hardware import SimulatedMachine
-from mlm.models.sizes import SIZES
+from mlm.env.scratch import MODERN, SIZES, WIDTHS
 from mlm.optim.optimizer import OPTIMIZERS
 from mlm.optim.recipe import RECIPE_SETTINGS, RECIPES, choose_batch_size, choose_recipe
 from mlm.optim.schedule import SCHEDULES
 from mlm.parameters import check_value, parameters_of
 
 NOTHING_SET = dict.fromkeys(RECIPE_SETTINGS) | {"recipe": "fast"}
-SCRATCH = [f"scratch:{size}" for size in SIZES]
+SCRATCH = [f"scratch:{size}" for size in WIDTHS]
 MODELS = [*SCRATCH, "bert-base-uncased"]
 T4 = ("T4", 16e9, (7, 5))
 
@@ -86,16 +86,71 @@ def test_the_fast_recipe_depends_on_the_model_only_in_optimizer_and_learning_rat
     found = [recipe_of(model) for model in MODELS]
     assert all(recipe.items() >= fast.items() for recipe in found)
     assert [recipe["optimizer"] for recipe in found] == ["muon", "muon", "adamw", "adamw", "adamw"]
-    assert [recipe["lr"] for recipe in found] == pytest.approx([2e-3, 1e-3, 2.5e-4, 1 / 6000, 4e-4])
+    assert [recipe["lr"] for recipe in found] == pytest.approx([2e-3, 1e-3, 2.5e-4, 1 / 6000, 1e-4])
 
 
-def test_the_learning_rate_is_higher_for_narrow_models_and_large_batches():
+def test_the_recipe_is_the_same_for_bert_and_modernbert_of_a_size():
+    for size in WIDTHS:
+        assert recipe_of(f"scratch:{MODERN}{size}") == recipe_of(f"scratch:{size}")
+    assert len(SIZES) == 2 * len(WIDTHS)
+
+
+# the learning rate
+
+BATCH_SIZES = 1, 32, 256, 4096  # examples per optimizer step: with accumulation, of all processes
+
+
+@pytest.mark.parametrize("model", SCRATCH)
+@pytest.mark.parametrize("optimizer", [None, *OPTIMIZERS])
+def test_from_scratch_the_learning_rate_grows_with_the_square_root_of_the_batch(model, optimizer):
+    rates = [recipe_of(model, size, optimizer=optimizer)["lr"] for size in BATCH_SIZES]
+    at_32 = rates[1]
+    assert rates == pytest.approx([at_32 * (size / 32) ** 0.5 for size in BATCH_SIZES])
+
+
+def test_from_scratch_the_learning_rate_is_higher_for_narrow_models_and_with_muon():
     rates = [recipe_of(model)["lr"] for model in SCRATCH]
     assert sorted(rates, reverse=True) == rates
     adamw = recipe_of("scratch:tiny", optimizer="adamw")["lr"]
     assert rates[0] > adamw > recipe_of("bert-base-uncased")["lr"]
-    for model in MODELS:
-        assert recipe_of(model, 128)["lr"] == pytest.approx(2 * recipe_of(model, 32)["lr"])
+
+
+def fine_tuning_rate(hidden, layers, batch_size=32):
+    """The learning rate for a pretrained model of this size."""
+    return choose_recipe(NOTHING_SET, "a model", batch_size, (hidden, layers))[0]["lr"]
+
+
+@pytest.mark.parametrize("size", [(128, 2), (384, 6), (384, 12), (768, 6), (768, 12), (1024, 24)])
+def test_in_fine_tuning_the_learning_rate_is_the_same_for_all_batch_sizes(size):
+    assert len({fine_tuning_rate(*size, batch_size) for batch_size in BATCH_SIZES}) == 1
+
+
+def test_in_fine_tuning_wide_and_deep_models_have_lower_rates_within_published_practice():
+    """2e-5 to 5e-5 (BERT, run_mlm.py) to 1e-4 (continued pretraining of RoBERTa-base with batches of 256)."""
+    assert fine_tuning_rate(384, 6) == 4e-4  # measured
+    assert fine_tuning_rate(128, 2) == 4e-4  # never above it
+    assert fine_tuning_rate(768, 12) == 1e-4
+    assert 2e-5 < fine_tuning_rate(1024, 24) < 5e-5
+    for other in (1, 2, 4):
+        widths = [fine_tuning_rate(width, 12 * other) for width in range(64, 4097, 64)]
+        depths = [fine_tuning_rate(256 * other, layers) for layers in range(1, 49)]
+        for rates in (widths, depths):
+            assert sorted(rates, reverse=True) == rates and 0 < min(rates) <= max(rates) <= 4e-4
+
+
+@pytest.mark.parametrize("size", [(384, 6), (768, 12), (1024, 24), (4096, 48)])
+def test_the_reason_for_a_fine_tuning_rate_fits_into_a_line(size):
+    values, reasons = choose_recipe(NOTHING_SET, "a model", 4096, size)
+    assert len(f"{'lr':>15}  {values['lr']!s:<10} {reasons['lr']}") <= 80
+
+
+def test_a_run_of_an_earlier_version_keeps_its_learning_rate():
+    resumed = choose_recipe(NOTHING_SET, "a model", 256, (384, 6), 1.1e-3)
+    assert resumed[0]["lr"] == 1.1e-3 and "earlier version" in resumed[1]["lr"]
+    same = choose_recipe(NOTHING_SET, "a model", 32, (384, 6), 4e-4)  # both rules agree
+    assert same == choose_recipe(NOTHING_SET, "a model", 32, (384, 6))
+    given = choose_recipe(NOTHING_SET | {"lr": 1e-5}, "a model", 256, (384, 6), 1.1e-3)
+    assert given[0]["lr"] == 1e-5  # refused later, in one line
 
 
 def examples_of(*lengths, vocab_size=30_522):

@@ -22,10 +22,22 @@ def project(tmp_path, monkeypatch):
     stored = {
         readme.PICTURE_CELL: [new_output("stream", text="a batch\n"), image],
         readme.PREDICTIONS_CELL: [new_output("stream", text="one\n a\n\ntwo\n\nthree\n\nfour\n")],
+        readme.TIME_CELL: [
+            new_output("display_data", {"text/plain": "training time    68 s on cpu"})
+        ],
+        readme.DTYPE_CELL: [new_output("stream", text="matrix products in torch.float32: why\n")],
+        readme.CPU_CELL: [
+            new_output("display_data", {"text/plain": "CPU   2 cores, x86_64  25 GB"})
+        ],
     }
-    for (notebook, cell), outputs in stored.items():
+    for notebook in {notebook for notebook, _ in stored}:
+        cells = [
+            code_cell("1", cell, outputs=outputs)
+            for (name, cell), outputs in stored.items()
+            if name == notebook
+        ]
         path = tmp_path / "notebooks" / f"{notebook}.ipynb"
-        write_notebook(path, code_cell("1", "other"), code_cell("1", cell, outputs=outputs))
+        write_notebook(path, code_cell("1", "other"), *cells)
     names = {
         "README": "README.md",
         "PICTURE": "docs/masked-batch.png",
@@ -33,7 +45,9 @@ def project(tmp_path, monkeypatch):
     }
     for name, path in {"ROOT": "", **names}.items():
         monkeypatch.setattr(readme, name, tmp_path / path)
-    (tmp_path / "README.md").write_text("# Title\n<!-- learned -->\n<!-- /learned -->\nend\n")
+    (tmp_path / "README.md").write_text(
+        "# Title\n<!-- time -->\n<!-- /time -->\n<!-- learned -->\n<!-- /learned -->\nend\n"
+    )
     (tmp_path / "docs/your-text.md").write_text("<!-- sizes -->\n<!-- /sizes -->\n")
     return tmp_path
 
@@ -45,9 +59,10 @@ def test_results_are_copied_and_then_checked(project, capsys):
         assert f"{name} differs from what the notebooks store: make fix" in out
     assert readme.main("fix") == readme.main("check") == 0
     text = (project / "README.md").read_text()
-    assert text == (
-        "# Title\n<!-- learned -->\n```text\none\n a\n\ntwo\n\nthree\n```\n<!-- /learned -->\nend\n"
+    assert text.endswith(
+        "\n<!-- learned -->\n```text\none\n a\n\ntwo\n\nthree\n```\n<!-- /learned -->\nend\n"
     )
+    assert "Training took 68 s on an idle machine (2 cores, x86_64, float32;" in text
     assert (project / "docs/masked-batch.png").read_bytes() == b"a picture"
     assert readme.size_table() in (project / "docs/your-text.md").read_text()
 
@@ -56,8 +71,16 @@ def test_results_are_copied_and_then_checked(project, capsys):
     "break_it, words",
     [
         (
-            lambda p: (p / "README.md").write_text("# Title"),
+            lambda p: (p / "README.md").write_text("# Title\n<!-- time -->\n<!-- /time -->\n"),
             "README.md must contain <!-- learned -->",
+        ),
+        (
+            lambda p: (p / "README.md").write_text("<!-- learned -->\n<!-- /learned -->\n"),
+            "README.md must contain <!-- time -->",
+        ),
+        (
+            lambda p: write_notebook(p / "notebooks/01_setup.ipynb", code_cell("1", "devices")),
+            "the cell 'devices' of 01_setup.ipynb must store",
         ),
         (
             lambda p: write_notebook(p / "notebooks/05_predict.ipynb"),
@@ -68,7 +91,7 @@ def test_results_are_copied_and_then_checked(project, capsys):
             "must store one picture, it stores 0",
         ),
     ],
-    ids=["no marker", "no cell", "no picture"],
+    ids=["no marker", "no time", "no CPU", "no cell", "no picture"],
 )
 def test_what_is_missing_is_named(project, break_it, words):
     break_it(project)

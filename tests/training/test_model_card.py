@@ -85,6 +85,42 @@ def test_any_name_of_a_text_gives_a_valid_card(source):
     assert row.count("|") == 3
 
 
+SENTENCES = [
+    "plain [MASK] text",
+    "a: b #c [MASK] 'd' \"e\" `f` |g",
+    "[MASK]",
+    "- [MASK]",
+    "---",
+    "[x](y) {z} <mask> & *a !b %c @d",
+    "two\nlines\n---\n[MASK]",
+    "größe 語 🙂 \u2028 \x85 \x07 [MASK]",
+    "yes",
+    "1e3",
+    "null",
+    "x " * 300 + "[MASK]",
+    "\ud800 [MASK]",
+]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("sentence", SENTENCES, ids=range(len(SENTENCES)))
+def test_any_sentence_gives_a_valid_widget(sentence):
+    text = model_card("mine", RESULTS, [sentence, "The [MASK]."])
+    read = ModelCard(text.encode("utf-8").decode("utf-8"), ignore_metadata_errors=False)
+    one_line = " ".join(sentence.split())
+    assert read.data.widget == [{"text": one_line}, {"text": "The [MASK]."}]
+    assert text.splitlines().count("---") == 2
+    assert (
+        read.data.pipeline_tag == "fill-mask"
+        and read.text == ModelCard(model_card("mine", RESULTS)).text
+    )
+
+
+def test_a_card_without_examples_has_no_widget():
+    assert "widget" not in model_card("mine", RESULTS)
+    assert "widget" not in model_card("mine", RESULTS, [])
+
+
 def test_a_text_may_be_a_list_and_the_validation_text_another_one():
     results = results_of(["/home/me/a.txt", "pydoc"])
     text = model_card("mine", results)

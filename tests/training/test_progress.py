@@ -33,36 +33,13 @@ def test_a_notebook_front_end_is_recognized(monkeypatch, name):
     assert is_interactive()
 
 
-def test_lines_estimate_the_time_left(monkeypatch, capsys):
-    now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+def test_lines_end_with_the_time_left(capsys):
     lines = ProgressLines()
-    lines.start(40, 100, [], 5.0)
-    now += 20  # ten steps
-    lines.row([TRAINING])
-    lines.row([EVALUATION])
-    now += 1000
-    lines.row([TRAINING | {"step": 60}])
-    lines.row([TRAINING | {"step": 100}])
+    for seconds in (None, 99.4, 101, 4000, 7200):
+        lines.row([TRAINING], seconds)
     printed = capsys.readouterr().out.splitlines()
     assert [line.partition("about ")[2] for line in printed] == [
-        "100 s left", "", "67 min left", "",
-    ]  # fmt: skip
-
-
-def test_the_first_evaluation_and_the_first_steps_do_not_count_in_later_estimates(
-    monkeypatch, capsys
-):
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    lines = ProgressLines()
-    lines.start(0, 100, [], 5.0)
-    for step, seconds in ((0, 500), (10, 50), (20, 10), (30, 10)):
-        now += seconds
-        lines.row([(EVALUATION if step == 0 else TRAINING) | {"step": step}])
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.partition("about ")[2] for line in printed] == [
-        "", "8 min left", "80 s left", "70 s left",
+        "", "99 s left", "2 min left", "67 min left", "2.0 hours left",
     ]  # fmt: skip
 
 
@@ -77,7 +54,7 @@ def test_the_bar_redraws_one_curve_and_shows_evaluations_on_lines_of_their_own(m
     monkeypatch.setattr(IPython.display, "display", lambda *a, **_: shown.append(a) or Display())
     bar = ProgressBar()
     bar.start(15, 40, [], 5.0)
-    bar.row([TRAINING])
+    bar.row([TRAINING], 42.0)
     bar.row([TRAINING, EVALUATION])
     bar.step()
     bar.end()
@@ -85,7 +62,8 @@ def test_the_bar_redraws_one_curve_and_shows_evaluations_on_lines_of_their_own(m
     parts = re.split("[\r\n]", capsys.readouterr().out)
     assert any(part.startswith("training:") and "15/40" in part for part in parts)
     assert format_row(EVALUATION) in parts
-    assert "16/40" in parts[-2] and "training loss 7.64" in parts[-2]
+    assert "16/40" in parts[-2] and "training loss 7.64, about 42 s left" in parts[-2]
+    assert "?" not in parts[-2] and "<" not in parts[-2]  # no second estimate, tqdm's
 
 
 # a real front end

@@ -176,11 +176,13 @@ def test_a_run_with_another_tokenizer_of_the_same_size_is_refused(runs, tokenize
 def choices(parameters):
     """(precision, kernels) that a notebook with these parameters would use."""
     found = resumed_choices(parameters)
-    assert found.keys() == {"precision", "kernels"}
+    assert found.keys() == {"precision", "kernels", "lr"}
     return found["precision"], found["kernels"]
 
 
-AUTO = {"run_name": "run", "resume": "auto", "precision": "auto", "kernels": "auto"}
+AUTO = {
+    "run_name": "run", "resume": "auto", "precision": "auto", "kernels": "auto", "recipe": "fast"
+}  # fmt: skip
 
 
 def test_a_resumed_run_keeps_the_kernels_and_the_precision_that_it_began_with(runs, tmp_path):
@@ -196,6 +198,30 @@ def test_a_resumed_run_keeps_the_kernels_and_the_precision_that_it_began_with(ru
         runs(tmp_path, kernels="default-sdpa-torch")
     runs(tmp_path, kernels="onednn-sdpa-torch")
     assert choices(parameters) == ("32", "onednn-sdpa-torch")  # also when it is finished
+
+
+@pytest.mark.parametrize(
+    "model, lr, batch_size, kept",
+    [
+        ("a folder", 4e-4, 32, True),
+        ("a folder", 4e-4 * (64 / 32) ** 0.5, 64, True),
+        ("a folder", 1e-3, 32, False),  # was set in the parameters: must be set again
+        ("scratch:tiny", 4e-4, 32, False),
+    ],
+)
+def test_a_run_whose_rate_an_earlier_version_chose_keeps_it(
+    tmp_path, monkeypatch, model, lr, batch_size, kept
+):
+    stored = dict(model=model, lr=lr, batch_size=batch_size, processes=1, device="gpu")
+    monkeypatch.setattr("mlm.training.run.recorded_settings", lambda folder: stored)
+    parameters = AUTO | {"workdir": str(tmp_path)}
+    assert resumed_choices(parameters)["lr"] == (lr if kept else None)
+    assert resumed_choices(parameters | {"resume": "never"})["lr"] is None
+    assert resumed_choices(parameters | {"recipe": "tutorial"})["lr"] is None
+    stored.update(processes=2, accumulate=4)
+    assert resumed_choices(parameters)["lr"] is None  # the rule followed the examples per step
+    stored.update(lr=4e-4 * (8 * batch_size / 32) ** 0.5)
+    assert resumed_choices(parameters)["lr"] == (stored["lr"] if model == "a folder" else None)
 
 
 def test_run_json_records_the_kernels(runs, tmp_path):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from transformers import BertConfig
 
 import mlm.parameters
 from helpers import refused
@@ -101,6 +102,20 @@ def test_a_changed_text_or_tokenizer_is_said_in_words(tokenizer):
 def test_the_recipe_is_compared_by_its_values(tokenizer):
     """The same value, chosen by the recipe or passed as a parameter, makes the same run."""
     assert setting_differences(settings_of(tokenizer), settings_of(tokenizer, lr=0.002)) == []
+
+
+def test_another_configuration_makes_another_run(tokenizer, tmp_path):
+    """Of a model from scratch; the weights in a checkpoint may have the same shapes."""
+    config = BertConfig(num_attention_heads=4)
+    config.save_pretrained(tmp_path)
+    settings = settings_of(tokenizer, model=f"scratch:{tmp_path}")
+    assert setting_differences(settings, settings_of(tokenizer, model=f"scratch:{tmp_path}")) == []
+    config.num_attention_heads = 6
+    config.save_pretrained(tmp_path)
+    changed = settings_of(tokenizer, model=f"scratch:{tmp_path}")
+    (difference,) = setting_differences(settings, changed)
+    assert difference.startswith("config_sha256 was")
+    assert not settings_of(tokenizer).keys() & {"config_sha256"}
 
 
 def test_a_new_parameter_is_compared_without_further_code(runs, tmp_path):

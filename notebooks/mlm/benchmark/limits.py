@@ -61,9 +61,10 @@ def layer_shapes(config: PretrainedConfig, tokens: int, masked: int) -> Shapes:
     `tokens` and `masked` are the numbers of all tokens and of masked tokens in a batch.
     """
     hidden, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    is_gated = config.model_type == "modernbert"  # two matrices up, in one
     return {
         "query, key, value, output": (tokens, hidden, hidden, 4 * layers),
-        "feed-forward, up": (tokens, hidden, wide, layers),
+        "feed-forward, up": (tokens, hidden, 2 * wide if is_gated else wide, layers),
         "feed-forward, down": (tokens, wide, hidden, layers),
         "head, transform": (masked, hidden, hidden, 1),
         "head, vocabulary": (masked, hidden, config.vocab_size, 1),

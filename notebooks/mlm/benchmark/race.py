@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from mlm.benchmark.speed import Bench, Variant, trainer_seconds
+from mlm.models.configs import encoder_size
 from mlm.optim.recipe import RECIPE_SETTINGS, choose_recipe
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM
@@ -53,7 +54,7 @@ class Contender:
 def recipe_settings(recipe: str, model_name: str, batch_size: int) -> dict[str, Any]:
     """The settings that `choose_recipe` chooses for a model and batch size: "fast" or "tutorial"."""
     parameters = {**dict.fromkeys(RECIPE_SETTINGS), "recipe": recipe}
-    settings, _ = choose_recipe(parameters, model_name, batch_size)
+    settings, _ = choose_recipe(parameters, model_name, batch_size, encoder_size(model_name))
     return settings
 
 

@@ -113,14 +113,15 @@ def check_options(encoding: str | None, documents: str | None) -> None:
 # the corpus
 
 
-def is_intact(folder: Path, sha256: str) -> bool:
-    """Whether a folder holds the split of the text with this SHA-256, with all files unchanged."""
+def is_intact(folder: Path, sha256: str, names: Sequence[str] = SPLIT_FILES) -> bool:
+    """Whether a folder holds the split of the text with this SHA-256, with all files unchanged.
+
+    names: the files that it has.
+    """
     about = read_checked_json(folder / "corpus.json") or {}
     files = about.get("files", {})
     return (
-        about.get("sha256") == sha256
-        and {*files} == {*SPLIT_FILES}
-        and not first_damaged(folder, files)
+        about.get("sha256") == sha256 and {*files} == {*names} and not first_damaged(folder, files)
     )
 
 
@@ -131,6 +132,7 @@ def load_corpus(
     valid_corpus: str | None = None,
     encoding: str | None = None,
     documents: str | None = None,
+    parameter: str = "corpus",
 ) -> Path:
     """Fetch, check and split a text; returns the folder with train.txt, valid.txt and corpus.json.
 
@@ -141,7 +143,8 @@ def load_corpus(
     separates two documents. corpus.json describes the corpus and stores the SHA-256 of its files. It is
     written last. If it fits the text and all files are unchanged, nothing is done; a split of an earlier
     version stays where it is. Corpora with weights are split one by one (`load_mixture`). Raises NotebookError if a text is not found or not text, if it has too
-    few lines, or if the disk is full.
+    few lines, or if the disk is full; `parameter` is named in the error. A text of another parameter than
+    corpus may lack columns.
     """
     check_options(encoding, documents)
     if is_mixture(corpus):
@@ -155,7 +158,9 @@ def load_corpus(
         )
         return load_mixture(corpus, workdir, load, one_validation_set=valid_corpus is not None)
     valid_files = fetch_corpus(valid_corpus, workdir, "valid_corpus") if valid_corpus else ()
-    files = tuple(path for path in fetch_corpus(corpus, workdir) if path not in valid_files)
+    files = tuple(
+        path for path in fetch_corpus(corpus, workdir, parameter) if path not in valid_files
+    )
     if not files:
         raise NotebookError(
             f"corpus={short_repr(corpus)} has no file that is not in valid_corpus as well; pass "
@@ -177,13 +182,14 @@ def load_corpus(
         read = partial(numbered_lines, files, column, encoding, documents)
         num_lines, num_documents = count_lines(read(contents=contents))
         min_lines = 1 if valid_corpus else MIN_LINES
-        check_num_lines("corpus", corpus, num_lines, min_lines, contents.left_out)
+        check_num_lines(parameter, corpus, num_lines, min_lines, contents.left_out)
         read_valid = partial(numbered_lines, valid_files, column, encoding, documents)
         if valid_corpus:
             num_valid_lines, _ = count_lines(read_valid(contents=valid_contents))
             left_out = valid_contents.left_out
             check_num_lines("valid_corpus", valid_corpus, num_valid_lines, 1, left_out)
-        check_column(column, contents, valid_contents)
+        if parameter == "corpus":
+            check_column(column, contents, valid_contents)
 
     remove_stale_parts(folder)
     if valid_corpus:

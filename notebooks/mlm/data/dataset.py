@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from mlm.data.epoch_examples import EpochExamples, example_sources
+from mlm.data.epoch_examples import EpochExamples, example_sources, source_weights
 from mlm.data.token_ids import encode_lines
 from mlm.data.tokenization import provides_words
 from mlm.data.unknown_text import check_unk_fraction, find_unk_fraction
@@ -90,7 +90,8 @@ class MaskedLMDataset(Dataset):
     by a space and cut into blocks of max_len tokens. "stream": the whole text, cut into blocks. max_len
     includes [CLS] and [SEP].
 
-    ids (tokens,), word_starts (tokens,): the text's token ids, and whether a word starts at each;
+    ids (tokens,), word_starts (tokens,): the text's token ids, and whether a word starts at each; own_ids:
+    the ids without those of a text that is replayed;
     starts, lengths (examples,): the first token of each example and its length without special tokens;
     maskable, word_counts (examples,): tokens that may be masked (all but [UNK] and additional special
     tokens), and words of these, or None if the tokenizer does not provide words;
@@ -132,10 +133,14 @@ class MaskedLMDataset(Dataset):
             num_words = count_words(self.word_starts, self.starts, self.lengths)
             self.word_counts = num_words - num_special  # each special token is a word
 
-        sources = np.zeros(len(self.starts), np.int64)
+        sources, weights = np.zeros(len(self.starts), np.int64), [1.0]
+        self.own_ids = self.ids
         if mixture:
             sources = example_sources(mixture, unit, ends, self.starts)
-        self.epochs = EpochExamples(sources, [source["weight"] for source in mixture] or [1])
+            weights = source_weights(mixture, sources)
+            num_own_units = sum(text[f"{unit}s"] for text in mixture if "fraction" not in text)
+            self.own_ids = self.ids[: ends[num_own_units - 1]]
+        self.epochs = EpochExamples(sources, weights)
         for name in ("starts", "lengths", "maskable", "word_counts"):
             if getattr(self, name) is not None:
                 setattr(self, name, getattr(self, name)[self.epochs.examples])

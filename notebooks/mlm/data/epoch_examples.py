@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mlm.data.mixture import MAX_WEIGHT
 from mlm.data.random_numbers import Purpose, uniform
 from mlm.env.notebook import NotebookError
 
@@ -56,6 +57,28 @@ class EpochExamples:
         return np.sort(np.concatenate([self.always, *drawn]))
 
 
+def source_weights(mixture: Sequence[dict[str, Any]], sources: np.ndarray) -> list[float]:
+    """The weight of each text in the "mixture" of corpus.json; sources: as in EpochExamples.
+
+    A text that is replayed has a "fraction" instead: its examples are that fraction of an epoch's. It
+    comes last. Raises NotebookError if it is so short that an epoch would repeat it too often.
+    """
+    weights = [text["weight"] for text in mixture if "weight" in text]
+    if len(weights) == len(mixture):
+        return weights
+    fraction = mixture[-1]["fraction"]
+    num_others = len(EpochExamples(sources[sources < len(weights)], weights))
+    num_replayed = np.count_nonzero(sources == len(weights))
+    weight = num_others * fraction / (1 - fraction) / max(num_replayed, 1)
+    if weight > MAX_WEIGHT:
+        raise NotebookError(
+            f"replay has {num_replayed:,} examples, and replay_fraction={fraction:g} would repeat each of "
+            f"them {weight:,.0f} times in an epoch (at most {MAX_WEIGHT}): pass a longer text, or a smaller "
+            "fraction"
+        )
+    return [*weights, weight]
+
+
 def example_sources(
     mixture: Sequence[dict[str, Any]], unit: str, ends: np.ndarray, starts: np.ndarray
 ) -> np.ndarray:
@@ -66,8 +89,8 @@ def example_sources(
     """
     if unit == "text":
         raise NotebookError(
-            'examples must be "line" or "block" if corpus has weights, got "stream": its blocks continue '
-            'from one corpus to the next; pass examples="block"'
+            'examples must be "line" or "block" if corpus has weights or replay is given, got "stream": its '
+            'blocks continue from one text to the next; pass examples="block"'
         )
     num_units = np.cumsum([source[f"{unit}s"] for source in mixture])
     assert num_units[-1] == len(ends), "corpus.json and train.txt belong together"

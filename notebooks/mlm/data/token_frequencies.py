@@ -10,11 +10,11 @@ COUNT_TOKENS = 10**7  # token ids that are read from disk at a time
 def log_frequencies(train: Any) -> np.ndarray:
     """The log of each token's relative frequency in a MaskedLMDataset, (V,). Each count is raised by 1.
 
-    Special tokens are not counted: [UNK] is frequent in some texts, but never a prediction target.
+    A text that is replayed does not count. Special tokens do not either: [UNK] is frequent in some texts, but never a prediction target.
     """
     counts = np.ones(train.vocab_size)
-    for start in range(0, len(train.ids), COUNT_TOKENS):
-        ids = train.ids[start : start + COUNT_TOKENS]
+    for start in range(0, len(train.own_ids), COUNT_TOKENS):
+        ids = train.own_ids[start : start + COUNT_TOKENS]
         counts += np.bincount(ids, minlength=train.vocab_size)
     counts[train.special_ids] = 1
     return np.log(counts / counts.sum())

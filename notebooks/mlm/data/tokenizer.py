@@ -12,8 +12,10 @@ from mlm.data.vocabulary_learning import learn_bert, learn_vocabulary
 from mlm.data.vocabulary_names import DEFAULT_SIZE
 from mlm.data.word_counts import count_text
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
-from mlm.env.model_folder import check_vocabulary
+from mlm.env.model_folder import check_vocabulary, has_tokenizer
+from mlm.env.names import public_name
 from mlm.env.notebook import NotebookError
+from mlm.env.scratch import PREFIX, scratch_source
 
 MAX_PIECE_CHARS = (
     2**16
@@ -58,17 +60,32 @@ def learn_tokenizer(text_file: str | Path, vocabulary: str | None) -> Any:
     return learn_vocabulary(lines, counts, choice)
 
 
+def learns_vocabulary(model: str, vocabulary: str | None = None) -> bool:
+    """Whether `model` learns its vocabulary from the text.
+
+    A size such as "scratch:tiny" does. A model with the configuration of another does if `vocabulary` is
+    given, or if the other's folder contains no tokenizer. Raises NotebookError if there is no such model.
+    """
+    if scratch_source(model) is None:
+        return model.startswith(PREFIX)
+    folder = Path(model_source(model))
+    return vocabulary is not None or (folder.is_dir() and not has_tokenizer(folder))
+
+
 def load_tokenizer(
     model: str, text_file: str | Path | None, vocabulary: str | None = None, max_len: int = 0
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of `model` (a Hub name or a folder); "scratch:..." learns one from the text.
+    """The tokenizer of `model` (a Hub name or a folder), or one that is learned from the text.
 
-    `vocabulary` says which kind to learn, None: what fits the text. `max_len`: the longest example; the
-    `model_max_length` of a learned tokenizer is no smaller. Raises NotebookError if there is no
-    such model, if its tokenizer cannot be used for masking, or if it has a vocabulary and another is passed.
+    Which models learn one: see `learns_vocabulary`. `vocabulary` says which kind to learn, None: what fits
+    the text. `max_len`: the longest example; the `model_max_length` of a learned tokenizer is no smaller. Raises
+    NotebookError if there is no such model, if its tokenizer cannot be used for masking, or if it has a
+    vocabulary and another is passed.
     """
-    if model.startswith("scratch:"):
+    if learns_vocabulary(model, vocabulary):
         assert text_file is not None, "a vocabulary is learned from a text"
+        if scratch_source(model) and vocabulary is None:
+            print(f"{public_name(model)!r} has no tokenizer: a vocabulary is learned from the text")
         learned = learn_tokenizer(text_file, vocabulary)
         learned.model_max_length = num_positions(max_len)
         return learned
@@ -78,12 +95,13 @@ def load_tokenizer(
             'its own vocabulary; pass model="scratch:tiny" to learn one, or leave vocabulary out'
         )
     source = model_source(model, needs_weights=False)
+    advice = ' (vocabulary="wordpiece" learns one)' if scratch_source(model) else ""
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, local_files_only=hub_is_unreachable(source), trust_remote_code=False
         )
     except Exception as error:
-        raise load_error(model, error, ": no tokenizer found") from None
+        raise load_error(model, error, f": no tokenizer found{advice}") from None
     check_vocabulary(model, tokenizer, Path(source))
     tokenizer.cls_token = tokenizer.cls_token or tokenizer.bos_token
     tokenizer.sep_token = tokenizer.sep_token or tokenizer.eos_token
@@ -91,7 +109,7 @@ def load_tokenizer(
         if getattr(tokenizer, f"{role}_token_id") is None:
             raise NotebookError(
                 f"model={model!r}: its tokenizer has no {role} token, so it is not a masked language "
-                "model; pass one, such as bert-base-uncased"
+                f"model{advice}; pass one, such as bert-base-uncased"
             )
     return tokenizer
 

@@ -106,15 +106,15 @@ def add_frequent_words(
 ) -> PreTrainedTokenizerBase:
     """A copy of the tokenizer with a token for each of the `number` words that save the most tokens.
 
-    With 0, the tokenizer itself. Raises NotebookError if `model` learns its vocabulary from the text, if
+    With 0, the tokenizer itself. Raises NotebookError if `model` is trained from scratch, if
     the tokenizer cannot get words, or if it splits fewer words.
     """
     if not number:
         return tokenizer
     if model.startswith("scratch:"):
         raise NotebookError(
-            f"add_words must be 0 with model={model!r}, got {number}: its vocabulary is learned from "
-            "the text and contains the frequent words; pass add_words=0 or a pretrained model"
+            f"add_words must be 0 with model={model!r}, got {number}: a vocabulary that is learned from "
+            "the text (parameter vocabulary) contains the frequent words; pass add_words=0 or a pretrained model"
         )
     check_can_get_words(tokenizer, number, model)
     words = find_split_words(text_file, tokenizer).index[:number]

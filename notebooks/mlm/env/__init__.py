@@ -1,6 +1,7 @@
 """Where a notebook runs. No module here knows about text or models.
 
 notebook      one-line errors, installing missing packages, fewer warnings
+scratch       models that are trained from scratch: the table of sizes
 names         texts and models as they are shown and stored, without secrets and folders
 files         atomic writes, SHA-256 sums, JSON files that detect damage
 host          Colab, Kaggle or a TPU VM; preparing a TPU host

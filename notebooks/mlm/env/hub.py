@@ -14,9 +14,10 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm.env.files import absolute_path, describe_path, short_repr
-from mlm.env.model_folder import check_model_folder, missing_model_type
+from mlm.env.model_folder import check_config_folder, check_model_folder, missing_model_type
 from mlm.env.names import HUB_NAME, hide_secrets
 from mlm.env.notebook import NotebookError, installed_version
+from mlm.env.scratch import scratch_source
 
 MASKED_LMS = {  # model types with a masked language model, without sequence-to-sequence models
     model_type
@@ -85,15 +86,20 @@ def load_error(
 def model_source(model: str, needs_weights: bool = True) -> str:
     """What `from_pretrained` reads for a `model`: an absolute folder, or a name on the Hub.
 
-    Raises NotebookError if `model` is neither, is the folder of a run, is another kind of model, or if the
-    folder is incomplete. needs_weights=False: a folder with only a tokenizer is enough.
+    Of "scratch:SOURCE", that is the source, whose folder needs only config.json. Raises NotebookError if
+    `model` is neither, is the folder of a run, is another kind of model, or if the folder is incomplete.
+    needs_weights=False: a folder with only a tokenizer is enough.
     """
-    path = absolute_path("model", model)
+    name = scratch_source(model) or model
+    path = absolute_path("model", name)
     if describe_path(path) == "is a folder":
         source = str(path)
-        check_model_folder(model, path, MASKED_LMS, needs_weights)
-    elif HUB_NAME.fullmatch(model) and not path.exists():
-        source = model
+        if name == model:
+            check_model_folder(model, path, MASKED_LMS, needs_weights)
+        else:
+            check_config_folder(model, path)
+    elif HUB_NAME.fullmatch(name) and not path.exists():
+        source = name
     elif path.is_file() and (path.parent / "config.json").exists():
         raise NotebookError(
             f"model={short_repr(model)} is a file; pass the folder that contains it, {path.parent}"
@@ -108,7 +114,7 @@ def model_source(model: str, needs_weights: bool = True) -> str:
         config, _ = PretrainedConfig.get_config_dict(source, local_files_only=offline)
     model_type = config.get("model_type")
     if config and (reason := missing_model_type(config, MASKED_LMS)):
-        copy = "" if path.is_dir() else f" in a copy (hf download {model} --local-dir FOLDER)"
+        copy = "" if path.is_dir() else f" in a copy (hf download {name} --local-dir FOLDER)"
         raise NotebookError(f"model={short_repr(model)} {reason}{copy}")
     if config and model_type not in MASKED_LMS:
         raise NotebookError(

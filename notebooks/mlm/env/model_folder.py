@@ -215,14 +215,29 @@ def check_model_folder(
     the model itself is loaded, not only its tokenizer.
     """
     reason = None
-    has_tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
     if not (folder / "config.json").exists():
-        if needs_weights or not has_tokenizer:
+        if needs_weights or not has_tokenizer(folder):
             reason = next(filter(None, (describe(folder) for describe in WITHOUT_CONFIG)))
     elif reason := damaged_json(folder):
         pass
     elif read_json(folder / "config.json").get("model_type") in known_types and needs_weights:
         reason = incomplete_weights(folder)
+    if reason:
+        raise NotebookError(f"model={short_repr(model)} {reason}")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder contains a vocabulary."""
+    return any((folder / name).exists() for name in TOKENIZER_FILES)
+
+
+def check_config_folder(model: str, folder: Path) -> None:
+    """Raise NotebookError if a folder whose configuration `model="scratch:..."` takes has none."""
+    if (folder / "config.json").exists():
+        reason = damaged_json(folder)
+    else:
+        found = folder_of_models(folder)
+        reason = found or "contains no config.json; pass a folder with the configuration of a model"
     if reason:
         raise NotebookError(f"model={short_repr(model)} {reason}")
 

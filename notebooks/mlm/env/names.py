@@ -10,9 +10,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from mlm.env.scratch import PREFIX, scratch_source
+
 SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)  # one letter is a Windows drive
 URL_IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]+:/+[^\s'\"<>]+", re.IGNORECASE)
-NO_URL = "file", "hf"  # their ? and # belong to a path
+NO_URL = "file", "hf", PREFIX[:-1]  # their ? and # belong to a path
 PATH_QUERY = re.compile(r"(/[^\s?'\"]*)\?[^\s'\"<>]+")
 QUERY = re.compile(r"[?#].*|;\w+=.*", re.DOTALL)
 HUB_NAME = re.compile(r"(\w[\w.-]{,95}/)?\w[\w.-]{,95}", re.ASCII)
@@ -103,6 +105,8 @@ def public_name(source: str) -> str:
     "pydoc" and "hf:NAME:train" stay as they are.
     """
     source = FOLDER_DIGEST.sub("", source)
+    if untrained := scratch_source(source):
+        return PREFIX + public_name(untrained)
     scheme = SCHEME.match(source)
     if scheme and scheme[1].lower() != "file":
         return without_secrets(source)
@@ -124,8 +128,10 @@ def public_names(source: str | list[str]) -> str | list[str]:
 def stored_model(model: str) -> str:
     """What files say about the parameter `model`: of a folder, its name and a digest of its path.
 
-    The digest tells folders of the same name apart. Hub names and "scratch:" models stay as they are.
+    The digest tells folders of the same name apart. Hub names and "scratch:tiny" stay as they are.
     """
+    if untrained := scratch_source(model):
+        return PREFIX + stored_model(untrained)
     on_hub = HUB_NAME.fullmatch(model) and not Path(model).exists()
     if on_hub or not (is_path(model) or Path(model).exists()):
         return model

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from mlm.data.corpus import load_corpus, make_workdir
-from mlm.data.tokenizer import load_tokenizer, save_tokenizer
+from mlm.data.tokenizer import learns_vocabulary, load_tokenizer, save_tokenizer
 from mlm.data.vocabulary import init_added_embeddings
 from mlm.env.files import absolute_path
 from mlm.env.names import FOLDER_DIGEST, public_name, stored_model
@@ -245,11 +245,11 @@ def save_untrained(
 ) -> Path:
     """A temporary folder with an untrained model in the forms that 04 writes.
 
-    It is removed when Python exits. A "scratch:" model needs a vocabulary: it is learned from the
+    It is removed when Python exits. A "scratch:" model may need a vocabulary: it is learned from the
     corpus, which is stored in `workdir`; `vocabulary` says which kind (`load_tokenizer`).
     """
-    from_scratch = model.startswith("scratch:")
-    text = load_corpus(corpus, make_workdir(workdir)) / "train.txt" if from_scratch else None
+    needs_text = learns_vocabulary(model, vocabulary)
+    text = load_corpus(corpus, make_workdir(workdir)) / "train.txt" if needs_text else None
     tokenizer = load_tokenizer(model, text, vocabulary)
     untrained = load_model(model, tokenizer, max_len=0, seed=seed)  # `encode` checks the length
     folder = Path(tempfile.mkdtemp(prefix="mlm-"))

@@ -1,4 +1,4 @@
-"""A model's use for a task: texts -> features -> classes, with a frozen and with a fine-tuned encoder.
+"""A model's use for a task: texts -> vectors -> classes, with a frozen and with a fine-tuned encoder.
 
 Taught in 07. Both encoders of a comparison, before and after training, are treated alike.
 """
@@ -18,50 +18,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-READ_TEXTS = 64  # at a time
+from mlm.inference.vectors import READ_TEXTS, pool, to_batch
+
 TRAIN_TEXTS = 16  # per batch of fine-tuning
 BASE_LR, BASE_WIDTH = 5e-5, 768  # of fine-tuning BERT-base; narrower encoders take larger steps
-
-# features
-
-
-def to_batch(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    max_len: int,
-    device: torch.device | str = "cpu",
-) -> dict[str, torch.Tensor]:
-    """Texts as the input of an encoder: padded, cut off after `max_len` tokens; tensors (texts, T)."""
-    batch = tokenizer(
-        [*texts],
-        padding=True,
-        truncation=True,
-        max_length=max_len,
-        split_special_tokens=True,  # "[MASK]" in a text is text
-        return_tensors="pt",
-    )
-    return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def pool(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Mean pooling: hidden states (B, T, H) -> the mean over the tokens of each text, (B, H)."""
-    weights = attention_mask[:, :, None].to(hidden.dtype)  # (B, T, 1): 0 for padding
-    return (hidden * weights).sum(1) / weights.sum(1)
-
-
-@torch.no_grad()
-def text_vectors(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_len: int
-) -> np.ndarray:
-    """A vector for each text, (texts, H): the mean of the hidden states of a masked LM's encoder."""
-    encoder, vectors = model.base_model.eval(), []
-    for start in range(0, len(texts), READ_TEXTS):
-        part = texts[start : start + READ_TEXTS]
-        batch = to_batch(tokenizer, part, max_len, model.device)
-        hidden = encoder(**batch).last_hidden_state  # (B, T, H)
-        vectors.append(pool(hidden, batch["attention_mask"]))
-    return torch.cat(vectors).cpu().numpy()
-
 
 # classifiers
 

@@ -6,16 +6,17 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, BertConfig
+from transformers import AutoModelForMaskedLM
 from transformers.utils import logging as transformers_logging
 
-from mlm.data.lengths import MAX_POSITIONS, num_positions
+from mlm.data.lengths import MAX_POSITIONS
 from mlm.env.hub import hub_is_unreachable, load_error, model_source
 from mlm.env.notebook import NotebookError
+from mlm.env.scratch import scratch_size, scratch_source
+from mlm.models.configs import load_config, size_config, source_config
 from mlm.models.encoders import supports_packing
 from mlm.models.long_rows import is_long, use_long_attention
 from mlm.models.probe import longest_input, one_layer_model, own_logits
-from mlm.models.sizes import SIZES
 
 DROPOUT_NAMES = (  # how the configs of different models call it
     "hidden_dropout_prob",
@@ -44,20 +45,9 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_config(model: str) -> Any:
-    """The config of a pretrained model; raises NotebookError if it cannot be loaded."""
-    source = model_source(model)
-    try:
-        return AutoConfig.from_pretrained(
-            source, local_files_only=hub_is_unreachable(source), trust_remote_code=False
-        )
-    except Exception as error:
-        raise load_error(model, error) from None
-
-
 def choose_packing(model: str) -> bool:
     """Whether to pack examples for `model`; prints a line if it does not support packing."""
-    if model.startswith("scratch:"):
+    if scratch_size(model):
         return True
     config = load_config(model)
     if not supports_packing(config):
@@ -68,15 +58,26 @@ def choose_packing(model: str) -> bool:
 def load_model(
     model: str, tokenizer: Any, max_len: int = 128, dropout: float | None = None, seed: int = 0
 ) -> Any:
-    """A masked language model: pretrained (a Hub name or a folder), or a random BERT ("scratch:tiny").
+    """A masked language model: pretrained (a Hub name or a folder), or with random weights ("scratch:tiny").
 
+    "scratch:" and a Hub name or folder takes only its configuration, fitted to the tokenizer and `max_len`.
     dropout: None keeps the model's own (0.1 in BERT). seed: for all random weights. The attribute
     `head_was_missing` of the result says whether the files contained an encoder without a head.
     Raises NotebookError if the model cannot be loaded, does not match the tokenizer or `max_len`, or has
     missing or non-finite weights.
     """
-    is_scratch = model.startswith("scratch:")
-    config = scratch_config(model, tokenizer, max_len) if is_scratch else load_config(model)
+    size, source = scratch_size(model), scratch_source(model)
+    if (size or source) and max_len > MAX_POSITIONS:
+        raise NotebookError(
+            f"max_len must be at most {MAX_POSITIONS:,} with model={model!r}, got {max_len:,}: pass a smaller "
+            "value"
+        )
+    if size:
+        config = size_config(size, tokenizer, max_len)
+    elif source:
+        config = source_config(model, tokenizer, max_len)
+    else:
+        config = load_config(model)
     if getattr(config, "pad_token_id", None) is None and tokenizer.pad_token_id is not None:
         config.pad_token_id = tokenizer.pad_token_id
         print(f"config.json has no pad_token_id: it is now {config.pad_token_id}, the tokenizer's")
@@ -87,13 +88,11 @@ def load_model(
     if dropout is not None:
         text_config = config.get_text_config()  # of a model that also reads images
         text_config.update({name: dropout for name in DROPOUT_NAMES if hasattr(text_config, name)})
-    config.tie_word_embeddings = True  # `keep_untied` undoes it if the files have two matrices
-    if is_scratch:
-        torch.manual_seed(seed)
-        masked_lm = AutoModelForMaskedLM.from_config(config)
-        masked_lm.head_was_missing = False
+    if size or source:
+        masked_lm = random_model(config, seed)
     else:
         masked_lm = pretrained_model(model, config, tokenizer, seed)
+    keep_untied(masked_lm)
     if is_long(max_len):
         use_long_attention(masked_lm)
     return masked_lm
@@ -104,12 +103,10 @@ def pretrained_model(model: str, config: Any, tokenizer: Any, seed: int) -> Any:
 
     Raises NotebookError as `read_model` and `use_tokenizers_padding` do.
     """
+    config.tie_word_embeddings = True  # `keep_untied` undoes it if the files have two matrices
     masked_lm = read_model(model, config, seed)
     if pads_with_text(config, tokenizer):
         masked_lm = use_tokenizers_padding(model, masked_lm, tokenizer, seed)
-    decoder, embeddings = masked_lm.get_output_embeddings(), masked_lm.get_input_embeddings()
-    if decoder is not None and decoder.weight is not embeddings.weight:
-        keep_untied(masked_lm)
     return masked_lm
 
 
@@ -125,7 +122,7 @@ def check_config(model: str, config: Any, tokenizer: Any, max_len: int) -> None:
             f"model={model!r} has {vocab_size} token embeddings, but its tokenizer has "
             f"{largest_id + 1} tokens: pass a folder in which both come from the same model"
         )
-    if max_len and not model.startswith("scratch:"):  # their positions follow from max_len
+    if max_len and not scratch_size(model):  # whose positions follow from max_len
         with torch.random.fork_rng(devices=[]):
             longest = longest_input(one_layer_model(config), max_len)
         if longest < max_len:
@@ -234,27 +231,15 @@ def use_tokenizers_padding(model: str, masked_lm: Any, tokenizer: Any, seed: int
     return changed
 
 
-def scratch_config(model: str, tokenizer: Any, max_len: int = 0) -> BertConfig:
-    """The config of a BERT of one of the SIZES, "scratch:tiny" for example, with positions for `max_len` tokens.
+# random weights
 
-    Raises NotebookError if these are more than MAX_POSITIONS.
-    """
-    if max_len > MAX_POSITIONS:
-        raise NotebookError(
-            f"max_len must be at most {MAX_POSITIONS:,} with model={model!r}, got {max_len:,}: pass a smaller "
-            "value"
-        )
-    hidden, layers = SIZES[model.removeprefix("scratch:")]
-    return BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        intermediate_size=4 * hidden,
-        max_position_embeddings=num_positions(max_len),
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.02 * (768 / hidden) ** 0.5,  # BERT-base (hidden size 768) has 0.02
-    )
+
+def random_model(config: Any, seed: int) -> Any:
+    """A masked language model with this config and random weights in float32, which depend on the seed only."""
+    torch.manual_seed(seed)
+    masked_lm = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    masked_lm.head_was_missing = False
+    return masked_lm
 
 
 def keep_untied(masked_lm: Any) -> None:
@@ -263,6 +248,9 @@ def keep_untied(masked_lm: Any) -> None:
     Such a model also has two biases, of which one is unused. It is frozen: DDP waits for the gradient
     of every weight that is trained.
     """
+    decoder, embeddings = masked_lm.get_output_embeddings(), masked_lm.get_input_embeddings()
+    if decoder is None or decoder.weight is embeddings.weight:
+        return
     masked_lm.config.tie_word_embeddings = False
     for name, tied_name in (masked_lm._tied_weights_keys or {}).items():
         unused = masked_lm.get_parameter(tied_name)

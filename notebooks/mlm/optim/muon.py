@@ -107,12 +107,17 @@ class MuonAdamW(torch.optim.AdamW):
         return loss
 
     def muon_step(self, group: dict[str, Any]) -> None:
-        """Update the matrices of a group: Nesterov momentum, orthogonalized; equal shapes together."""
-        weights_by_shape: dict[torch.Size, list[torch.Tensor]] = {}
-        for weight in group["params"]:
+        """Update the matrices of a group: Nesterov momentum, orthogonalized; equal shapes together.
+
+        group["parts"]: for each weight, the number of matrices that it consists of, one below the other.
+        Checkpoints of earlier versions lack it: each weight is one matrix, as when their run began.
+        """
+        parts = group.get("parts", [1] * len(group["params"]))
+        weights_by_shape: dict[tuple[torch.Size, int], list[torch.Tensor]] = {}
+        for weight, number in zip(group["params"], parts):
             if weight.grad is not None:
-                weights_by_shape.setdefault(weight.shape, []).append(weight)
-        for (rows, columns), weights in weights_by_shape.items():
+                weights_by_shape.setdefault((weight.shape, number), []).append(weight)
+        for ((rows, columns), number), weights in weights_by_shape.items():
             momenta, gradients = [], []
             for weight in weights:
                 state = self.state[weight]
@@ -123,6 +128,8 @@ class MuonAdamW(torch.optim.AdamW):
                 gradients.append(weight.grad)
             torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
             updates = torch.stack(torch._foreach_lerp(gradients, momenta, self.momentum))
-            step_size = SIZE * group["lr"] * max(1, rows / columns) ** 0.5
+            updates = orthogonalize(updates.view(-1, rows // number, columns))
+            step_size = SIZE * group["lr"] * max(1, rows / number / columns) ** 0.5
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(weights, orthogonalize(updates).unbind(), alpha=-step_size)
+            updates = updates.reshape(-1, rows, columns).unbind()
+            torch._foreach_add_(weights, updates, alpha=-step_size)

@@ -23,6 +23,26 @@ def hidden_matrices(module: Any) -> set[int]:
     return {id(layer.weight) for layer in linear if layer is not decoder}
 
 
+# Several matrices in one: the queries, keys and values, or the two inputs of a gated feed-forward layer.
+FUSED = {
+    "Wqkv": 3,
+    "Wi": 2,
+}  # {name of a linear layer in ModernBERT: number of matrices, one below the other}
+
+
+def fused_matrices(module: Any) -> dict[int, int]:
+    """{id of a weight: the number of matrices in it} for the linear layers in FUSED.
+
+    Muon orthogonalizes each matrix by itself, as it does in BERT, where they are separate weights.
+    """
+    layers = [(name.rpartition(".")[2], layer) for name, layer in module.named_modules()]
+    return {
+        id(layer.weight): FUSED[name]
+        for name, layer in layers
+        if name in FUSED and isinstance(layer, torch.nn.Linear)
+    }
+
+
 OPTIMIZERS = {  # name: a function of the MaskedLM that selects the weights for Muon; AdamW updates the rest
     "adamw": no_matrices,
     "muon": hidden_matrices,
@@ -54,7 +74,9 @@ def make_optimizer(
         {"params": [weight for weight in adamw_weights if weight.ndim == 1], "weight_decay": 0.0},
     ]
     if muon_weights:
-        groups.append({"params": muon_weights, "muon": True, "lr": MUON_LR * lr})
+        fused = fused_matrices(module)
+        parts = [fused.get(id(weight), 1) for weight in muon_weights]
+        groups.append({"params": muon_weights, "muon": True, "parts": parts, "lr": MUON_LR * lr})
     is_fused = weights[0].device.type in ("cpu", "cuda")
     result = MuonAdamW(groups, lr=lr, weight_decay=weight_decay, fused=is_fused)
     result.max_norm = clip

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from mlm.models.sizes import SIZES
+from mlm.env.scratch import PREFIX, SIZES, scratch_size
 
 RECIPE_SETTINGS = (
     "optimizer",
@@ -20,8 +20,16 @@ RECIPE_SETTINGS = (
     "clip",
 )
 MUON_MAX_HIDDEN_SIZE = 256  # Muon's matrix products are cheap relative to a step up to this width
+MEASURED_LR = 4e-4  # for fine-tuning the encoder with which rates were tried, of this size:
+MEASURED_SIZE = 384, 6  # (hidden size, layers)
 
 Recipe = dict[str, tuple[Any, str]]  # {setting: (value, reason)}; dropout None: the model's own
+
+
+def named_size(model: str) -> tuple[int, int]:
+    """(hidden size, layers) of a model whose name says them, "scratch:tiny" for example; otherwise BERT-base's."""
+    size = scratch_size(model) or SIZES["base"]
+    return size.hidden, size.layers
 
 
 def bytes_per_example(
@@ -60,13 +68,17 @@ def tokens_per_example(train: Any, pack: bool) -> float:
 
 
 def choose_batch_size(
-    parameters: dict[str, Any], train: Any, pack: bool, device: dict[str, Any]
+    parameters: dict[str, Any],
+    train: Any,
+    pack: bool,
+    device: dict[str, Any],
+    size: tuple[int, int] | None = None,
 ) -> tuple[int, str]:
     """(examples per process and batch, the reason); the parameter `batch_size` unless it is None.
 
     On a GPU or TPU: the largest power of two up to 256 that is estimated to fill at most a quarter of the
-    memory. Every pretrained model counts as BERT-base. train: a MaskedLMDataset. pack: whether its
-    examples are packed.
+    memory. train: a MaskedLMDataset. pack: whether its examples are packed. size: (hidden size, layers),
+    from `encoder_size`; if omitted, the size in the model's name or BERT-base's.
     """
     from mlm.env.hardware import TPU_GB  # here, because that module imports torch
 
@@ -75,9 +87,8 @@ def choose_batch_size(
     if device["kind"] == "cpu":
         return 32, "enough to keep a CPU busy"
     model = parameters["model"]
-    is_scratch = model.startswith("scratch:")
-    hidden, layers = SIZES[model.removeprefix("scratch:") if is_scratch else "base"]
-    rate = choose_recipe(parameters, model, 1)[0]["mlm_probability"]
+    hidden, layers = size or named_size(model)
+    rate = choose_recipe(parameters, model, 1, size)[0]["mlm_probability"]
     tokens, vocab_size = tokens_per_example(train, pack), len(train.tokenizer)
     example = bytes_per_example(hidden, layers, vocab_size, tokens, rate, device["dtype"].itemsize)
     tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
@@ -87,7 +98,41 @@ def choose_batch_size(
     return size, f"a step takes about {used} (estimated)"
 
 
-def tutorial_recipe(model: str, batch_size: int, optimizer: str | None) -> Recipe:
+def scratch_lr(hidden: int, batch_size: int, optimizer: str) -> tuple[float, str]:
+    """(peak learning rate, reason) for a model from scratch; batch_size: examples per optimizer step.
+
+    Randomly initialized models tolerate higher learning rates than pretrained ones, and narrow models
+    higher ones than wide ones. The learning rate grows with the square root of the batch size.
+    """
+    base = 2e-3 if optimizer == "muon" else 1e-3
+    lr = base * 128 / hidden * (batch_size / 32) ** 0.5
+    return lr, f"{base:.0e} x 128/hidden size x sqrt(batch/32)".replace("e-0", "e-")
+
+
+def fine_tuning_lr(size: tuple[int, int]) -> tuple[float, str]:
+    """(peak learning rate, reason) for a pretrained model of this size (hidden size, layers).
+
+    The same for all batch sizes: with equal epochs, a larger batch makes fewer steps, but larger steps
+    damage what pretrained weights know (256 examples per step: loss 4.70 instead of 5.24 with the square
+    root). MEASURED_LR for MEASURED_SIZE and smaller models. For larger ones it falls with width times depth:
+    1e-4 for BERT-base, 3.8e-5 for BERT-large. That was not measured; it lies within published practice
+    (docs/recipe.md).
+    """
+    measured = math.prod(MEASURED_SIZE)
+    if math.prod(size) <= measured:
+        return MEASURED_LR, "fine-tuning: 4e-4, whatever the batch size"
+    lr = float(f"{MEASURED_LR * measured / math.prod(size):.2g}")
+    return lr, "fine-tuning: 4e-4 x 2304/(hidden size x layers)"
+
+
+def earlier_fine_tuning_lr(batch_size: int) -> float:
+    """The learning rate that earlier versions chose for all pretrained models; their runs keep it."""
+    return 4e-4 * (batch_size / 32) ** 0.5
+
+
+def tutorial_recipe(
+    model: str, batch_size: int, optimizer: str | None, size: tuple[int, int]
+) -> Recipe:
     """The settings of the 2020 tutorial, for every model and batch size."""
     return {
         "optimizer": ("adamw", "tutorial: AdamW (arXiv:1711.05101)"),
@@ -100,30 +145,22 @@ def tutorial_recipe(model: str, batch_size: int, optimizer: str | None) -> Recip
     }
 
 
-def fast_recipe(model: str, batch_size: int, optimizer: str | None) -> Recipe:
-    """Settings that reached the lowest validation loss in a given time (docs/recipe.md).
-
-    Randomly initialized models tolerate higher learning rates than pretrained ones, and narrow models
-    higher ones than wide models. The learning rate grows with the square root of the batch size.
-    """
-    is_scratch = model.startswith("scratch:")
-    hidden = SIZES[model.removeprefix("scratch:")][0] if is_scratch else None
-    if hidden is None:
+def fast_recipe(
+    model: str, batch_size: int, optimizer: str | None, size: tuple[int, int]
+) -> Recipe:
+    """Settings that reached the lowest validation loss in a given time (docs/recipe.md)."""
+    hidden, _ = size
+    is_scratch = model.startswith(PREFIX)
+    if not is_scratch:
         chosen = "adamw", "usual for pretrained models"
     elif hidden <= MUON_MAX_HIDDEN_SIZE:
         chosen = "muon", "learns faster than AdamW (arXiv:2603.17970)"
     else:
         chosen = "adamw", f"Muon is too slow for hidden size {hidden}"
-    growth = (batch_size / 32) ** 0.5
-    if hidden is None:
-        lr, lr_reason = 4e-4, "fine-tuning: 4e-4 x sqrt(batch/32)"
-    elif (optimizer or chosen[0]) == "muon":
-        lr, lr_reason = 2e-3 * 128 / hidden, "2e-3 x 128/hidden size x sqrt(batch/32)"
-    else:
-        lr, lr_reason = 1e-3 * 128 / hidden, "1e-3 x 128/hidden size x sqrt(batch/32)"
+    name = optimizer or chosen[0]
     return {
         "optimizer": chosen,
-        "lr": (lr * growth, lr_reason),
+        "lr": scratch_lr(hidden, batch_size, name) if is_scratch else fine_tuning_lr(size),
         "schedule": ("trapezoid", "warm-up, constant, decay (arXiv:2106.04560)"),
         "weight_decay": (0.1, "better than 0.01 and 0.3 on scratch:tiny"),
         "dropout": (0.0, "better on a small text for 10 to 15 epochs"),
@@ -132,21 +169,31 @@ def fast_recipe(model: str, batch_size: int, optimizer: str | None) -> Recipe:
     }
 
 
-RECIPES: dict[str, Callable[[str, int, str | None], Recipe]] = {
+RECIPES: dict[str, Callable[[str, int, str | None, tuple[int, int]], Recipe]] = {
     "fast": fast_recipe,
     "tutorial": tutorial_recipe,
 }
 
 
 def choose_recipe(
-    parameters: dict[str, Any], model: str, batch_size: int
+    parameters: dict[str, Any],
+    model: str,
+    batch_size: int,
+    size: tuple[int, int] | None = None,
+    resumed_lr: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """All training settings, and the reason for each: {setting: value}, {setting: reason}.
 
     parameters: the notebook's; a setting that is not None there is used as it is. batch_size: examples per
-    optimizer step, of all processes. Raises KeyError if `parameters["recipe"]` is not in RECIPES.
+    optimizer step, of all processes and accumulated batches. size: (hidden size, layers), from
+    `encoder_size`; if omitted, the size in the model's name or BERT-base's. resumed_lr: the learning rate of a run of an
+    earlier version, from `resumed_choices`. Raises KeyError if `parameters["recipe"]` is not in RECIPES.
     """
-    recipe = RECIPES[parameters["recipe"]](model, batch_size, parameters["optimizer"])
+    recipe = RECIPES[parameters["recipe"]](
+        model, batch_size, parameters["optimizer"], size or named_size(model)
+    )
+    if resumed_lr not in (None, recipe["lr"][0]):
+        recipe["lr"] = resumed_lr, "as this run began: the rule of an earlier version"
     for name in RECIPE_SETTINGS:
         if parameters[name] is not None:
             recipe[name] = parameters[name], "set in the parameters"

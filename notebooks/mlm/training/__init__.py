@@ -5,6 +5,7 @@ evaluation           validation loss and accuracy, the unigram baseline
 datamodule           MaskedLMData, the LightningDataModule
 seeded_dropout       dropout that a resumed run repeats exactly
 history              the rows of metrics of a run: best row, early stopping, metrics.csv
+forecast             how long training takes: before it begins, and while it runs
 progress             what is shown during training: a bar and a learning curve, or lines
 logging              TrainingLogger, the callback that logs and evaluates
 causes               the cause of an error in one line: memory, or the model or the data
@@ -16,6 +17,7 @@ settings             which settings make two runs the same run
 tracking             the history of a run -> TensorBoard, Weights & Biases, MLflow, Trackio
 run                  a run's folder: open, train, resume
 checkpoint_callback  CheckpointingLogger, the callback that logs, evaluates and saves checkpoints
+forgetting           what a pretrained model forgets: its loss on general text, before and after
 verdict              what the losses of a run mean, and the cause if something went wrong
 normal_loss          whether a loss is normal: what similar runs reached
 model_card           the model card

@@ -11,12 +11,14 @@ import torch
 from mlm.env.notebook import NotebookError
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate
+from mlm.training.forecast import TimeLeft
 from mlm.training.history import with_current_names
 from mlm.training.module import MaskedLM
 from mlm.training.progress import ProgressBar, ProgressLines, is_interactive
 
 MAX_LOG_STEPS = 50  # steps between two log lines
 MIN_LOG_LINES = 25  # in a short run
+FIRST_LOG_STEPS = 5, 20  # lines before that: after the second, the estimated time left is good
 
 
 def sum_over_processes(trainer: pl.Trainer, sums: torch.Tensor) -> torch.Tensor:
@@ -47,6 +49,8 @@ class TrainingLogger(pl.Callback):
     def __init__(self, data: MaskedLMData, baseline: float, evaluations: int = 4) -> None:
         self.data, self.baseline = data, baseline
         self.log_every = max(1, min(MAX_LOG_STEPS, data.total_steps // MIN_LOG_LINES))
+        first = {step for step in FIRST_LOG_STEPS if step < self.log_every}
+        self.log_steps = first | {data.total_steps}  # besides every `log_every` steps
         self.evaluation_steps = {
             -(-data.total_steps * number // evaluations) for number in range(1, evaluations + 1)
         }
@@ -82,6 +86,7 @@ class TrainingLogger(pl.Callback):
             self.progress.start(
                 self.step, self.data.total_steps, self.state["history"], self.baseline
             )
+        self.time_left = TimeLeft(self.step, self.data.total_steps, self.evaluation_steps)
         self.counted_until = time.perf_counter()  # the end of what is in `seconds`
         last = self.state["history"][-1] if self.state["history"] else {}
         evaluated = last.get("step") == self.step and "valid_loss" in last
@@ -117,7 +122,7 @@ class TrainingLogger(pl.Callback):
             self.count_cells(self.cells)
         if self.shows_progress:
             self.progress.step()
-        if self.step % self.log_every == 0 or self.step == self.data.total_steps:
+        if self.step % self.log_every == 0 or self.step in self.log_steps:
             self.log_training(trainer, module)
         if self.step in self.evaluation_steps:
             self.log_validation(trainer, module)
@@ -182,6 +187,7 @@ class TrainingLogger(pl.Callback):
             module.train()
             trainer.should_stop = True
         self.exclude_time_since(began)
+        self.time_left.evaluated(self.counted_until - began)
 
     def add_row(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
         """Add a row to the history, the logs and the display."""
@@ -189,7 +195,9 @@ class TrainingLogger(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(row, trainer.global_step)
         if self.shows_progress:
-            self.progress.row(self.state["history"])
+            is_training = "train_loss" in row  # after an evaluation, the next line says it again
+            left = self.time_left.seconds(trainer.global_step) if is_training else None
+            self.progress.row(self.state["history"], left)
 
     # counts and times
 

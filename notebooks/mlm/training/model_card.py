@@ -1,5 +1,6 @@
 """The model card: how the model was trained and how good it is, in the format of the Hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mlm.env.files import atomic_write
 from mlm.env.names import HUB_NAME, public_name
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.plots.training import curve_image
+from mlm.training.forgetting import describe_forgetting
 
 TEXT = """\
 # {name}
@@ -37,7 +39,7 @@ exp(loss), and accuracy is the fraction of masked tokens for which the most prob
 | unigram baseline (word frequencies alone) | {baseline:.3f} | | |
 | this model ({kept} weights, from step {step:,}) | {after} |
 
-![Training loss, validation loss and unigram baseline over optimizer steps](curve.png)
+{forgetting}![Training loss, validation loss and unigram baseline over optimizer steps](curve.png)
 
 ## Training
 
@@ -45,7 +47,7 @@ exp(loss), and accuracy is the fraction of masked tokens for which the most prob
 |---|---|
 | text | {text}, {lines:,} lines, {tokens:,} training tokens |
 | SHA-256 of the text | `{sha256}` |
-| training | {steps:,} steps, {tokens_seen:,} tokens seen, {seconds:,.0f} s on {device}, matrix products in {precision} |
+{replay}| training | {steps:,} steps, {tokens_seen:,} tokens seen, {seconds:,.0f} s on {device}, matrix products in {precision} |
 | recipe | {recipe} |
 | seed | {seed} |
 | versions | {versions} |
@@ -54,6 +56,17 @@ exp(loss), and accuracy is the fraction of masked tokens for which the most prob
 
 The model predicts what is likely in texts like its training text, not what is true. It repeats the
 prejudices of that text. This card names no licence: the licences of the text and of a pretrained model apply.
+"""
+
+
+FORGETTING = """\
+What the model forgets while it learns this text: {sentence}.
+
+| general text | loss | perplexity | accuracy |
+|---|---|---|---|
+| before training | {before} |
+| this model | {after} |
+
 """
 
 
@@ -84,8 +97,30 @@ def describe_split(split: dict[str, Any] | None, valid_corpus: str | None) -> st
     )
 
 
-def card_data(name: str, results: dict[str, Any]) -> ModelCardData:
-    """The metadata of a card that the Hub reads, with the metrics of the weights that are kept."""
+def forgetting_text(measured: dict[str, Any] | None) -> str:
+    """The part of a card about forgetting; empty if it was not measured, as in an earlier version."""
+    if measured is None:
+        return ""
+    return FORGETTING.format(
+        sentence=describe_forgetting(measured | {"text": quoted(measured["text"])}),
+        before=table_row(measured["before"]),
+        after=table_row(measured["after"]),
+    )
+
+
+def replay_row(replay: dict[str, Any] | None) -> str:
+    """The row of a card's table about replayed text; empty if there is none."""
+    if replay is None:
+        return ""
+    text = quoted(replay["source"])
+    return f"| replay | {replay['fraction']:.3g} of the examples of each epoch are of {text} |\n"
+
+
+def card_data(name: str, results: dict[str, Any], widget: Sequence[str] = ()) -> ModelCardData:
+    """The metadata of a card that the Hub reads, with the metrics of the weights that are kept.
+
+    widget: the sentences that the model's page offers to try, with the tokenizer's mask token.
+    """
     source, model = text_name(results["data"]["source"]), results["model"]["name"]
     on_hub = HUB_NAME.fullmatch(model) and not Path(model).exists()
     return ModelCardData(
@@ -93,6 +128,7 @@ def card_data(name: str, results: dict[str, Any]) -> ModelCardData:
         library_name="transformers",
         pipeline_tag="fill-mask",
         base_model=model if on_hub else None,
+        widget=[{"text": " ".join(sentence.split())} for sentence in widget] or None,
         eval_results=[
             EvalResult(
                 task_type="fill-mask",
@@ -107,14 +143,17 @@ def card_data(name: str, results: dict[str, Any]) -> ModelCardData:
     )
 
 
-def model_card(name: str, results: dict[str, Any]) -> str:
-    """The model card of the model `name` as YAML and Markdown, from a run's results (run.json)."""
+def model_card(name: str, results: dict[str, Any], widget: Sequence[str] = ()) -> str:
+    """The model card of the model `name` as YAML and Markdown, from a run's results (run.json).
+
+    widget: see `card_data`.
+    """
     data, training, hardware = results["data"], results["training"], results["hardware"]
     model, valid_corpus = results["model"]["name"], results["parameters"].get("valid_corpus")
     text = TEXT.format(
         name=name,
         origin=(
-            f"random weights ({quoted(model)})"
+            f"random weights ({quoted(public_name(model))})"
             if model.startswith("scratch:")
             else quoted(public_name(model))
         ),
@@ -125,6 +164,8 @@ def model_card(name: str, results: dict[str, Any]) -> str:
         before=table_row(results["before"]),
         after=table_row(results["after"]),
         baseline=results["baseline"]["loss"],
+        forgetting=forgetting_text(results.get("forgetting")),
+        replay=replay_row(data.get("replay")),
         kept=results["kept"]["which"],
         step=results["kept"]["step"],
         lines=data["lines"],
@@ -139,17 +180,21 @@ def model_card(name: str, results: dict[str, Any]) -> str:
         seed=results["parameters"]["seed"],
         versions=", ".join(f"{package} {v}" for package, v in results["versions"].items() if v),
     )
-    return f"---\n{card_data(name, results).to_yaml()}\n---\n\n{text}"
+    return f"---\n{card_data(name, results, widget).to_yaml()}\n---\n\n{text}"
 
 
 def write_card(
-    folder: Path, name: str, results: dict[str, Any], history: list[dict[str, Any]]
+    folder: Path,
+    name: str,
+    results: dict[str, Any],
+    history: list[dict[str, Any]],
+    widget: Sequence[str] = (),
 ) -> None:
     """Write the model card README.md and its learning curve curve.png into a model's folder.
 
-    Raises NotebookError if they cannot be written.
+    widget: see `card_data`. Raises NotebookError if they cannot be written.
     """
     with atomic_write(folder / "curve.png") as file:
         file.write(curve_image(history, results["baseline"]["loss"]).data)
     with atomic_write(folder / "README.md", "w", encoding="utf-8", newline="\n") as file:
-        file.write(model_card(name, results))
+        file.write(model_card(name, results, widget))

@@ -6,8 +6,12 @@ import time
 from typing import Any
 
 from mlm.plots.training import curve_image
+from mlm.training.forecast import format_seconds
 
 FRONT_ENDS = "JPY_SESSION_NAME", "COLAB_RELEASE_TAG", "VSCODE_PID"  # set by Jupyter, Colab, VS Code
+BAR_FORMAT = (  # tqdm's without its own estimate of the time left, which knows no evaluations
+    "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+)
 CURVE_SECONDS = 3.0  # the curve is drawn at most this often, except after an evaluation
 
 
@@ -30,6 +34,11 @@ def format_row(row: dict[str, Any]) -> str:
     return f"step {row['step']:>6}  {metrics}"
 
 
+def format_left(seconds: float | None) -> str:
+    """The estimated rest of the training time, as the end of a line; "" if there is no estimate."""
+    return f", about {format_seconds(seconds)} left" if seconds else ""
+
+
 class ProgressLines:
     """Progress for jobs: each log line and each evaluation is printed."""
 
@@ -37,28 +46,13 @@ class ProgressLines:
         self, step: int, total_steps: int, history: list[dict[str, Any]], baseline: float
     ) -> None:
         """Training begins after `step` of `total_steps`; `baseline` is the unigram loss in nats."""
-        self.began, self.first_step, self.total_steps = time.monotonic(), step, total_steps
-        self.is_warm = False  # the first evaluation and the first steps take longer than later ones
-
-    def time_left(self, step: int) -> str:
-        """The estimated rest of the training time, as the end of a line; "" if there is no estimate."""
-        if not self.first_step < step < self.total_steps:
-            return ""
-        seconds_per_step = (time.monotonic() - self.began) / (step - self.first_step)
-        seconds = seconds_per_step * (self.total_steps - step)
-        return f", about {f'{seconds / 60:.0f} min' if seconds > 100 else f'{seconds:.0f} s'} left"
 
     def step(self) -> None:
         """Another step is done."""
 
-    def row(self, history: list[dict[str, Any]]) -> None:
-        """The history has a new last row."""
-        row = history[-1]
-        left = self.time_left(row["step"]) if "train_loss" in row else ""
-        print(format_row(row) + left, flush=True)
-        if not self.is_warm:  # later estimates leave out the time until now
-            self.began, self.first_step = time.monotonic(), row["step"]
-            self.is_warm = "train_loss" in row
+    def row(self, history: list[dict[str, Any]], seconds_left: float | None = None) -> None:
+        """The history has a new last row; training takes another `seconds_left` (None: unknown)."""
+        print(format_row(history[-1]) + format_left(seconds_left), flush=True)
 
     def end(self) -> None:
         """Training ends or stops."""
@@ -89,17 +83,19 @@ class ProgressBar(ProgressLines):
             unit="step",
             file=sys.stdout,
             mininterval=0.5,
+            bar_format=BAR_FORMAT,
         )
 
     def step(self) -> None:
         self.bar.update()
 
-    def row(self, history: list[dict[str, Any]]) -> None:
+    def row(self, history: list[dict[str, Any]], seconds_left: float | None = None) -> None:
         row = history[-1]
         if "valid_loss" in row:
             self.bar.write(format_row(row), file=sys.stdout)
         else:
-            self.bar.set_postfix_str(f"training loss {row['train_loss']:.2f}")
+            left = format_left(seconds_left)
+            self.bar.set_postfix_str(f"training loss {row['train_loss']:.2f}{left}")
         if time.monotonic() - self.drawn > CURVE_SECONDS or "valid_loss" in row:
             self.draw(history)
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def stored_results(run: Run) -> dict[str, Any] | None:
 
 def output_files(folder: Path) -> list[str]:
     """The names of the files whose SHA-256 is in run.json, without the checkpoint, sorted."""
-    model = [f"model/{path.name}" for path in (folder / "model").glob("*")]
+    model = [f"model/{path.name}" for path in (folder / "model").glob("*") if path.is_file()]
     return sorted(["logs/metrics.csv", "saved.bin", *model])
 
 
@@ -215,7 +215,8 @@ def run_results(
             "bytes": about_corpus["bytes"],
             "lines": about_corpus["lines"],
             "split": about_corpus["split"],
-            "tokens": len(train.ids),
+            "tokens": len(train.own_ids),
+            "replay": about_corpus.get("replay"),
         },
         "model": {"name": settings["model"], "parameters": model.num_parameters()},
         "training": {
@@ -237,14 +238,14 @@ def run_results(
     }
 
 
-def write_results(results: dict[str, Any], run: Run) -> None:
+def write_results(results: dict[str, Any], run: Run, widget: Sequence[str] = ()) -> None:
     """Write run.json and the model card, unless all output files are intact, and unlock the run.
 
-    Raises NotebookError if they cannot be written.
+    widget: the sentences that the model's page on the Hub offers to try. Raises NotebookError if they cannot be written.
     """
     if is_main_process() and not run.outputs_intact:
         with write_errors("run.json", run.folder):
-            write_card(run.folder / "model", run.folder.name, results, run.history)
+            write_card(run.folder / "model", run.folder.name, results, run.history, widget)
             sums = sha256_sums(run.folder, output_files(run.folder))
             if run.stored:
                 sums[CHECKPOINT] = run.stored.sha256

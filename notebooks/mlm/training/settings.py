@@ -4,6 +4,7 @@ from typing import Any
 
 from mlm.data.tokenization import tokenizer_digest
 from mlm.env.names import stored_model
+from mlm.models.configs import source_digest
 from mlm.parameters import parameters_of
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
@@ -11,10 +12,12 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     "gradient_checkpointing",
     # where a run is and when it is saved: no effect on the weights
     "workdir", "run_name", "resume", "checkpoint_steps", "checkpoint_minutes",
-    # where metrics are logged
-    "logger",
+    # where metrics are logged, and examples in the model card
+    "logger", "widget",
     # compared as corpus_sha256, which includes the validation text and how the text is read
     "corpus", "column", "valid_corpus", "encoding", "documents",
+    # compared as replay_sha256, which includes the lines of general that are left out
+    "general", "replay",
     # compared as total_steps
     "epochs", "max_steps",
     # compared as device, processes and dtype
@@ -42,16 +45,19 @@ def run_settings(
 ) -> dict[str, Any]:
     """What makes two runs the same run, as a dict of plain values.
 
-    `parameters` are from notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
+    `about_corpus` is corpus.json, with "replay" if there is any. `parameters` are from notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
     `choose_recipe`, `device` from `trainer_arguments`. A new parameter is compared unless it is added
     to MAY_DIFFER.
     """
     compared = {name: value for name, value in parameters.items() if name not in MAY_DIFFER}
+    if digest := source_digest(parameters["model"]):  # its weights have no folder of their own
+        compared["config_sha256"] = digest
     return {
         **compared,
         "model": stored_model(parameters["model"]),
         **recipe,
         "corpus_sha256": about_corpus["sha256"],
+        "replay_sha256": (about_corpus.get("replay") or {}).get("sha256"),
         "processes": device["processes"] * parameters["num_nodes"],
         "total_steps": total_steps,
         "device": device["kind"],

@@ -1,0 +1,147 @@
+"""Vectors of texts: mean-pooled hidden states, the nearest texts, and files for sentence-transformers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from mlm.env.files import atomic_write
+from mlm.env.notebook import NotebookError
+
+READ_TEXTS = 64  # at a time
+
+# texts -> vectors
+
+
+def to_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_len: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, torch.Tensor]:
+    """Texts as the input of an encoder: padded, cut off after `max_len` tokens; tensors (texts, T)."""
+    batch = tokenizer(
+        [*texts],
+        padding=True,
+        truncation=True,
+        max_length=max_len,
+        split_special_tokens=True,  # "[MASK]" in a text is text
+        return_tensors="pt",
+    )
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def pool(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Mean pooling: hidden states (B, T, H) -> the mean over the tokens of each text, (B, H)."""
+    weights = attention_mask[:, :, None].to(hidden.dtype)  # (B, T, 1): 0 for padding
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+@torch.no_grad()
+def text_vectors(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_len: int
+) -> np.ndarray:
+    """A vector for each text, (texts, H): the mean of the hidden states of a masked LM's encoder."""
+    encoder, vectors = model.base_model.eval(), []
+    for start in range(0, len(texts), READ_TEXTS):
+        part = texts[start : start + READ_TEXTS]
+        batch = to_batch(tokenizer, part, max_len, model.device)
+        hidden = encoder(**batch).last_hidden_state  # (B, T, H)
+        vectors.append(pool(hidden, batch["attention_mask"]))
+    return torch.cat(vectors).cpu().numpy()
+
+
+def nearest(queries: np.ndarray, keys: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """For each query (Q, H) the `count` rows of `keys` (K, H) with the most similar vectors, best first.
+
+    Returns their numbers and their similarities (Q, count): cosines of the angles, from -1 to 1.
+    """
+    tiny = np.finfo(np.float32).tiny  # a vector of zeros has the similarity 0 to all others
+    queries, keys = (
+        v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), tiny) for v in (queries, keys)
+    )
+    cosines = queries @ keys.T  # (Q, K)
+    rows = (-cosines).argsort(axis=1, kind="stable")[:, :count]
+    return rows, np.take_along_axis(cosines, rows, axis=1)
+
+
+def excerpts(texts: pd.DataFrame, width: int = 70) -> list[str]:
+    """ "(label) the beginning of the text" of each row of a table with the columns label and text."""
+    return [
+        f"({label}) {shorten(text, width, placeholder=' …')}"
+        for label, text in zip(texts["label"], texts["text"])
+    ]
+
+
+def nearest_table(
+    queries: Sequence[str], texts: Sequence[str], found: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> pd.DataFrame:
+    """A row for each query and rank, a column for each model: "cosine text".
+
+    found: {model: what `nearest` returns for these queries and texts}.
+    """
+    columns = {
+        name: [f"{cosine:.2f} {texts[row]}" for row, cosine in zip(rows.flat, cosines.flat)]
+        for name, (rows, cosines) in found.items()
+    }
+    ranks = range(1, 1 + next(iter(found.values()))[0].shape[1])
+    index = pd.MultiIndex.from_product([queries, ranks], names=["query", "nearest"])
+    return pd.DataFrame(columns, index)
+
+
+# sentence-transformers
+
+
+def check_sentence_transformers(wanted: bool, trained: bool) -> None:
+    """Raises NotebookError if the files for sentence-transformers are requested without a run."""
+    if wanted and not trained:
+        raise NotebookError(
+            "sentence_transformers=True: there is no run whose model/ could get the files; train one "
+            "with 04_train.ipynb"
+        )
+
+
+def sentence_transformers_files(width: int, max_len: int) -> dict[str, Any]:
+    """{name: content} of the files that make a model of transformers one of sentence-transformers.
+
+    width: of the hidden states. max_len: longer texts are cut off after this number of tokens.
+    https://sbert.net/docs/package_reference/sentence_transformer/models.html
+    """
+    transformer = {"path": "", "type": "sentence_transformers.models.Transformer"}
+    pooling = {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+    return {
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": width,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": True,
+            "pooling_mode_max_tokens": False,
+        },
+        "sentence_bert_config.json": {
+            "max_seq_length": max_len,
+            "do_lower_case": False,
+            "tokenizer_args": {"split_special_tokens": True},  # "[MASK]" in a text is text
+        },
+        "modules.json": [  # the last one: without it, the others are not read
+            {"idx": number, "name": str(number), **module}
+            for number, module in enumerate((transformer, pooling))
+        ],
+    }
+
+
+def write_sentence_transformers(folder: Path, max_len: int) -> list[str]:
+    """Write these files into the folder of a model; returns their names. transformers ignores them.
+
+    Raises NotebookError if they cannot be written.
+    """
+    width = AutoConfig.from_pretrained(folder).get_text_config().hidden_size
+    files = sentence_transformers_files(width, max_len)
+    for name, content in files.items():
+        with atomic_write(folder / name, "w", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(content, indent=2) + "\n")
+    return list(files)

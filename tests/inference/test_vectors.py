@@ -1,0 +1,162 @@
+"""Texts -> vectors; nearest texts; sentence-transformers loads model/ and computes the same vectors."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+from encoders import CONFIGS, make_model, make_tokenizer
+from helpers import refused
+from mlm.inference.load import find_run
+from mlm.inference.vectors import (
+    check_sentence_transformers,
+    nearest,
+    pool,
+    sentence_transformers_files,
+    text_vectors,
+    write_sentence_transformers,
+)
+from mlm.training.results import output_files
+
+
+def test_pooling_is_the_mean_over_real_tokens():
+    hidden = torch.randn(2, 5, 3)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    expected = torch.stack([hidden[0].mean(0), hidden[1, :2].mean(0)])
+    assert torch.allclose(pool(hidden, mask), expected)
+
+
+def test_a_text_has_the_same_vector_in_every_batch(model, word_tokenizer, text):
+    together = text_vectors(model, word_tokenizer, [text, "evil", "good name"] * 30, 16)
+    alone = text_vectors(model, word_tokenizer, ["evil"], 16)
+    assert together.shape == (90, 32)
+    assert np.allclose(together[1::3], alone, atol=1e-5)
+
+
+def test_long_texts_are_cut_off_and_special_tokens_are_text(model, word_tokenizer, text):
+    assert len(text_vectors(model, word_tokenizer, [text * 50], 16)) == 1
+    mask, word = (text_vectors(model, word_tokenizer, [t], 16) for t in ("[MASK]", "mask"))
+    assert not np.allclose(mask, text_vectors(model, word_tokenizer, [" "], 16))
+    assert mask.shape == word.shape
+
+
+def test_the_nearest_texts_are_sorted_by_the_angle_alone():
+    keys = np.array([[1.0, 0], [0, 3], [-2, 0], [5, 5]])
+    queries = np.array([[10.0, 1], [0, -0.1], [1, 1]])
+    rows, cosines = nearest(queries, keys, 2)
+    assert rows.tolist() == [[0, 3], [0, 2], [3, 0]]  # equal cosines: the first key first
+    assert np.allclose(cosines[2], [1, 0.5**0.5])
+    assert nearest(queries, keys)[0].tolist() == [[0], [0], [3]]
+    assert nearest(queries, keys, 10)[0].shape == (3, 4)
+    assert np.array_equal(nearest(1000 * queries, keys, 4)[0], nearest(queries, keys, 4)[0])
+
+
+def test_a_vector_of_zeros_is_similar_to_nothing():
+    rows, cosines = nearest(np.zeros((1, 2)), np.eye(2), 2)
+    assert rows.tolist() == [[0, 1]] and not cosines.any()
+
+
+# sentence-transformers
+
+
+def test_the_files_have_the_format_of_sentence_transformers():
+    """As its own `save` writes them, for all versions since 2."""
+    files = sentence_transformers_files(width=768, max_len=128)
+    assert [(m["idx"], m["name"], m["path"], m["type"]) for m in files["modules.json"]] == [
+        (0, "0", "", "sentence_transformers.models.Transformer"),
+        (1, "1", "1_Pooling", "sentence_transformers.models.Pooling"),
+    ]
+    pooling = files["1_Pooling/config.json"]
+    assert pooling.pop("word_embedding_dimension") == 768
+    assert [name for name, used in pooling.items() if used] == ["pooling_mode_mean_tokens"]
+    assert files["sentence_bert_config.json"]["max_seq_length"] == 128
+    assert files["sentence_bert_config.json"]["do_lower_case"] is False  # the tokenizer does that
+
+
+def test_modules_json_is_written_last(run_folder, monkeypatch):
+    """It makes the folder a model of sentence-transformers, so the rest must be complete."""
+    folder, opened = run_folder / "model", []
+    import mlm.inference.vectors as vectors
+
+    original = vectors.atomic_write
+    monkeypatch.setattr(
+        vectors, "atomic_write", lambda path, *a, **k: (opened.append(path.name), original(path, *a, **k))[1]
+    )  # fmt: skip
+    assert write_sentence_transformers(folder, 16)[-1] == opened[-1] == "modules.json"
+    assert all((folder / name).is_file() for name in sentence_transformers_files(32, 16))
+
+
+def test_transformers_and_the_run_are_as_before(run_folder, model, word_tokenizer, text):
+    folder = run_folder / "model"
+    before = sorted(path.name for path in folder.iterdir())
+    write_sentence_transformers(folder, 16)
+    write_sentence_transformers(folder, 16)  # again: nothing changes
+    added = {path.name for path in folder.iterdir()} - {*before}
+    assert added == {"modules.json", "1_Pooling", "sentence_bert_config.json"}
+    find_run(run_folder.parent, run_folder.name)  # no file counts as damaged
+    loaded = AutoModelForMaskedLM.from_pretrained(folder).state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in model.state_dict().items())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer(text)["input_ids"] == word_tokenizer(text)["input_ids"]
+    assert pipeline("fill-mask", model=str(folder), device="cpu")("a [MASK] will")
+
+
+def test_folders_in_model_are_no_files_of_the_run(run_folder):
+    """04 can write its results again after 05 and 07 have added folders to model/."""
+    write_sentence_transformers(run_folder / "model", 16)
+    files = output_files(run_folder)
+    assert all((run_folder / name).is_file() for name in files)
+
+
+@pytest.mark.fault
+def test_files_that_cannot_be_written_are_an_error_of_one_line(run_folder):
+    (run_folder / "model" / "1_Pooling").write_text("a file, not a folder")
+    with refused("1_Pooling", "could not be written"):
+        write_sentence_transformers(run_folder / "model", 16)
+    assert not (run_folder / "model" / "modules.json").exists()
+
+
+@pytest.mark.fault
+def test_without_a_run_there_is_no_folder_for_the_files():
+    check_sentence_transformers(False, trained=False)
+    check_sentence_transformers(True, trained=True)
+    with refused("sentence_transformers=True", "there is no run", "04_train.ipynb"):
+        check_sentence_transformers(True, trained=False)
+
+
+TEXTS = [
+    "good",
+    "the will to power " * 40,  # longer than max_len
+    "beyond good and evil",
+    "[MASK] and [SEP] <mask> </s> in a text",
+    "Größe 語語 🙂",
+    "",
+]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_sentence_transformers_computes_the_same_vectors(kind, corpus_folder, tmp_path):
+    package = pytest.importorskip("sentence_transformers")  # in tests/requirements.txt
+    tokenizer = make_tokenizer(kind, corpus_folder / "train.txt")
+    make_model(kind, tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    write_sentence_transformers(tmp_path, 16)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    ours = text_vectors(model, AutoTokenizer.from_pretrained(tmp_path), TEXTS, 16)
+    loaded = package.SentenceTransformer(str(tmp_path), device="cpu")
+    assert loaded.max_seq_length == 16
+    assert np.allclose(ours, loaded.encode(TEXTS), atol=1e-5)
+    assert np.allclose(ours[0], loaded.encode(TEXTS[0]), atol=1e-5)  # alone, without padding
+    assert len(np.unique(ours.round(3), axis=0)) == len(TEXTS)  # different texts, different vectors
+
+
+def test_a_copy_of_the_folder_works_elsewhere(run_folder, tmp_path):
+    """The files name no folder."""
+    write_sentence_transformers(run_folder / "model", 16)
+    copy = shutil.copytree(run_folder / "model", tmp_path / "elsewhere")
+    for name in sentence_transformers_files(32, 16):
+        assert str(run_folder.parent) not in (copy / name).read_text()
+        json.loads((copy / name).read_text())
