@@ -20,7 +20,7 @@ def test_every_measured_result_is_quoted_for_its_own_kind_and_size():
 @pytest.mark.parametrize(
     "model, kilobytes, words",
     [
-        ("scratch:tiny", 380, ["scratch:tiny", "pydoc", "nietzsche", "this run is 2.6 nats below it after 15"]),
+        ("scratch:tiny", 380, ["scratch:tiny", "pydoc", "nietzsche", "After 15 epoch(s), the loss is 2.6 nats below"]),
         ("scratch:tiny", 0.1, ["scratch:tiny", "100 KB"]),
         ("scratch:tiny", 1e6, ["longer texts were not measured"]),
         ("scratch:base", 380, ["scratch:tiny", "for scratch:base there is no such figure"]),
@@ -36,13 +36,28 @@ def test_the_answer_says_what_was_measured_and_what_was_not(model, kilobytes, wo
         "unigram baseline",
     ]
     assert [each for each in words if each not in text] == [], text
-    assert "\n" not in text and text.count(". ") == 1 and len(text) < 700
+    assert text.startswith("Is this normal? ")  # it was measured on other texts
+    assert "\n" not in text and len(text) < 800
+
+
+@pytest.mark.parametrize(
+    "below, words",
+    [(2.6, "This is normal."), (0.9, "This is worse"), (3.5, "This is better")],
+)
+@pytest.mark.parametrize("corpus, other", [("pydoc", "nietzsche"), ("nietzsche", "pydoc")])
+def test_a_run_on_a_measured_text_is_compared_with_that_text_alone(below, words, corpus, other):
+    (result,) = similar_results(Size("scratch:tiny", 4e5, 0.3, corpus))
+    below += (result.unigram_baseline - result.valid_loss) - 2.6
+    loss = 5.6 - below
+    run = Evidence([(0, 8.4), (2985, loss)], [(2985, loss)], 5.6, from_scratch=True, epochs=15)
+    text = compare_with_measured(run, Size("scratch:tiny", 4e5, 0.3, corpus))
+    assert text.startswith(words) and corpus in text and other not in text
 
 
 def test_a_loss_above_the_baseline_is_called_so():
     run = Evidence([(0, 6.0), (9, 8.3)], [(9, 0.1)], 5.6, from_scratch=True, epochs=15)
     text = compare_with_measured(run, Size("scratch:tiny", 1e5, 0.3))
-    assert "this run is 2.7 nats above it after 15" in text
+    assert "the loss is 2.7 nats above the unigram baseline" in text
 
 
 def test_the_answer_is_in_run_json_and_in_the_card(trained):

@@ -1,14 +1,15 @@
-"""Is my loss normal? What similar runs reached, in two sentences. docs/loss.md says more."""
+"""Is my loss normal? What similar runs reached, in a few sentences. docs/loss.md says more."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlm.data.text_size import PRETRAINED, RESULTS, Result
+from mlm.env.scratch import PREFIX
 from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY
 from mlm.training.verdict import Evidence
 
 SIX_LAYERS = "a pretrained encoder of six layers with a new MLM head"
+USUAL = 0.3  # nats: runs that differ by less are called equally good; seeds differ by up to 0.1
 
 
 @dataclass(frozen=True)
@@ -18,37 +19,47 @@ class Size:
     model: str  # the parameter of 04
     num_bytes: float  # of the text
     mlm_probability: float  # in training
+    source: object = None  # "source" in corpus.json
 
 
 def similar_results(size: Size) -> list[Result]:
-    """The measured results of the same kind of model, on texts of the most similar size."""
-    model = "scratch:tiny" if size.model.startswith("scratch:") else PRETRAINED
+    """The measured results of the same kind of model: on the same text, otherwise on texts of similar size."""
+    model = "scratch:tiny" if size.model.startswith(PREFIX) else PRETRAINED
     results = [result for result in RESULTS if result.model == model]
+    if same_text := [result for result in results if f"({size.source})" in result.text]:
+        return same_text
     limits = sorted({result.max_bytes for result in results})
     limit = next((limit for limit in limits if size.num_bytes <= limit), limits[-1])
     return [result for result in results if result.max_bytes == limit]
 
 
-def span(values: Iterable[float], form: str) -> str:
-    """The range of some values as text: "1.9 to 2.7", or "1.9" for a single value."""
-    ordered = sorted(values)
-    low, high = f"{ordered[0]:{form}}", f"{ordered[-1]:{form}}"
-    return low if low == high else f"{low} to {high}"
+def described(result: Result) -> str:
+    """What was measured, in words."""
+    return (
+        f"{result.unigram_baseline - result.valid_loss:.1f} nats below it on {result.text} after "
+        f"{result.epochs} epoch(s) (loss {result.valid_loss:.2f}, perplexity {math.exp(result.valid_loss):.0f}, "
+        f"accuracy {result.accuracy:.0%})"
+    )
+
+
+def opening(run: Evidence, size: Size, results: list[Result]) -> str:
+    """Whether the loss is normal; a question if the same model was not measured on the same text."""
+    result = results[0]
+    if f"({size.source})" not in result.text or size.model != result.model:
+        return "Is this normal?"
+    more = run.below - (result.unigram_baseline - result.valid_loss)
+    if abs(more) <= USUAL:
+        return "This is normal."
+    return f"This is {'better' if more > 0 else 'worse'} than the runs that we measured."
 
 
 def compare_with_measured(run: Evidence, size: Size) -> str:
-    """What to expect of this kind of model and text, next to this run: two sentences.
+    """What to expect of this kind of model and text, next to this run: a few sentences.
 
     The distance to the unigram baseline is compared: the loss itself also depends on text and tokenizer.
     """
     results = similar_results(size)
-    kind = "scratch:tiny" if size.model.startswith("scratch:") else SIX_LAYERS
-    texts = " or ".join(dict.fromkeys(result.text for result in results))
-    distances = span((r.unigram_baseline - r.valid_loss for r in results), ".1f")
-    losses = span((r.valid_loss for r in results), ".1f")
-    perplexities = span((math.exp(r.valid_loss) for r in results), ".0f")
-    accuracies = span((r.accuracy for r in results), ".0%")
-    epochs = span((r.epochs for r in results), "d")
+    kind = "scratch:tiny" if size.model.startswith(PREFIX) else SIX_LAYERS
     note = ""
     if size.num_bytes > results[0].max_bytes:
         note = "; longer texts were not measured"
@@ -56,12 +67,12 @@ def compare_with_measured(run: Evidence, size: Size) -> str:
         note = "; models that come with their head, such as bert-base-uncased, end lower"
     elif size.model != kind:
         note = f"; for {size.model} there is no such figure, and wider models need more steps"
-    place = f"{abs(run.below):.1f} nats {'below' if run.below >= 0 else 'above'} it"
+    place = (
+        f"{abs(run.below):.1f} nats {'below' if run.below >= 0 else 'above'} the unigram baseline"
+    )
     return (
-        f"Is this normal? With {kind} on {texts}, we measured {distances} nats below the unigram baseline "
-        f"(validation loss {losses}, perplexity {perplexities}, accuracy {accuracies}) after {epochs} "
-        f"epoch(s); this run is {place} after {run.epochs:.3g}{note}. Losses on "
-        "other texts or with other tokenizers are not comparable, nor is the training loss: "
-        f"{size.mlm_probability:.0%} of the tokens are masked in training, "
-        f"{VALIDATION_MLM_PROBABILITY:.0%} in validation."
+        f"{opening(run, size, results)} After {run.epochs:.3g} epoch(s), the loss is {place}. The median of "
+        f"three runs of {kind} was {' and '.join(map(described, results))}{note}. Losses on other texts or "
+        f"with other tokenizers are not comparable, nor is the training loss: {size.mlm_probability:.0%} of "
+        f"the tokens are masked in training, {VALIDATION_MLM_PROBABILITY:.0%} in validation."
     )

@@ -192,7 +192,12 @@ def run_results(
     state, settings, kept = run.state or {}, run.settings, run.kept
     evaluations = run.evaluations.loc[: kept["step"]]
     evidence = evidence_of(run, train, baseline)
-    size = Size(settings["model"], about_corpus["bytes"], settings["mlm_probability"])
+    size = Size(
+        settings["model"],
+        about_corpus["bytes"],
+        settings["mlm_probability"],
+        about_corpus["source"],
+    )
     hardware, speed = speed_results(run, train, model)
     return {
         "parameters": public_parameters(parameters),
