@@ -286,7 +286,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
           'saves memory, takes time; "auto": if needed', one_of("auto", True, False)),
     ],
     "Checkpoints and evaluation": [
-        P("04", "evaluations", "int", 4, "evaluations on the validation set during training",
+        P("04", "evaluations", "int", 4, "evaluations during training, besides one before it",
           number(1, 100_000)),
         P("04", "patience", "int", 0,
           "early stopping: evaluations without improvement before stopping, 0: off", number(at_least=0)),

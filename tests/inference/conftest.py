@@ -50,6 +50,7 @@ def results():
     """The parts of run.json that are read."""
     return {
         "parameters": {"model": "scratch:tiny", "seed": 7},
+        "data": {"source": "pydoc"},
         "training": {"steps": 1200, "tokens_seen": 34567},
         "before": {"loss": 8.3, "perplexity": 4000.0, "accuracy": 0.0},
         "after": {"loss": 4.6, "perplexity": 99.0, "accuracy": 0.25},

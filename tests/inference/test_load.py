@@ -51,7 +51,7 @@ def test_without_a_run_the_untrained_model_is_announced(tmp_path, capsys):
 def test_a_run_is_described_by_its_size_and_losses(tmp_path, results):
     text = describe_run(tmp_path / "run", results, "scratch:tiny")
     assert text == (
-        "run: scratch:tiny, 1,200 steps, 34,567 tokens, "
+        "run: scratch:tiny on pydoc, 1,200 steps, 34,567 tokens seen, "
         "validation loss 8.30 before training, 4.60 after"
     )
     first, second = describe_run(tmp_path / "run", results, "bert-base-uncased").splitlines()

@@ -28,6 +28,7 @@ from mlm.env.names import FOLDER_DIGEST, public_name, stored_model
 from mlm.env.notebook import NotebookError
 from mlm.models.loading import load_model, quiet_transformers
 from mlm.training.checkpoint import selected_weights
+from mlm.training.model_card import text_name
 from mlm.training.results import check_files
 
 REQUIRED_FILES = (
@@ -102,8 +103,8 @@ def describe_run(folder: Path | None, results: dict[str, Any] | None, model: str
     before, after = results["before"]["loss"], results["after"]["loss"]
     shown_name = public_name(name)
     text = (
-        f"{folder.name}: {shown_name}, {training['steps']:,} steps, {training['tokens_seen']:,} tokens, "
-        f"validation loss {before:.2f} before training, {after:.2f} after"
+        f"{folder.name}: {shown_name} on {text_name(results['data']['source'])}, {training['steps']:,} steps, "
+        f"{training['tokens_seen']:,} tokens seen, validation loss {before:.2f} before training, {after:.2f} after"
     )
     if name not in (model, stored_model(model)):  # earlier versions stored the path
         text += f"\nThe parameter model={model!r} is ignored: this run trained {shown_name!r}."
