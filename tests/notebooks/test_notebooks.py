@@ -105,7 +105,7 @@ def test_run_json_has_the_documented_fields(project):
     results = json.loads((project[0] / "runs/practice/run/run.json").read_text())
     assert set(results) == {
         "files", "seal", "parameters", "versions", "hardware", "data", "model", "training", "before",
-        "after", "baseline", "verdict", "xla", "compile", "kept",
+        "after", "baseline", "verdict", "xla", "compile", "kept", "forgetting",
     }  # fmt: skip
     assert results["training"]["steps"] > 100 and results["xla"] is None
     assert results["training"]["tokens_seen"] > 0 and 0 <= results["training"]["padding"] < 0.3

@@ -1,5 +1,6 @@
-"""The tenth training loss is NaN."""
+"""The tenth loss of `training_step` is NaN."""
 
+import sys
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ training_losses = []
 
 def cross_entropy(*args: Any, **kwargs: Any) -> torch.Tensor:
     loss = real(*args, **kwargs)
-    if not torch.is_grad_enabled():
+    if sys._getframe(1).f_code.co_name != "training_step":  # the forecast makes steps, too
         return loss
     training_losses.append(loss.detach())
     return loss * (float("nan") if len(training_losses) == 10 else 1)
