@@ -22,9 +22,11 @@ from mlm.inference.validation_examples import (
     find_pairs,
     format_examples,
     is_content_word,
+    is_initial_model,
     masked_sentence,
     reads_as_prose,
     validation_examples,
+    validation_loss,
 )
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate
@@ -260,3 +262,29 @@ def test_a_tokenizer_in_python_shows_what_the_model_reads(tmp_path):
     tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))
     ids = tokenizer("M K V L A", add_special_tokens=False)["input_ids"]
     assert masked_sentence("M K V L A", ids, 2, tokenizer).split() == ["M", "K", "[MASK]", "L", "A"]
+
+
+# the model before training
+
+
+@pytest.mark.parametrize(
+    "precision, tolerance", [("torch.float32", 1e-4), ("torch.bfloat16", 1e-2)]
+)
+def test_a_rebuilt_model_must_have_the_loss_that_was_stored(
+    prose_corpus, prose_tokenizer, prose_model, capsys, precision, tolerance
+):
+    results, workdir = results_of(prose_corpus), prose_corpus.parents[1]
+    loss = validation_loss(prose_model, prose_tokenizer, results, workdir)
+    hardware = {"device": "cpu", "precision": precision}
+    for factor, expected in ((1, True), (1 + 0.5 * tolerance, True), (1 + 2 * tolerance, False)):
+        stored = results | {"hardware": hardware, "before": {"loss": loss * factor}}
+        assert is_initial_model(prose_model, prose_tokenizer, stored, workdir) == expected
+        assert ("changed after the run" in capsys.readouterr().out) != expected
+
+
+def test_without_the_corpus_a_rebuilt_model_is_not_verified(
+    prose_corpus, prose_tokenizer, prose_model, tmp_path, capsys
+):
+    results = results_of(prose_corpus) | {"before": {"loss": 1.0}}
+    assert is_initial_model(prose_model, prose_tokenizer, results, tmp_path)
+    assert "not verified" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.tokenizer import learn_wordpiece
 from mlm.env.hub import MASKED_LMS
+from mlm.models.flops import flops_per_token
 from mlm.models.loading import choose_packing, load_model
 from mlm.models.preparation import prepare_model
 from mlm.training.module import MaskedLM
@@ -147,6 +148,7 @@ def test_every_kind_trains_or_is_refused_in_one_line(make_folder, tokenizer, lin
     assert [part for part in parts if not any(part in name for name in frozen)] == []
     first, *_, last = losses(model, lines, pack)
     assert last < first - 0.5
+    assert flops_per_token(model, 16, 0.15) > 0  # 04 counts them after training
 
 
 @pytest.mark.parametrize("kind", ["roberta-prelayernorm", "esm", "mpnet", "longformer", "bert"])

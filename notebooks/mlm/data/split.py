@@ -316,7 +316,7 @@ def split_text(
                 }
         raise NotebookError(
             "the text has too few different lines to hold some of them out: pass a text with more "
-            "different lines, or pass valid_corpus"
+            "different lines (or, for corpus, pass valid_corpus)"
         )
 
 

@@ -54,8 +54,12 @@ def predict_masked(
 
 
 def pipeline_predictions(fill_mask: Any, sentence: str, top_k: int) -> Predictions:
-    """Predictions of the transformers pipeline "fill-mask", in the form of `predict_masked`."""
+    """Predictions of the transformers pipeline "fill-mask", in the form of `predict_masked`.
+
+    Raises NotebookError if the sentence is longer than the model allows.
+    """
     tokenizer = fill_mask.tokenizer
+    encode(fill_mask.model, tokenizer, sentence)
     answers = fill_mask(with_mask(tokenizer, sentence), top_k=min(top_k, len(tokenizer)))
     if isinstance(answers[0], dict):  # one mask: a list of dicts, not a list of lists
         answers = [answers]

@@ -4,6 +4,7 @@ The masked tokens are those that the evaluation of a run masks, so they depend o
 and the seed alone.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,33 @@ def validation_loss(
     valid = load_split(folder, "valid", tokenizer, results)
     batches = validation_batches(valid, results, supports_packing(model.config))
     return evaluate(MaskedLM(model, {}), batches)["loss"]
+
+
+def is_initial_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    results: dict[str, Any],
+    workdir: str | Path,
+) -> bool:
+    """Whether a rebuilt model is the one that training started from; prints the reason.
+
+    It must have the validation loss that 04 stored, up to rounding. If the run's corpus is not in
+    `workdir`, it counts as the right one.
+    """
+    rebuilt, stored = validation_loss(model, tokenizer, results, workdir), results["before"]["loss"]
+    if rebuilt is None:
+        print("model before training: not verified, because the run's corpus is not in workdir")
+        return True
+    hardware = results.get("hardware", {})
+    is_exact = (hardware.get("device"), hardware.get("precision")) == ("cpu", "torch.float32")
+    if math.isclose(rebuilt, stored, rel_tol=1e-4 if is_exact else 0.01):
+        print(f"model before training: validation loss {rebuilt:.3f}, the same as 04 stored")
+        return True
+    print(
+        f"no comparison with the model before training: its validation loss is {rebuilt:.3f}, but 04 stored "
+        f"{stored:.3f}; the files that it is loaded from changed after the run"
+    )
+    return False
 
 
 # examples

@@ -30,8 +30,9 @@ def flops_per_token(model: Any, length: int, mlm_probability: float) -> float:
     counted, nor are embedding lookups, LayerNorm, GELU, softmax and the optimizer.
     """
     encoder, head = row_flops(model, length)
-    outside_windows = length**2 - pairs_in_window(length, window_of(model.config))
-    encoder -= 4 * outside_windows * hidden_size(model.config) * num_window_layers(model.config)
+    config = model.config.get_text_config()  # of a model that also reads images
+    outside_windows = length**2 - pairs_in_window(length, window_of(config))
+    encoder -= 4 * outside_windows * hidden_size(config) * num_window_layers(config)
     return 3 * (encoder + mlm_probability * head) / length
 
 
@@ -55,7 +56,7 @@ def forward_flops(model: Any, rows: int, length: int) -> tuple[int, int]:
     """(operations in the encoder, operations in the head) of one forward pass of (rows, length) tokens.
 
     Attention runs as plain matrix products: torch has no count for some of its fused kernels, the
-    CPU's among them.
+    CPU's among them. Gradients stay enabled: torch cannot count DeBERTa's operations without.
     """
     some_id = 0 if model.config.pad_token_id else 1  # transformers warns of padding without a mask
     input_ids = torch.full((rows, length), some_id, device=model.device)
@@ -65,7 +66,7 @@ def forward_flops(model: Any, rows: int, length: int) -> tuple[int, int]:
     try:
         with (
             FlopCounterMode(display=False) as counter,
-            torch.no_grad(),
+            torch.enable_grad(),
             not_compiled,
             sdpa_kernel(SDPBackend.MATH),
         ):
@@ -79,7 +80,11 @@ def forward_flops(model: Any, rows: int, length: int) -> tuple[int, int]:
 
 def window_of(config: Any) -> int:
     """The number of tokens on each side that a layer with local attention (ModernBERT) sees; 0: all."""
-    return getattr(config, "sliding_window", None) or getattr(config, "local_attention", 0) // 2
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
+    return max(
+        getattr(layer, "sliding_window", None) or getattr(layer, "local_attention", 0) // 2
+        for layer in layers
+    )
 
 
 def num_window_layers(config: Any) -> int:

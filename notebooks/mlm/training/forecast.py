@@ -78,6 +78,15 @@ def timed_step(module: MaskedLM, optimizer: Any, batch: dict[str, Any]) -> tuple
     return middle - start, time.perf_counter() - middle
 
 
+def fastest_step(module: MaskedLM, optimizer: Any, batch: dict[str, Any]) -> tuple[float, float]:
+    """What `timed_step` returns, the shortest of up to three steps: another program may slow one down."""
+    steps = [timed_step(module, optimizer, batch)]
+    while len(steps) < 3 and sum(map(sum, steps)) < ENOUGH_SECONDS / 2:
+        steps.append(timed_step(module, optimizer, batch))
+    forward_backward, optimization = zip(*steps)
+    return min(forward_backward), min(optimization)
+
+
 def step_seconds(module: MaskedLM, batch: dict[str, Any]) -> tuple[float, float]:
     """(seconds of the forward and backward pass of `batch`, seconds of the optimizer) on this CPU, estimated.
 
@@ -91,10 +100,13 @@ def step_seconds(module: MaskedLM, batch: dict[str, Any]) -> tuple[float, float]
     eager = torch.compiler.set_stance("force_eager")
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), eager:
         timed_step(trial, optimizer, part_of(batch, 1, SHORT))  # warm-up
-        times = [(SHORT, timed_step(trial, optimizer, part_of(batch, 1, min(width, SHORT))))]
+        times = [(SHORT, fastest_step(trial, optimizer, part_of(batch, 1, min(width, SHORT))))]
         while True:
             times.append(
-                (rows * part_width, timed_step(trial, optimizer, part_of(batch, rows, part_width)))
+                (
+                    rows * part_width,
+                    fastest_step(trial, optimizer, part_of(batch, rows, part_width)),
+                )
             )
             if times[-1][1][0] > ENOUGH_SECONDS or rows == num_rows:
                 break

@@ -22,6 +22,7 @@ from mlm.env.files import (
     move_into_place,
     read_checked_json,
     sha256_sums,
+    short_repr,
     write_checked_json,
 )
 from mlm.env.names import public_names, without_paths
@@ -149,8 +150,13 @@ def speed_results(
     if speed and peak:
         lengths = train.lengths.astype(float)
         length = round((lengths**2).sum() / lengths.sum())  # of the example of an average token
-        flops = flops_per_token(model, length, settings["mlm_probability"])
-        fraction = speed * flops / peak / settings["processes"]
+        try:
+            flops = flops_per_token(model, length, settings["mlm_probability"])
+            fraction = speed * flops / peak / settings["processes"]
+        except (
+            Exception
+        ) as error:  # of a model that torch cannot count: a figure must not cost the run
+            print(f"mfu is unknown: counting the model's operations failed ({short_repr(error)})")
     return (
         {"peak_flops": peak, "peak_from": source},
         {"tokens_per_second": speed, "share_of_peak": fraction},

@@ -32,6 +32,11 @@ CHANGED_CONTENT = {  # settings that are SHA-256 sums: what it means that anothe
         "it is read (column, encoding, documents)"
     ),
     "tokenizer_sha256": "the tokenizer changed since the checkpoint was written",
+    "config_sha256": "the config.json of model changed since the checkpoint was written",
+    "replay_sha256": (
+        "the replayed text changed since the checkpoint was written: replay, general, or how they are read "
+        "(column, encoding, documents)"
+    ),
 }
 
 

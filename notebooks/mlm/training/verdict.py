@@ -145,11 +145,12 @@ def cause_of(run: Evidence) -> str:
     is_worse = run.after > run.best[1] + MAX_RISE
     if learned and not is_worse:
         return "none"
-    if run.last_training - run.lowest_training > MAX_TRAINING_RISE:
+    enough = run.steps >= MIN_STEPS or is_worse  # single batches differ: a few steps say little
+    if enough and run.last_training - run.lowest_training > MAX_TRAINING_RISE:
         return "divergence"
     if is_overfitted(run, is_worse):
         return "overfitting"
-    if is_worse or run.highest > run.before + MAX_TRAINING_RISE:
+    if is_worse or (enough and run.highest > run.before + MAX_TRAINING_RISE):
         return "learning rate"
     if run.steps < (STEPS_FROM_SCRATCH if run.from_scratch else MIN_STEPS) or run.still_falls:
         return "too few steps"
