@@ -53,8 +53,15 @@ def test_different_tokens_or_probabilities_are_not_the_same():
     assert not same_predictions(ours, ours * 2)
 
 
+def through_pipeline(model, tokenizer, sentence):
+    fill_mask = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")
+    return pipeline_predictions(fill_mask, sentence, 3)
+
+
 @pytest.mark.fault
-@pytest.mark.parametrize("function", [encode, lambda *a: predict_masked(*a, 3), surprisals])
+@pytest.mark.parametrize(
+    "function", [encode, lambda *a: predict_masked(*a, 3), surprisals, through_pipeline]
+)
 def test_a_sentence_longer_than_the_model_allows_is_refused(model, word_tokenizer, function):
     function(model, word_tokenizer, "the " * 21 + "[MASK]")
     with refused("the sentence has 25 tokens", "takes at most 24", "split it in two"):
