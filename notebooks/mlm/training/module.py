@@ -30,7 +30,7 @@ class MaskedLM(pl.LightningModule):
         self, bert: PreTrainedModel, optimizer_options: dict, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        self.bert = bert  # any encoder; "bert." is the prefix of all weight names in saved.bin
+        self.bert = bert  # encoder and head; "bert." begins all weight names in saved.bin
         self.optimizer_options, self.matmul_dtype = optimizer_options, dtype
 
     def masked_logits(self, batch: dict) -> torch.Tensor:
