@@ -1,5 +1,6 @@
 """Examples from the validation set are chosen by a rule; accuracy by frequency adds up to the accuracy."""
 
+import copy
 import json
 import re
 from itertools import product
@@ -23,11 +24,13 @@ from mlm.inference.validation_examples import (
     format_examples,
     is_content_word,
     is_initial_model,
+    load_split,
     masked_sentence,
     reads_as_prose,
     validation_examples,
     validation_loss,
 )
+from mlm.models.preparation import init_head_bias
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM
@@ -274,12 +277,23 @@ def test_a_rebuilt_model_must_have_the_loss_that_was_stored(
     prose_corpus, prose_tokenizer, prose_model, capsys, precision, tolerance
 ):
     results, workdir = results_of(prose_corpus), prose_corpus.parents[1]
-    loss = validation_loss(prose_model, prose_tokenizer, results, workdir)
+    loss = validation_loss(prose_model, prose_tokenizer, results, prose_corpus)
     hardware = {"device": "cpu", "precision": precision}
     for factor, expected in ((1, True), (1 + 0.5 * tolerance, True), (1 + 2 * tolerance, False)):
         stored = results | {"hardware": hardware, "before": {"loss": loss * factor}}
         assert is_initial_model(prose_model, prose_tokenizer, stored, workdir) == expected
         assert ("changed after the run" in capsys.readouterr().out) != expected
+
+
+def test_a_new_head_gets_the_bias_that_training_gave_it(prose_corpus, prose_tokenizer):
+    results, before_training = results_of(prose_corpus), make_model("bert", prose_tokenizer).eval()
+    rebuilt = copy.deepcopy(before_training)
+    rebuilt.head_was_missing = True
+    init_head_bias(before_training, load_split(prose_corpus, "train", prose_tokenizer, results))
+    loss = validation_loss(before_training, prose_tokenizer, results, prose_corpus)
+    hardware = {"device": "cpu", "precision": "torch.float32"}
+    stored = results | {"hardware": hardware, "before": {"loss": loss}}
+    assert is_initial_model(rebuilt, prose_tokenizer, stored, prose_corpus.parents[1])
 
 
 def test_without_the_corpus_a_rebuilt_model_is_not_verified(

@@ -23,6 +23,7 @@ from mlm.data.normalization import is_word
 from mlm.data.packing import VALIDATION_EPOCH
 from mlm.env.files import absolute_path
 from mlm.models.encoders import supports_packing
+from mlm.models.preparation import init_head_bias
 from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY, MaskedLMData
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM, masked_labels
@@ -94,15 +95,12 @@ def validation_loss(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     results: dict[str, Any],
-    workdir: str | Path,
-) -> float | None:
+    folder: Path,
+) -> float:
     """The loss of a model on the validation set of a run, with the run's masks, in nats per masked token.
 
-    Returns None if the run's corpus is not in `workdir`.
+    folder: of the run's corpus.
     """
-    folder = find_corpus(results, workdir)
-    if folder is None:
-        return None
     valid = load_split(folder, "valid", tokenizer, results)
     batches = validation_batches(valid, results, supports_packing(model.config))
     return evaluate(MaskedLM(model, {}), batches)["loss"]
@@ -116,13 +114,17 @@ def is_initial_model(
 ) -> bool:
     """Whether a rebuilt model is the one that training started from; prints the reason.
 
-    It must have the validation loss that 04 stored, up to rounding. If the run's corpus is not in
-    `workdir`, it counts as the right one.
+    It must have the validation loss that 04 stored, up to rounding. An MLM head that the model's files
+    lack first gets the bias that 04 gave it. If the run's corpus is not in `workdir`, the model counts
+    as the right one.
     """
-    rebuilt, stored = validation_loss(model, tokenizer, results, workdir), results["before"]["loss"]
-    if rebuilt is None:
+    folder = find_corpus(results, workdir)
+    if folder is None:
         print("model before training: not verified, because the run's corpus is not in workdir")
         return True
+    if getattr(model, "head_was_missing", False):
+        init_head_bias(model, load_split(folder, "train", tokenizer, results))
+    rebuilt, stored = validation_loss(model, tokenizer, results, folder), results["before"]["loss"]
     hardware = results.get("hardware", {})
     is_exact = (hardware.get("device"), hardware.get("precision")) == ("cpu", "torch.float32")
     if math.isclose(rebuilt, stored, rel_tol=1e-4 if is_exact else 0.01):
