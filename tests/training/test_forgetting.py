@@ -127,7 +127,7 @@ def test_another_replay_is_refused_on_resume(replaying, tmp_path):
     stop_at(replaying, tmp_path, 2, replay_fraction=0.25)
     for change in (None, {"sha256": "12" * 32}):
         about, replaying.about_corpus["replay"] = replaying.about_corpus["replay"], change
-        with refused("holds another run (replay_sha256 was"):
+        with refused("holds another run (the replayed text changed"):
             replaying(tmp_path, replay_fraction=0.25)
         replaying.about_corpus["replay"] = about
     with refused("holds another run (replay_fraction was 0.25, is 0.3"):
