@@ -91,7 +91,7 @@ class MaskedLMDataset(Dataset):
     includes [CLS] and [SEP].
 
     ids (tokens,), word_starts (tokens,): the text's token ids, and whether a word starts at each; own_ids:
-    the ids without those of a text that is replayed;
+    the ids without a text that is replayed;
     starts, lengths (examples,): the first token of each example and its length without special tokens;
     maskable, word_counts (examples,): tokens that may be masked (all but [UNK] and additional special
     tokens), and words of these, or None if the tokenizer does not provide words;

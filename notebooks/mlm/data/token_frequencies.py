@@ -10,7 +10,8 @@ COUNT_TOKENS = 10**7  # token ids that are read from disk at a time
 def log_frequencies(train: Any) -> np.ndarray:
     """The log of each token's relative frequency in a MaskedLMDataset, (V,). Each count is raised by 1.
 
-    A text that is replayed does not count. Special tokens do not either: [UNK] is frequent in some texts, but never a prediction target.
+    A text that is replayed does not count. Special tokens do not either: [UNK] is frequent in some texts,
+    but never a prediction target.
     """
     counts = np.ones(train.vocab_size)
     for start in range(0, len(train.own_ids), COUNT_TOKENS):

@@ -78,9 +78,9 @@ def load_tokenizer(
     """The tokenizer of `model` (a Hub name or a folder), or one that is learned from the text.
 
     Which models learn one: see `learns_vocabulary`. `vocabulary` says which kind to learn, None: what fits
-    the text. `max_len`: the longest example; the `model_max_length` of a learned tokenizer is no smaller. Raises
-    NotebookError if there is no such model, if its tokenizer cannot be used for masking, or if it has a
-    vocabulary and another is passed.
+    the text. `max_len`: the longest example; the `model_max_length` of a learned tokenizer is no smaller.
+    Raises NotebookError if there is no such model, if its tokenizer cannot be used for masking, or if it
+    has a vocabulary and another is passed.
     """
     if learns_vocabulary(model, vocabulary):
         assert text_file is not None, "a vocabulary is learned from a text"

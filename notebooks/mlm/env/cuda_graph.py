@@ -119,7 +119,8 @@ class CudaGraph(SingleDeviceStrategy):
 
     A step that cannot be recorded, because it waits for a result on the CPU for example, runs as
     written, and a line says so. With gradient accumulation, too: gradients are then sums. And with
-    gradient checkpointing, which is for batches so large that recording gains nothing. The choice is stored in checkpoints, because recorded steps of large batches can differ in their last bits.
+    gradient checkpointing, which is for batches so large that recording gains nothing. The choice is
+    stored in checkpoints, because recorded steps of large batches can differ in their last bits.
     """
 
     strategy_name = "cuda_graph"

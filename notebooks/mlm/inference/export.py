@@ -102,8 +102,9 @@ def export_onnx(folder: Path, parameter: str = "onnx") -> tuple[Path, float]:
 
     The file takes `input_ids` and `attention_mask` (B, T) of any size and returns `logits` (B, T, V);
     Optimum and transformers.js look for it under this name. Before it gets its name it is compared with
-    the model, on a batch of another size than it was exported with. `parameter` is the parameter that requests the
-    export. Raises NotebookError if a package is missing, the export fails or the logits differ. https://docs.pytorch.org/docs/stable/onnx_export.html
+    the model, on a batch of another size than it was exported with. `parameter`: which one requests the
+    export. Raises NotebookError if a package is missing, the export fails or the logits differ.
+    https://docs.pytorch.org/docs/stable/onnx_export.html
     """
     check_onnx(True, parameter=parameter)
     path = folder / "onnx" / "model.onnx"

@@ -71,8 +71,9 @@ def source_digest(model: str) -> str | None:
 def size_config(size: Size, tokenizer: Any, max_len: int = 0) -> Any:
     """The config of a BERT or ModernBERT of this size, with positions for `max_len` tokens.
 
-    For long rows, the rotary positions of ModernBERT's global layers have a larger base than those of its local
-    layers; for shorter ones the same, as when it was trained on rows of up to 1,024 tokens (arXiv:2412.13663).
+    The rotary positions of ModernBERT's global layers have a larger base than its local layers in long
+    rows, and the same base in shorter ones, as when it was trained on rows of up to 1,024 tokens
+    (arXiv:2412.13663).
     """
     shape = dict(
         vocab_size=len(tokenizer),
@@ -120,7 +121,8 @@ def fit_special_ids(config: Any, tokenizer: Any) -> None:
 def source_config(model: str, tokenizer: Any, max_len: int = 0) -> Any:
     """The config that `model="scratch:SOURCE"` takes from a folder or the Hub, fitted to a tokenizer.
 
-    It has an embedding for each id, the ids of special tokens, and positions for `max_len` tokens. Raises NotebookError if the config cannot be loaded or is not valid.
+    It has an embedding for each id, the ids of special tokens, and positions for `max_len` tokens. Raises
+    NotebookError if the config cannot be loaded or is not valid.
     """
     config = load_config(model)
     config.__dict__.pop("quantization_config", None)  # of weights that are not used

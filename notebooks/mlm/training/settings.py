@@ -50,8 +50,9 @@ def run_settings(
 ) -> dict[str, Any]:
     """What makes two runs the same run, as a dict of plain values.
 
-    `about_corpus` is corpus.json, with "replay" if there is any. `parameters` are from notebook 04, with the chosen `batch_size`, `kernels` and `compile`; `recipe` is from
-    `choose_recipe`, `device` from `trainer_arguments`. A new parameter is compared unless it is added
+    `about_corpus` is corpus.json, with "replay" if there is any. `parameters` are from notebook 04, with
+    the chosen `batch_size`, `kernels` and `compile`; `recipe` is from `choose_recipe`, `device` from
+    `trainer_arguments`. A new parameter is compared unless it is added
     to MAY_DIFFER.
     """
     compared = {name: value for name, value in parameters.items() if name not in MAY_DIFFER}
