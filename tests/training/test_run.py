@@ -310,3 +310,17 @@ def test_tensorboard_shows_a_resumed_run_as_one_curve_beside_the_baseline(runs, 
     assert [event.step for event in curves[logs]] == [0, 2, 4, 6, 8]
     baseline = curves[os.path.join(logs, "unigram baseline")]
     assert {(event.step, event.value) for event in baseline} == {(0, BASELINE), (STEPS, BASELINE)}
+
+
+def test_a_model_whose_operations_cannot_be_counted_is_saved(runs, tmp_path, monkeypatch, capsys):
+    """The fraction of the peak is a figure for people: it must not cost the run."""
+
+    def fails(*_):
+        raise AssertionError("Expected gradient function to be set")
+
+    monkeypatch.setattr("mlm.training.results.flops_per_token", fails)
+    monkeypatch.setattr("mlm.training.results.device_peak", lambda *_: (1e12, "measured"))
+    folder = runs(tmp_path)
+    results = json.loads((folder / "run.json").read_text())
+    assert results["training"]["share_of_peak"] is None
+    assert "mfu is unknown" in capsys.readouterr().out

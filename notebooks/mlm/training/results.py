@@ -155,7 +155,7 @@ def speed_results(
             fraction = speed * flops / peak / settings["processes"]
         except (
             Exception
-        ) as error:  # of a model that torch cannot count: a figure must not cost the run
+        ) as error:  # some model that torch cannot count: a figure must not cost the run
             print(f"mfu is unknown: counting the model's operations failed ({short_repr(error)})")
     return (
         {"peak_flops": peak, "peak_from": source},
@@ -252,7 +252,8 @@ def run_results(
 def write_results(results: dict[str, Any], run: Run, widget: Sequence[str] = ()) -> None:
     """Write run.json and the model card, unless all output files are intact, and unlock the run.
 
-    widget: the sentences that the model's page on the Hub offers to try. Raises NotebookError if they cannot be written.
+    widget: the sentences that the model's page on the Hub offers to try. Raises NotebookError if the
+    files cannot be written.
     """
     if is_main_process() and not run.outputs_intact:
         with write_errors("run.json", run.folder):
