@@ -103,7 +103,8 @@ def validation_loss(
     """
     valid = load_split(folder, "valid", tokenizer, results)
     batches = validation_batches(valid, results, supports_packing(model.config))
-    return evaluate(MaskedLM(model, {}), batches)["loss"]
+    module = MaskedLM(model, {}).train(model.training)  # the mode that evaluate restores
+    return evaluate(module, batches)["loss"]
 
 
 def is_initial_model(
