@@ -60,16 +60,16 @@ torch>=2.8,<2.16
 transformers>=5.8,<6
 pytorch-lightning>=2.6.6,<2.7
 numpy>=1.26
-pandas>=2.0
+pandas>=2.1
 matplotlib>=3.8
 pooch>=1.8
-charset-normalizer>=3.0
-tensorboard>=2.15
+charset-normalizer>=3.4
+tensorboard>=2.18
 scikit-learn>=1.3
 papermill>=2.6
 ipykernel>=6.29
 jupyterlab>=4.2
-accelerate>=1.1
+accelerate>=1.3
 END
 }
 

@@ -33,7 +33,7 @@ def test_every_required_package_is_listed_with_version_and_purpose():
         (name,) = [name for name in rows if requirement.startswith((f"{name}>", f"{name}="))]
         assert requirement == name + rows[name][1] and rows[name][0]
     assert all(use for _, _, use in rows.values())
-    assert rows["python"][1] == "3.10 to 3.13"
+    assert rows["python"][1] == "3.10 to 3.14"
 
 
 @pytest.fixture
@@ -76,6 +76,14 @@ def test_python_3_13_gets_a_libtpu_that_is_built_for_it(tpu_host, monkeypatch, l
     with refused("restart the kernel"):
         host.prepare_tpu()
     assert tpu_host["pip"] == ["torch==2.9.*", "torch_xla==2.9.0", *added]
+
+
+@pytest.mark.fault
+def test_a_python_without_torch_xla_is_refused_before_anything_is_installed(tpu_host, monkeypatch):
+    monkeypatch.setattr(host.sys, "version_info", (3, 14))
+    with refused("torch_xla", "needs Python 3.10 to 3.13, and this is 3.14: choose another kernel"):
+        host.prepare_tpu()
+    assert tpu_host["pip"] == []
 
 
 def test_the_script_is_used_if_it_is_there(tpu_host, tmp_path, capsys):

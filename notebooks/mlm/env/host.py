@@ -97,10 +97,18 @@ def minor_version(name: str) -> tuple[int, ...]:
 
 
 def install_torch_xla() -> None:
-    """Install torch and torch_xla of the same minor version, unless a pair of 2.8 or later is here."""
+    """Install torch and torch_xla of the same minor version, unless a pair of 2.8 or later is here.
+
+    Raises NotebookError if torch_xla is not built for this Python, or if the kernel must be restarted.
+    """
     if minor_version("torch") == minor_version("torch_xla") >= (2, 8):
         print("torch and torch_xla have matching versions: kept")
         return
+    if sys.version_info >= (3, 14):
+        raise NotebookError(
+            "torch_xla, which computes on this TPU, needs Python 3.10 to 3.13, and this is "
+            "{}.{}: choose another kernel".format(*sys.version_info)
+        )
     requirements = ["torch==2.9.*", "torch_xla[tpu]==2.9.0"]
     if sys.version_info >= (3, 13):  # [tpu] requires libtpu 0.0.21, which has no build for 3.13
         requirements = ["torch==2.9.*", "torch_xla==2.9.0"]

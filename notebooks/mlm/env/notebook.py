@@ -14,14 +14,14 @@ REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebook
     "transformers>=5.8,<6",
     "pytorch-lightning>=2.6.6,<2.7",
     "numpy>=1.26",
-    "pandas>=2.0",
+    "pandas>=2.1",
     "matplotlib>=3.8",
     "pooch>=1.8",
-    "charset-normalizer>=3.0",
-    "tensorboard>=2.15",
+    "charset-normalizer>=3.4",
+    "tensorboard>=2.18",
     "scikit-learn>=1.3",
 ]
-PYTHON_VERSIONS = (3, 10), (3, 13)  # the oldest and the newest that the notebooks were run on
+PYTHON_VERSIONS = (3, 10), (3, 14)  # the oldest and the newest that the notebooks were run on
 
 
 class NotebookError(ValueError):
