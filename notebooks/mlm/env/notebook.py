@@ -17,7 +17,7 @@ REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebook
     "pandas>=2.1",
     "matplotlib>=3.8",
     "pooch>=1.8",
-    "charset-normalizer>=3.4",
+    "charset-normalizer>=3.4.2",
     "tensorboard>=2.18",
     "scikit-learn>=1.3",
 ]
