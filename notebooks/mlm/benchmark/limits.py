@@ -15,6 +15,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import mlm.training.strategies  # noqa: F401  # registers the names that trainer_arguments returns
 from mlm.benchmark.speed import Batch, Bench, Variant, interleave, measurement
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset

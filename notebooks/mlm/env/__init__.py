@@ -8,7 +8,6 @@ host          Colab, Kaggle or a TPU VM; preparing a TPU host
 timing        which of several functions is the fastest
 products      matrix products on a CPU: the library, bfloat16 or float32
 hardware      which CPUs, GPUs and TPU cores this machine has
-cuda_graph    Lightning's strategy for one GPU: a training step is recorded once, then replayed
 devices       the matching arguments of Lightning's Trainer
 model_folder  what is missing in a folder that is passed as a model
 trackers      loggers of metrics: TensorBoard, Weights & Biases, MLflow, Trackio

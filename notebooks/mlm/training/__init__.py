@@ -1,6 +1,7 @@
 """A run: train, evaluate, log, checkpoint, resume, write the results.
 
 module               MaskedLM, the LightningModule
+strategies           Lightning's strategies for one GPU (a recorded step is replayed) and for TPU cores
 evaluation           validation loss and accuracy, the unigram baseline
 datamodule           MaskedLMData, the LightningDataModule
 seeded_dropout       dropout that a resumed run repeats exactly

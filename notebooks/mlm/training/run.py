@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
+import mlm.training.strategies  # noqa: F401  # registers the names that trainer_arguments returns
 from mlm.env.devices import DTYPES, check_fork
 from mlm.env.files import absolute_path
 from mlm.env.hardware import Machine
