@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM
 from mlm.data.tokenizer import learn_wordpiece
 from mlm.env.files import sha256_sums, write_checked_json
 from mlm.inference.npm_packages import pack_command
-from mlm.training.results import output_files
+from mlm.training.run_files import output_files
 
 
 @pytest.fixture(scope="package")

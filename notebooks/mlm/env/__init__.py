@@ -4,6 +4,7 @@ notebook      one-line errors, installing missing packages, fewer warnings
 scratch       models that are trained from scratch: the table of sizes
 names         texts and models as they are shown and stored, without secrets and folders
 files         atomic writes, SHA-256 sums, JSON files that detect damage
+network       whether a server answers, the Hub above all
 host          Colab, Kaggle or a TPU VM; preparing a TPU host
 timing        which of several functions is the fastest
 products      matrix products on a CPU: the library, bfloat16 or float32
