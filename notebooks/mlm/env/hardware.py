@@ -38,6 +38,8 @@ def as_card(row: Sequence) -> Card:
     return Card(name, memory, tuple(capability), *failure)
 
 
+A100 = Card("A100", 40e9, (8, 0))
+
 # in a subprocess
 
 
@@ -193,7 +195,7 @@ class SimulatedMachine(Machine):
     mps: bool = False
     forks: bool = True
     bf16_speed: float = 2.0
-    card: Card = Card("A100", 40e9, (8, 0))
+    card: Card = A100
 
     def __post_init__(self) -> None:
         self.card = as_card(self.card)

@@ -24,8 +24,11 @@ from mlm.data.packing import VALIDATION_EPOCH
 from mlm.env.files import absolute_path
 from mlm.models.encoders import supports_packing
 from mlm.models.preparation import init_head_bias
-from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY, MaskedLMData
-from mlm.training.evaluation import evaluate
+from mlm.training.evaluation import (
+    VALIDATION_MLM_PROBABILITY,
+    evaluate,
+    validation_batches,
+)
 from mlm.training.module import MaskedLM, masked_labels
 
 FREQUENCY_BANDS = 10, 100, 1000  # upper limits of the rows of `accuracy_by_frequency`
@@ -75,22 +78,6 @@ def load_split(
     return MaskedLMDataset(folder / f"{split}.txt", tokenizer, results["parameters"]["max_len"])
 
 
-def validation_batches(
-    valid: MaskedLMDataset, results: dict[str, Any], pack: bool
-) -> MaskedBatches:
-    """The validation batches of a run: with the masks of its evaluation."""
-    data = MaskedLMData(
-        train=valid,  # not used
-        valid=valid,
-        batch_size=32,
-        mlm_probability=VALIDATION_MLM_PROBABILITY,
-        seed=results["parameters"]["seed"],
-        total_steps=0,
-        pack=pack,
-    )
-    return data.validation_batches()
-
-
 def validation_loss(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -102,7 +89,9 @@ def validation_loss(
     folder: of the run's corpus.
     """
     valid = load_split(folder, "valid", tokenizer, results)
-    batches = validation_batches(valid, results, supports_packing(model.config))
+    batches = validation_batches(
+        valid, results["parameters"]["seed"], supports_packing(model.config)
+    )
     module = MaskedLM(model, {}).train(model.training)  # the mode that evaluate restores
     return evaluate(module, batches)["loss"]
 
@@ -311,7 +300,7 @@ def accuracy_by_frequency(
     train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
     counts = np.bincount(train.ids, minlength=train.vocab_size)
     pack = all(supports_packing(model.config) for model in models.values())
-    batches = validation_batches(valid, results, pack)
+    batches = validation_batches(valid, results["parameters"]["seed"], pack)
     labels = torch.cat([masked_labels(batch) for batch in batches]).numpy()
     correct = {"most frequent token": np.full(len(labels), counts.argmax()) == labels}
     for name, model in models.items():

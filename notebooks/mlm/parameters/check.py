@@ -3,11 +3,12 @@
 Values are checked before packages are installed, so nothing here imports torch, numpy or transformers.
 """
 
-import ast
 import contextlib
 import difflib
 import json
+import operator
 import re
+import symtable
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,20 +50,17 @@ def number(
     below: float | None = None,
 ) -> Valid:
     """Valid are the numbers between these bounds; NaN never is."""
-    texts = {"at least": at_least, "above": above, "at most": at_most, "below": below}
-    text = " and ".join(f"{words} {bound}" for words, bound in texts.items() if bound is not None)
+    bounds = {
+        "at least": (at_least, operator.ge),
+        "above": (above, operator.gt),
+        "at most": (at_most, operator.le),
+        "below": (below, operator.lt),
+    }
+    given = {words: (bound, holds) for words, (bound, holds) in bounds.items() if bound is not None}
+    text = " and ".join(f"{words} {bound}" for words, (bound, _) in given.items())
     if at_least is not None and at_most is not None:
         text = f"{at_least} to {at_most}"
-
-    def check(value: Any) -> bool:
-        return (
-            (at_least is None or value >= at_least)
-            and (at_most is None or value <= at_most)
-            and (above is None or value > above)
-            and (below is None or value < below)
-        )
-
-    return Valid(text, check)
+    return Valid(text, lambda value: all(holds(value, bound) for bound, holds in given.values()))
 
 
 def either(special: Any, meaning: str, otherwise: Valid) -> Valid:
@@ -121,17 +119,14 @@ OTHER_NAMES = {  # in earlier versions, in transformers or elsewhere: the name h
 def assigned_names(cell: str) -> list[str]:
     """The names that a cell assigns to, outside of functions and classes."""
     try:
-        body = ast.parse(cell).body
+        symbols = symtable.symtable(cell, "cell", "exec").get_symbols()
     except SyntaxError:
         return []
-    targets = [
-        target
-        for node in body
-        for target in getattr(node, "targets", [getattr(node, "target", None)])
-        if target is not None
+    return [
+        symbol.get_name()
+        for symbol in symbols
+        if symbol.is_assigned() and not symbol.is_imported() and not symbol.is_namespace()
     ]
-    nodes = [node for target in targets for node in ast.walk(target)]
-    return [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
 def names_given(history: list[str], known: Mapping[str, Parameter]) -> list[str]:

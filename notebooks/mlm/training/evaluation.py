@@ -1,4 +1,4 @@
-"""Validation loss and accuracy, and the unigram baseline."""
+"""The validation batches, validation loss and accuracy, and the unigram baseline."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,12 +8,34 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.packing import VALIDATION_EPOCH, cached_plan
 from mlm.data.token_frequencies import log_frequencies
 from mlm.env.notebook import NotebookError
 from mlm.training.module import MaskedLM, masked_labels
 
+VALIDATION_MLM_PROBABILITY = 0.15  # the masking rate of the validation set, the same in every run
 MAX_EXPONENT = 700  # the exponential of a larger loss is no float
+
+
+def validation_batches(
+    valid: MaskedLMDataset,
+    seed: int,
+    pack: bool,
+    batch_size: int = 32,
+    rank: int = 0,
+    world_size: int = 1,
+) -> MaskedBatches:
+    """The validation batches of process `rank`. `pack`: several short examples share a row.
+
+    Their masks depend only on the text, the tokenizer and the seed, not on how training masks.
+    """
+    rate, epochs = VALIDATION_MLM_PROBABILITY, (VALIDATION_EPOCH,)
+    plan = cached_plan(valid, batch_size, rate, seed, epochs, world_size, pack=pack)
+    return MaskedBatches(
+        valid, plan.keys(VALIDATION_EPOCH), rate, seed, shape=plan.shape, rank=rank
+    )
 
 
 @torch.no_grad()

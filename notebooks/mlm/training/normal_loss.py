@@ -4,7 +4,7 @@ import math
 
 from mlm.data.text_size import PRETRAINED, RESULTS, Result
 from mlm.env.scratch import PREFIX
-from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY
+from mlm.training.evaluation import VALIDATION_MLM_PROBABILITY
 from mlm.training.verdict import Evidence
 
 SIX_LAYERS = "a pretrained encoder of six layers with a new MLM head"
