@@ -35,7 +35,8 @@ OLD_SETTINGS = {  # of a checkpoint of the first version, made with the default 
 def settings_of(tokenizer, device=DEVICE, chosen=CHOSEN, total_steps=60, **parameters):
     """Settings with the defaults of 04, except some parameters."""
     resolved = {"model": "scratch:tiny", "kernels": KERNELS[0], "compile": False}
-    config = DEFAULTS | resolved | chosen | {"total_steps": total_steps} | parameters
+    defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+    config = defaults | resolved | chosen | {"total_steps": total_steps} | parameters
     return run_settings(config, {"sha256": "0" * 64}, tokenizer, device)
 
 
