@@ -29,7 +29,7 @@ EPOCHS = 3  # of each contender but the tutorial's: the default of run_mlm.py
 LR_FACTORS = 0.5, 1, 2, 4  # learning rates tried with Trainer: these times `Bench.peak_lr`
 SEARCHES = {  # searches for Trainer's learning rate: the settings that they take from this suite
     "Trainer": (),
-    "Trainer, dropout and masking of this suite": ("dropout", "mlm_probability"),
+    "Trainer, same dropout and masking": ("dropout", "mlm_probability"),
 }
 
 # contenders

@@ -139,9 +139,8 @@ def draw_growth(
     label: str | None = None,
     marker: str = "o",
 ) -> None:
-    """A measured growth, and as a dotted line the proportional growth that ends in its last point."""
+    """A measured growth, and a dotted line from zero through its last point: proportional growth."""
     (line,) = ax.plot(series.index, series, f"{marker}-", label=label)
-    proportional = series.iloc[-1] * series.index.to_numpy() / series.index[-1]
-    ax.plot(series.index, proportional, ":", color=line.get_color())
+    ax.plot([0, series.index[-1]], [0, series.iloc[-1]], ":", color=line.get_color())
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
     hide_frame(ax)
