@@ -39,51 +39,22 @@ ReadLines = Callable[[], Iterable[tuple[int, str]]]
 # equal lines
 
 
-def comparable(letter: str) -> str:
-    """A character in the form in which lines are compared: NFKC, spaces as " ", invisible ones as ""."""
-    if letter.isspace():
-        return " "
-    invisible = unicodedata.category(letter) in ("Cc", "Cf")  # BERT's tokenizer drops them, too
-    return "" if invisible else unicodedata.normalize("NFKC", letter)
+def is_invisible(letter: str) -> bool:
+    """Whether this is a control or format character, such as a soft hyphen; BERT's tokenizer drops them."""
+    return unicodedata.category(letter) in ("Cc", "Cf") and not letter.isspace()
 
 
-CONTROL_CHARACTERS = {
-    code: comparable(chr(code)) for code in (*range(32), 127) if chr(code) != "\n"
-}
-
-
-@lru_cache(None)
-def replaced_characters() -> re.Pattern[str]:
-    """The characters from U+0080 to U+FFFF that `comparable` changes."""
-    letters = map(chr, chain(range(0x80, 0xD800), range(0xE000, 0x10000)))
-    replaced = (letter for letter in letters if comparable(letter) != letter)
-    return re.compile(f"[{re.escape(''.join(replaced))}]")
+INVISIBLE = re.compile(f"[{re.escape(''.join(filter(is_invisible, map(chr, range(0x10000)))))}]")
 
 
 def normalize(text: str) -> str:
     """Lines in the form in which they are compared: NFKC, case folded, spaces collapsed to one.
 
     NFKC (https://unicode.org/reports/tr15) replaces compatible characters, such as full-width letters.
-    Invisible characters, such as soft hyphens, are left out. Works on one line or on many lines at once,
-    which is much faster.
+    Invisible characters are left out. Works on one line or on many lines at once.
     """
-    if not text.isascii():
-        # NFKC takes several times as long for a text with any of these.
-        for letter in set(replaced_characters().findall(text)):
-            text = text.replace(letter, comparable(letter))
-        text = unicodedata.normalize("NFKC", text)
-    text = text.casefold()
-    if text.isprintable():  # one line: "\n" is not printable
-        return " ".join(text.split())
-    bytes_ = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
-    is_space, is_control = bytes_ == ord(" "), bytes_ <= ord(" ")
-    if is_control.sum() > is_space.sum() + (bytes_ == ord("\n")).sum() or (bytes_ == 127).any():
-        text = text.translate(CONTROL_CHARACTERS)
-    elif not (is_space[1:] & is_control[:-1]).any() and not (is_control[1:] & is_space[:-1]).any():
-        return text  # no space is at an end of a line or beside another space
-    while "  " in text:
-        text = text.replace("  ", " ")
-    return text.replace(" \n", "\n").replace("\n ", "\n").strip(" ")
+    text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text)).casefold()
+    return "\n".join(" ".join(line.split()) for line in text.split("\n"))
 
 
 def line_hashes(path: Path) -> Iterator[np.ndarray]:

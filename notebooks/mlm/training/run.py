@@ -18,8 +18,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from mlm.env.devices import DTYPES, check_fork
 from mlm.env.files import absolute_path
 from mlm.env.hardware import Machine
+from mlm.env.logger_names import logger_names
 from mlm.env.notebook import NotebookError
-from mlm.env.trackers import logger_names
 from mlm.models.kernels import EARLIER_KERNELS
 from mlm.optim.recipe import earlier_fine_tuning_lr
 from mlm.training.causes import free_variables
