@@ -8,7 +8,8 @@ from helpers import refused
 from helpers import sentences as numbered
 from mlm.data.corpus import load_corpus
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.documents import describe_layout, find_layout
+from mlm.data.documents import has_document_breaks
+from mlm.data.layout import describe_layout, find_layout
 from mlm.data.tokenizer import learn_wordpiece
 from texts import about as corpus_info
 from texts import as_csv, as_tar, as_text, put, text_of
@@ -61,21 +62,22 @@ LAYOUTS = {  # name: text
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts_are_recognized(name):
-    layout = find_layout([LAYOUTS[name].split("\n")])
-    assert layout.has_document_breaks == (name == "BERT")
-    assert layout.is_wrapped == name.startswith(("wrapped", "mail", "quoted mail"))
+    lines = LAYOUTS[name].split("\n")
+    assert has_document_breaks([lines]) == (name == "BERT")
+    assert find_layout([lines]).is_wrapped == name.startswith(("wrapped", "mail", "quoted mail"))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_line_in_a_script_without_capitals_or_full_stops_needs_no_layout(tmp_path, name):
     """Nothing is assumed of a text of which nothing is known."""
     text = LAYOUTS[name].translate({ord("."): None}).upper()
-    layout = find_layout([text.split("\n")])
-    assert not layout.has_document_breaks and not layout.is_wrapped
+    assert not has_document_breaks([text.split("\n")])
+    assert not find_layout([text.split("\n")]).is_wrapped
 
 
 def test_an_empty_text_has_a_layout():
-    assert find_layout([]).num_lines == find_layout([[], ["", " \n"]]).num_lines == 0
+    assert find_layout([]).width == find_layout([[], ["", " \n"]]).width == 0
+    assert not has_document_breaks([]) and not has_document_breaks([["", " \n"]])
 
 
 def test_blocks_of_berts_input_format_stay_within_documents(tmp_path):
