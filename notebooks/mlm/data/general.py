@@ -5,7 +5,6 @@ training lines of `replay` are mixed into training.
 """
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mlm.data.corpus import is_intact, join_texts, load_corpus
+from mlm.data.corpus import is_intact, join_texts, load_corpus, mixture_entry
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.download import NAMED_TEXTS
 from mlm.data.mixture import count_units
@@ -137,8 +136,7 @@ def load_general(
 def evenly_chosen(path: Path) -> Iterator[str]:
     """Lines from everywhere in a text, with about GENERAL_CHARS characters before they are cut off."""
     with open(path, encoding="utf-8", newline="\n") as file:
-        sizes = Counter(min(len(line), LINE_CHARS) for line in file if line.strip())
-    num_chars = sum(size * count for size, count in sizes.items())
+        num_chars = sum(min(len(line), LINE_CHARS) for line in file if line.strip())
     step = max(1.0, num_chars / GENERAL_CHARS)  # one of `step` lines is chosen
     with open(path, encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(line for line in file if line.strip()):
@@ -207,7 +205,7 @@ def load_replay(
             replayed.unlink(missing_ok=True)
         return {
             "mixture": [
-                *(abouts[0].get("mixture") or [whole_text(corpus_folder)]),
+                *(abouts[0].get("mixture") or [mixture_entry(corpus_folder, 1.0)]),
                 {
                     "name": public_name(replay),
                     "fraction": fraction,
@@ -231,10 +229,3 @@ def load_replay(
             "of general, so none is left to replay; pass another replay"
         )
     return folder
-
-
-def whole_text(corpus_folder: Path) -> dict[str, Any]:
-    """A corpus as the only text of a mixture."""
-    name = corpus_folder.name.rpartition("-")[0]  # without its digest
-    lines, documents = count_units(corpus_folder / SPLIT_FILES[0])
-    return {"name": name, "weight": 1.0, "lines": lines, "documents": documents}
