@@ -15,8 +15,9 @@ from helpers import refused
 from languages import sentences_in
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.split_words import find_split_words
 from mlm.data.tokenizer import learn_tokenizer
-from mlm.data.vocabulary import add_frequent_words, find_split_words, init_added_embeddings
+from mlm.data.vocabulary import add_frequent_words, init_added_embeddings
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIAL, "a", ",", "_", "zara", "##thus", "##tra", "##s"]

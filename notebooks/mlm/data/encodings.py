@@ -124,7 +124,10 @@ def marked_encoding(head: bytes) -> str | None:
             return encoding
     if JAPANESE_MARK.search(head):
         return "iso-2022-jp"
-    if 0 not in head or len(head) % 2 or (is_utf8(head) and 4 * count_low_bytes(head) < len(head)):
+    # In UTF-16, every second byte of most scripts is below 32, without line ends. Chinese, Japanese and Korean
+    # text has other ones, but is never valid UTF-8.
+    num_low = len(head) - len(head.translate(None, LOW_BYTES))
+    if 0 not in head or len(head) % 2 or (is_utf8(head) and 4 * num_low < len(head)):
         return None
     for encoding in ("utf-16le", "utf-16be"):  # without a mark
         text = head[: len(head) // 2 * 2].decode(encoding, "replace")
@@ -140,14 +143,6 @@ def is_utf8(head: bytes) -> bool:
         return True
     except UnicodeDecodeError:
         return False
-
-
-def count_low_bytes(head: bytes) -> int:
-    """The number of bytes below 32, without line ends: in UTF-16, every second one of most scripts.
-
-    Chinese, Japanese and Korean text has other ones, but is never valid UTF-8.
-    """
-    return len(head) - len(head.translate(None, LOW_BYTES))
 
 
 # describe what cannot be decoded
@@ -174,16 +169,11 @@ class UndecodedLines:
     sample: bytes = b""  # the first invalid lines
 
 
-def raw_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a stream with their line ends LF, CR or CRLF."""
-    for line in io.TextIOWrapper(stream, encoding="latin-1", newline=""):
-        yield line.encode("latin-1")
-
-
 def find_undecoded_lines(stream: BinaryIO, encoding: str) -> UndecodedLines:
     """Examine up to MAX_SCANNED bytes of a stream whose line ends are single bytes."""
     found, offset = UndecodedLines(), 0
-    for line in raw_lines(stream):
+    for text in io.TextIOWrapper(stream, encoding="latin-1", newline=""):  # ends LF, CR or CRLF
+        line = text.encode("latin-1")
         found.num_lines += 1
         if not line.isascii():
             try:
