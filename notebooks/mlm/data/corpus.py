@@ -24,9 +24,9 @@ from mlm.data.split import (
     SPLIT_FILES,
     SPLIT_VERSION,
     WITHOUT_DUPLICATES,
+    new_files,
     remove_common_lines,
     split_by_files,
-    split_files,
     split_text,
 )
 from mlm.data.text_options import DOCUMENTS, is_encoding
@@ -241,7 +241,7 @@ def load_mixture(
         return folder
 
     remove_stale_parts(folder)
-    with split_files(folder) as (train, valid):
+    with new_files(folder) as (train, valid):
         join_texts([folder / SPLIT_FILES[0] for folder in folders], train)
         valid_folders = folders[:1] if one_validation_set else folders
         join_texts([folder / SPLIT_FILES[1] for folder in valid_folders], valid)

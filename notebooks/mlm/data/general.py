@@ -16,17 +16,15 @@ from mlm.data.corpus import is_intact, join_texts, load_corpus, mixture_entry
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.download import NAMED_TEXTS
 from mlm.data.mixture import count_units
-from mlm.data.split import SPLIT_FILES, remove_common_lines
+from mlm.data.split import SPLIT_FILES, new_files, remove_common_lines
 from mlm.env.files import (
     json_digest,
-    move_into_place,
     partial_path,
     read_checked_json,
     remove_stale_parts,
     sha256_sums,
     short_repr,
     write_checked_json,
-    write_error,
 )
 from mlm.env.names import public_name, without_secrets
 from mlm.env.notebook import NotebookError
@@ -67,17 +65,10 @@ def make_text(
     That is what `write` returns, `sha256`, a digest of all that decides the text, and the SHA-256 of the
     file. Raises NotebookError if the disk is full.
     """
-    path = partial_path(folder / name)
     if not is_intact(folder, sha256, [name]):
         remove_stale_parts(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        with new_files(folder, [name]) as (path,):
             about = write(path)
-            move_into_place(path, folder / name)
-        except OSError as error:
-            raise write_error(folder / name, error) from None
-        finally:
-            path.unlink(missing_ok=True)
         about |= {"sha256": sha256, "files": sha256_sums(folder, [name])}
         write_checked_json(folder / "corpus.json", about)
     return read_checked_json(folder / "corpus.json") or {}
@@ -203,22 +194,11 @@ def load_replay(
             join_texts([corpus_folder / SPLIT_FILES[0], replayed], path)
         finally:
             replayed.unlink(missing_ok=True)
+        entries = abouts[0].get("mixture") or [mixture_entry(corpus_folder, 1.0)]
+        name, counts = public_name(replay), {"fraction": fraction, "lines": lines}
         return {
-            "mixture": [
-                *(abouts[0].get("mixture") or [mixture_entry(corpus_folder, 1.0)]),
-                {
-                    "name": public_name(replay),
-                    "fraction": fraction,
-                    "lines": lines,
-                    "documents": documents,
-                },
-            ],
-            "replay": {
-                "source": public_name(replay),
-                "fraction": fraction,
-                "lines": lines,
-                "sha256": sha256,
-            },
+            "mixture": [*entries, {"name": name, **counts, "documents": documents}],
+            "replay": {"source": name, **counts, "sha256": sha256},
         }
 
     corpus_files = [corpus_folder / name for name in SPLIT_FILES]

@@ -9,7 +9,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, compress, groupby, islice
@@ -113,23 +113,23 @@ def remove_common_lines(path: Path, other: Path) -> int:
 
 
 @contextlib.contextmanager
-def split_files(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Context manager that yields two paths, and names these files train.txt and valid.txt at the end.
+def new_files(folder: Path, names: Sequence[str] = SPLIT_FILES) -> Iterator[list[Path]]:
+    """Context manager that yields a path for each name, and gives these files their names at the end.
 
-    Until then, no other process sees them: several may split the same text at once. Raises
+    Until then, no other process sees them: several may write the same files at once. Raises
     NotebookError if they cannot be written; then none is left.
     """
-    train, valid = (partial_path(folder / name) for name in SPLIT_FILES)
+    paths = [partial_path(folder / name) for name in names]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield train, valid
-        move_into_place(train, folder / SPLIT_FILES[0])
-        move_into_place(valid, folder / SPLIT_FILES[1])
+        yield paths
+        for path, name in zip(paths, names):
+            move_into_place(path, folder / name)
     except OSError as error:
-        raise write_error(folder / SPLIT_FILES[0], error) from None
+        raise write_error(folder / names[0], error) from None
     finally:
-        train.unlink(missing_ok=True)
-        valid.unlink(missing_ok=True)
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 class DocumentFile:
@@ -272,7 +272,7 @@ def split_text(
     lines, how many were removed, and the rule. Raises NotebookError if all lines of the text are equal.
     """
     least, most = (fraction * num_lines for fraction in VALID_FRACTIONS)
-    with split_files(folder) as (train, valid):
+    with new_files(folder) as (train, valid):
         for rule in split_rules(read, num_lines, num_documents):
             num_train, num_valid = write_split(read(), train, valid, rule.is_valid)
             if not num_valid or (rule.holds_out_documents and not least <= num_valid <= most):
@@ -297,7 +297,7 @@ def split_by_files(read: ReadLines, read_valid: ReadLines, folder: Path) -> dict
     They are removed from the validation set. If that removes most of it, they are removed from the
     training text instead. Returns what `split_text` returns. Raises NotebookError if no line is left.
     """
-    with split_files(folder) as (train, valid):
+    with new_files(folder) as (train, valid):
         num_train = write_lines(train, read())
         num_valid = write_lines(valid, read_valid())
         rule = f"valid_corpus is the validation set, {WITHOUT_DUPLICATES}"
