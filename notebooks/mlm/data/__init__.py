@@ -30,7 +30,6 @@ epoch_examples     which examples an epoch has, with weights
 unknown_text       how much of a text is [UNK], in characters
 dataset            MaskedLMDataset: the lines or blocks of a text as examples
 general            general text: lines to measure forgetting on, text to replay in training
-split_words        the words of a text that a tokenizer splits
 vocabulary         frequent words of a text, added to the vocabulary
 masking            which tokens are masked, and by what: a pure function of seed, epoch and example
 packing            which examples share a batch and a row, so that all batches have the same shape
