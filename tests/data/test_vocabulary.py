@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from mlm.data.split_words import find_split_words
 from tokenizers import models, pre_tokenizers
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer
 
@@ -17,7 +16,7 @@ from languages import sentences_in
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.tokenizer import learn_tokenizer
-from mlm.data.vocabulary import add_frequent_words, init_added_embeddings
+from mlm.data.vocabulary import add_frequent_words, find_split_words, init_added_embeddings
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIAL, "a", ",", "_", "zara", "##thus", "##tra", "##s"]
