@@ -17,10 +17,10 @@ from typing import Any
 
 from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
+from mlm.env.logger_names import LOGGER_NAMES, NO_LOGGER, is_logger
 from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import MODERN, PREFIX, SIZES, WIDTHS, is_scratch
-from mlm.env.trackers import LOGGERS, NO_LOGGER, is_logger
 from mlm.models.kernels import KERNELS
 from mlm.optim.schedule import SCHEDULES
 
@@ -114,7 +114,7 @@ RUN_NAME = Valid(
     lambda value: value != "corpus" and bool(re.fullmatch(r"\w[\w.\-]*", value)),
 )
 LOGGER = Valid(
-    f"{join_or(map(literal, (*LOGGERS, NO_LOGGER)))}, or a list of several, without {literal(NO_LOGGER)}",
+    f"{join_or(map(literal, (*LOGGER_NAMES, NO_LOGGER)))}, or a list of several, without {literal(NO_LOGGER)}",
     is_logger,
 )
 SEED = number(at_least=0, at_most=2**32 - 1)
