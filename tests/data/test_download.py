@@ -11,9 +11,9 @@ import pytest
 import mlm.data.download
 from helpers import refused, sentences
 from mlm.data.corpus import load_corpus
-from mlm.data.documents import describe_layout
 from mlm.data.download import bad_downloads_removed, download, fetch_corpus
 from mlm.data.formats import text_lines
+from mlm.data.layout import describe_layout
 from texts import (
     DOCUMENTS,
     LINES,

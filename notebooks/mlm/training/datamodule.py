@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from mlm.data.batches import MaskedBatches, TrainingOrder
+from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.packing import cached_plan
+from mlm.data.packing import TrainingOrder, cached_plan
 from mlm.training.evaluation import validation_batches
 
 PREFETCHED_BATCHES = 8  # batches that are prepared while a GPU computes: several are made at once
