@@ -11,13 +11,14 @@ import torch
 from helpers import refused
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
+from mlm.inference.load import check_files
 from mlm.models.encoders import supports_packing
 from mlm.training.checkpoint import CALLBACK_STATE
 from mlm.training.checkpoint_callback import CheckpointingLogger
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import FailureMonitor
 from mlm.training.module import MaskedLM, reset_module
-from mlm.training.results import check_files, run_results, save_model, write_results
+from mlm.training.results import run_results, save_model, write_results
 from mlm.training.run import open_run
 from mlm.training.seeded_dropout import SeededDropout
 from mlm.training.settings import run_settings

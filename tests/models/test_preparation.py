@@ -11,9 +11,9 @@ from encoders import make_model
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models import preparation
 from mlm.models.encoders import ENCODERS, head_logits, hidden_states
-from mlm.models.loading import load_model
+from mlm.models.loading import init_head_bias, load_model
 from mlm.models.long_rows import LONG_SDPA
-from mlm.models.preparation import init_head_bias, prepare_model
+from mlm.models.preparation import prepare_model
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate, unigram_loss
 from mlm.training.module import MaskedLM

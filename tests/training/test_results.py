@@ -11,8 +11,9 @@ import torch
 
 from helpers import refused
 from mlm.env.files import read_checked_json
+from mlm.inference.load import check_files
 from mlm.training.lock import unlock_run
-from mlm.training.results import check_files, save_model
+from mlm.training.results import save_model
 from mlm.training.run import open_run
 from small_runs import STEPS, Patch, files_in, replace_file, same, stop_at
 

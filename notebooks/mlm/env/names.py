@@ -125,6 +125,11 @@ def public_names(source: str | list[str]) -> str | list[str]:
     )
 
 
+def text_name(source: str | list[str]) -> str:
+    """The name of a text, or the names of several texts."""
+    return ", ".join(map(public_name, [source] if isinstance(source, str) else source))
+
+
 def stored_model(model: str) -> str:
     """What files say about the parameter `model`: of a folder, its name and a digest of its path.
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mlm.env.files import move_into_place, partial_path
 from mlm.inference.export import export_errors, onnx_session
-from mlm.inference.validation_examples import find_corpus, load_split, validation_batches
+from mlm.inference.validation_set import find_corpus, load_split, validation_batches
 from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY
 
 MEASURED_TOKENS = (

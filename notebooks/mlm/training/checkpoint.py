@@ -22,6 +22,7 @@ from mlm.env.files import move_into_place, read_checked_json, sha256_of, write_c
 from mlm.env.notebook import NotebookError
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+CHECKPOINT = f"checkpoints/{LAST}"  # in the folder of a run
 CHECKSUMS = "sha256.json"
 STAGING = "parts"  # the folder of files that are being written; emptied when a run is opened
 TORCH_WRITE_ERROR = re.compile(  # a RuntimeError of torch that is a failed write

@@ -30,7 +30,7 @@ from mlm.env.notebook import NotebookError, installed_version
 from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters import public_parameters
-from mlm.training.checkpoint import LAST, is_write_error, staging_folder, write_errors
+from mlm.training.checkpoint import CHECKPOINT, is_write_error, staging_folder, write_errors
 from mlm.training.evaluation import repeated_fraction, visible_gain
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
@@ -41,7 +41,6 @@ from mlm.training.run import Run
 from mlm.training.verdict import Evidence, verdict
 
 CONFIGS = "config.json", "tokenizer_config.json"  # in model/
-CHECKPOINT = f"checkpoints/{LAST}"
 PACKAGES = "torch", "torch_xla", "transformers", "pytorch-lightning"  # their versions are stored
 
 
@@ -263,20 +262,3 @@ def write_results(results: dict[str, Any], run: Run, widget: Sequence[str] = ())
                 sums[CHECKPOINT] = run.stored.sha256
             write_checked_json(run.folder / "run.json", {**results, "files": sums})
     unlock_run(run.folder)
-
-
-def check_files(folder: Path) -> None:
-    """Raises NotebookError if a file of a finished run is damaged: its SHA-256 is not the one in run.json.
-
-    The checkpoint may be missing: it is not needed to predict.
-    """
-    results = read_checked_json(folder / "run.json")
-    sums = dict(results.get("files", {})) if results else {}
-    if not (folder / CHECKPOINT).exists():
-        sums.pop(CHECKPOINT, None)
-    damaged = first_damaged(folder, sums) if sums else "run.json"
-    if damaged:
-        raise NotebookError(
-            f"{folder / damaged} is not as it was written: run 04_train.ipynb again with the same "
-            "parameters, it rebuilds the file from the checkpoint; or copy the whole folder again"
-        )
