@@ -142,7 +142,7 @@ def test_a_gpu_does_not_inherit_the_precision_of_an_earlier_run_on_the_cpu(
     bert, dataset, monkeypatch
 ):
     """Both in one kernel: oneDNN's setting would round the float32 products of the GPU."""
-    monkeypatch.setattr(preparation, "tune_for_gpu", lambda: None)
+    monkeypatch.setattr(preparation, "use_deterministic_operations", lambda: None)
     bert.head_was_missing = False
     torch.set_float32_matmul_precision("highest")
     prepared(bert, dataset, CPU, head_was_missing=False)

@@ -13,9 +13,7 @@ from mlm.inference.export import export_errors, onnx_session
 from mlm.inference.validation_set import find_corpus, load_split, validation_batches
 from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY
 
-MEASURED_TOKENS = (
-    3000  # masked validation tokens on which two models are compared, if there are more
-)
+MEASURED_TOKENS = 3000  # masked validation tokens that are compared, if there are more
 ACCEPTED_LOSS = 0.005  # of accuracy
 
 

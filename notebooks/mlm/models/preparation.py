@@ -4,7 +4,7 @@ from typing import Any
 
 from mlm.models.compilation import compile_encoder
 from mlm.models.cpu import undo_kernels, use_kernels
-from mlm.models.gpu import tune_for_gpu
+from mlm.models.gpu import use_deterministic_operations
 from mlm.models.kernel_choice import choose_kernels
 from mlm.models.loading import init_head_bias
 from mlm.models.probe import ForwardCheck, freeze_unused_weights
@@ -43,6 +43,6 @@ def prepare_model(
         undo_kernels(model)  # of an earlier run in this kernel
     check_forward()
     if device["kind"] == "gpu":
-        tune_for_gpu()
+        use_deterministic_operations()
     is_compiled = compile_encoder(model, compile, device)
     return {"kernels": chosen, "compile": is_compiled}

@@ -24,9 +24,8 @@ from mlm.models.encoders import (
 )
 
 LONG, SHORT = 160, 12  # tokens of a probe's longest and other examples: enough for local attention
-TOLERANCE = (
-    1e-3  # of the largest logit: float32 kernels differ by less, other positions by far more
-)
+# Of the largest logit: float32 kernels differ by less, other positions by far more.
+TOLERANCE = 1e-3
 
 
 def first_line(error: Exception) -> str:
@@ -47,9 +46,7 @@ def accepted(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
 def length_error(model: Any, num_tokens: int) -> str | None:
     """Why a model's own forward pass fails for an example of this length; None if it works."""
     token_id = model.config.get_text_config().vocab_size // 2
-    token_id += (
-        token_id == model.config.pad_token_id
-    )  # RoBERTa gives padding no position of its own
+    token_id += token_id == model.config.pad_token_id  # which has no position in RoBERTa
     input_ids = torch.full((1, num_tokens), token_id, device=model.device)
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
     # The logits of thousands of tokens would take gigabytes, and their number is no matter of the head.
