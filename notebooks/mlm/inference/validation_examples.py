@@ -60,14 +60,11 @@ def is_content_word(word: str) -> bool:
 def find_pairs(data: MaskedLMDataset, pairs: np.ndarray) -> np.ndarray:
     """Which of these pairs of token ids (n, 2) occur in a text as neighbours, (n,) bool."""
     codes = pairs[:, 0].astype(np.int64) * data.vocab_size + pairs[:, 1]
-    wanted, index = np.unique(codes, return_inverse=True)
-    occurs = np.zeros(len(wanted), bool)
+    occurs = np.zeros(len(codes), bool)
     for start in range(0, len(data.ids), CHUNK_TOKENS):  # the ids are on disk
         ids = data.ids[start : start + CHUNK_TOKENS + 1].astype(np.int64)
-        text_codes = ids[:-1] * data.vocab_size + ids[1:]
-        nearest = np.searchsorted(wanted, text_codes).clip(max=len(wanted) - 1)
-        occurs[nearest[wanted[nearest] == text_codes]] = True
-    return occurs[index]
+        occurs |= np.isin(codes, ids[:-1] * data.vocab_size + ids[1:])
+    return occurs
 
 
 def masked_sentence(

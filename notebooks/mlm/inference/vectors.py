@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm.env.files import atomic_write
+from mlm.env.files import write_text
 from mlm.env.notebook import NotebookError
 
 READ_TEXTS = 64  # at a time
@@ -142,6 +142,5 @@ def write_sentence_transformers(folder: Path, max_len: int) -> list[str]:
     width = AutoConfig.from_pretrained(folder).get_text_config().hidden_size
     files = sentence_transformers_files(width, max_len)
     for name, content in files.items():
-        with atomic_write(folder / name, "w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
+        write_text(folder / name, json.dumps(content, indent=2) + "\n")
     return list(files)
