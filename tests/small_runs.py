@@ -11,15 +11,14 @@ import torch
 from helpers import refused
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
-from mlm.inference.load import check_files
 from mlm.models.encoders import supports_packing
-from mlm.training.checkpoint import CALLBACK_STATE
 from mlm.training.checkpoint_callback import CheckpointingLogger
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import FailureMonitor
 from mlm.training.module import MaskedLM, reset_module
 from mlm.training.results import run_results, save_model, write_results
 from mlm.training.run import open_run
+from mlm.training.run_files import CALLBACK_STATE, check_files
 from mlm.training.seeded_dropout import SeededDropout
 from mlm.training.settings import run_settings
 

@@ -237,7 +237,7 @@ def test_files_of_a_dataset_are_read_from_the_cache_of_the_hub(tmp_path, monkeyp
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.setattr("mlm.env.hub.hub_is_unreachable", lambda _: True)
+    monkeypatch.setattr("mlm.data.download.hub_is_unreachable", lambda _: True)
     given = "hf://datasets/me/mine@refs/convert/parquet/data/*.jsonl"
     folder = load_corpus(given, tmp_path / "work")
     expected = load_corpus(put(tmp_path / "a.jsonl", as_jsonl(TEXTS)), tmp_path / "plain")

@@ -15,7 +15,7 @@ from mlm.data.corpus import load_corpus
 from mlm.data.tokenizer import learn_wordpiece
 from mlm.env.files import sha256_sums, write_checked_json
 from mlm.inference.npm_packages import pack_command
-from mlm.training.results import output_files
+from mlm.training.run_files import output_files
 from texts import ANIMALS, PLACES, VERBS
 
 

@@ -19,7 +19,7 @@ from mlm.inference.vectors import (
     text_vectors,
     write_sentence_transformers,
 )
-from mlm.training.results import output_files
+from mlm.training.run_files import output_files
 
 
 def test_pooling_is_the_mean_over_real_tokens():

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+import mlm.training.strategies  # noqa: F401  # registers the names that trainer_arguments returns
 from mlm.benchmark.speed import Batch, Bench, Variant, interleave, measurement
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset

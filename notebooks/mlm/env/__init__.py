@@ -4,11 +4,11 @@ notebook      one-line errors, installing missing packages, fewer warnings
 scratch       models that are trained from scratch: the table of sizes
 names         texts and models as they are shown and stored, without secrets and folders
 files         atomic writes, SHA-256 sums, JSON files that detect damage
+network       whether a server answers, the Hub above all
 host          Colab, Kaggle or a TPU VM; preparing a TPU host
 timing        which of several functions is the fastest
 products      matrix products on a CPU: the library, bfloat16 or float32
 hardware      which CPUs, GPUs and TPU cores this machine has
-cuda_graph    Lightning's strategy for one GPU: a training step is recorded once, then replayed
 devices       the matching arguments of Lightning's Trainer
 model_folder  what is missing in a folder that is passed as a model
 trackers      loggers of metrics: TensorBoard, Weights & Biases, MLflow, Trackio

@@ -4,41 +4,13 @@ import re
 from typing import Any
 
 import torch
-from pytorch_lightning.strategies import StrategyRegistry, XLAStrategy
 
-from mlm.env.cuda_graph import CudaGraph
 from mlm.env.hardware import Card, Machine, SimulatedMachine
 from mlm.env.notebook import NotebookError
 
 AnyMachine = Machine | SimulatedMachine
 MIN_BF16_SPEED = 1.1  # below, a CPU trains in float32, which is more precise
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
-
-
-class TpuCores(XLAStrategy):
-    """Lightning's strategy for several TPU cores, without its transfers between host and device.
-
-    The processes are forks of one notebook: weights and names are equal in all of them from the start.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(sync_module_states=False, **options)
-
-    def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Wait for all processes: none can know the sum before each has added its number."""
-        if self._launched:
-            import torch_xla.core.xla_model as xm
-
-            xm.all_reduce(xm.REDUCE_SUM, torch.zeros(4).to(self.root_device)).cpu()
-
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        """Return `obj`: every process has an equal one."""
-        return obj
-
-
-# Registered by name, so that the arguments of Trainer are plain values; override: also after an edit.
-StrategyRegistry.register("tpu_cores", TpuCores, override=True)
-
 
 # which devices
 
@@ -190,9 +162,10 @@ def check_fork(kind: str, processes: int, machine: AnyMachine) -> None:
 def choose_strategy(
     kind: str, processes: int, num_nodes: int, machine: AnyMachine, compile: bool | str = "auto"
 ) -> str:
-    """The name of Lightning's strategy. Raises NotebookError if processes cannot be started so.
+    """The name of Lightning's strategy, its own or one of mlm.training.strategies.
 
-    Several processes share the work by DDP: each has the whole model.
+    Several processes share the work by DDP: each has the whole model. Raises NotebookError if processes
+    cannot be started so.
     """
     launched = machine.started_by_launcher
     check_fork(kind, processes, machine)
@@ -211,7 +184,7 @@ def choose_strategy(
     if processes * num_nodes > 1:
         return "ddp" if launched else "ddp_notebook"  # ddp_notebook forks this kernel
     if kind == "gpu" and compile is not False:
-        return CudaGraph.strategy_name
+        return "cuda_graph"
     return "auto"
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mlm.env.names import hide_secrets, without_secrets
+from mlm.env.network import SECONDS, connection_error
 from mlm.env.notebook import NotebookError, installed_version
 
 PROJECT = "bert-mlm"  # the project or experiment of all runs in a tracker
-SECONDS = 10  # to wait for a server before training
 
 
 @dataclass
@@ -171,15 +171,11 @@ def open_trackio(run: TrackedRun) -> Any:
 
 def check_server(name: str, url: str, otherwise: str) -> None:
     """Raise NotebookError if a server does not answer at all."""
-    import requests
-
-    try:
-        requests.head(url, timeout=SECONDS)
-    except requests.RequestException as error:
+    if error := connection_error(url):
         raise NotebookError(
-            f"logger={name!r}: {without_secrets(url)} cannot be reached ({type(error).__name__}): check "
-            f"the network and the address, or {otherwise}"
-        ) from None
+            f"logger={name!r}: {without_secrets(url)} cannot be reached ({error}): check the network and "
+            f"the address, or {otherwise}"
+        )
 
 
 def check_wandb() -> None:

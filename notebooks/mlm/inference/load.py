@@ -23,11 +23,11 @@ from transformers import (
 from mlm.data.corpus import load_corpus, make_workdir
 from mlm.data.tokenizer import learns_vocabulary, load_tokenizer, save_tokenizer
 from mlm.data.vocabulary import init_added_embeddings
-from mlm.env.files import absolute_path, first_damaged, read_checked_json
+from mlm.env.files import absolute_path
 from mlm.env.names import FOLDER_DIGEST, public_name, stored_model, text_name
 from mlm.env.notebook import NotebookError
 from mlm.models.loading import load_model, quiet_transformers
-from mlm.training.checkpoint import CHECKPOINT, selected_weights
+from mlm.training.run_files import check_files, selected_weights
 
 REQUIRED_FILES = (
     "run.json",
@@ -88,23 +88,6 @@ def find_run(
     results = read_results(folder / "run.json")
     check_files(folder)
     return folder, results
-
-
-def check_files(folder: Path) -> None:
-    """Raises NotebookError if a file of a finished run is damaged: its SHA-256 is not the one in run.json.
-
-    The checkpoint may be missing: it is not needed to predict.
-    """
-    results = read_checked_json(folder / "run.json")
-    sums = dict(results.get("files", {})) if results else {}
-    if not (folder / CHECKPOINT).exists():
-        sums.pop(CHECKPOINT, None)
-    damaged = first_damaged(folder, sums) if sums else "run.json"
-    if damaged:
-        raise NotebookError(
-            f"{folder / damaged} is not as it was written: run 04_train.ipynb again with the same "
-            "parameters, it rebuilds the file from the checkpoint; or copy the whole folder again"
-        )
 
 
 def describe_run(folder: Path | None, results: dict[str, Any] | None, model: str) -> str:

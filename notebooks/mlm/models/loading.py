@@ -11,7 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 from mlm.data.lengths import MAX_POSITIONS
 from mlm.data.token_frequencies import log_frequencies
-from mlm.env.hub import hub_is_unreachable, load_error, model_source
+from mlm.env.hub import load_error, model_source
+from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import scratch_size, scratch_source
 from mlm.models.configs import load_config, size_config, source_config

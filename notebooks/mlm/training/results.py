@@ -30,7 +30,7 @@ from mlm.env.notebook import NotebookError, installed_version
 from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters import public_parameters
-from mlm.training.checkpoint import CHECKPOINT, is_write_error, staging_folder, write_errors
+from mlm.training.checkpoint import is_write_error, staging_folder, write_errors
 from mlm.training.evaluation import repeated_fraction, visible_gain
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
@@ -38,6 +38,7 @@ from mlm.training.model_card import write_card
 from mlm.training.module import MaskedLM
 from mlm.training.normal_loss import Size, compare_with_measured
 from mlm.training.run import Run
+from mlm.training.run_files import CHECKPOINT, output_files
 from mlm.training.verdict import Evidence, verdict
 
 CONFIGS = "config.json", "tokenizer_config.json"  # in model/
@@ -49,12 +50,6 @@ def stored_results(run: Run) -> dict[str, Any] | None:
     results = read_checked_json(run.folder / "run.json") or {}
     sha256 = results.get("files", {}).get(CHECKPOINT)
     return results if run.stored and sha256 == run.stored.sha256 else None
-
-
-def output_files(folder: Path) -> list[str]:
-    """The names of the files whose SHA-256 is in run.json, without the checkpoint, sorted."""
-    model = [f"model/{path.name}" for path in (folder / "model").glob("*") if path.is_file()]
-    return sorted(["logs/metrics.csv", "saved.bin", *model])
 
 
 # the model

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
+import mlm.training.strategies  # noqa: F401  # registers the names that trainer_arguments returns
 from mlm.env.devices import DTYPES, check_fork
 from mlm.env.files import absolute_path
 from mlm.env.hardware import Machine
@@ -24,13 +25,9 @@ from mlm.models.kernels import EARLIER_KERNELS
 from mlm.optim.recipe import earlier_fine_tuning_lr
 from mlm.training.causes import free_variables
 from mlm.training.checkpoint import (
-    CALLBACK_STATE,
-    LAST,
-    PREVIOUS,
     STAGING,
     latest_good_checkpoint,
     restore_checksums,
-    selected_weights,
     write_errors,
 )
 from mlm.training.failures import (
@@ -47,6 +44,7 @@ from mlm.training.history import (
 )
 from mlm.training.lock import is_main_process, lock_run, unlock_run
 from mlm.training.module import MaskedLM
+from mlm.training.run_files import CALLBACK_STATE, LAST, PREVIOUS, selected_weights
 from mlm.training.settings import setting_differences
 from mlm.training.tracking import SentRows, open_loggers, shown_row
 
