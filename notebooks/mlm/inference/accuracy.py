@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm.inference.validation_set import find_corpus, load_split, validation_batches
+from mlm.data.evaluation_batches import evaluation_batches
+from mlm.inference.validation_set import find_corpus, load_split
 from mlm.models.encoders import supports_packing
 from mlm.training.module import MaskedLM, masked_labels
 
@@ -34,7 +35,7 @@ def accuracy_by_frequency(
     train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
     counts = np.bincount(train.ids, minlength=train.vocab_size)
     pack = all(supports_packing(model.config) for model in models.values())
-    batches = validation_batches(valid, results, pack)
+    batches = evaluation_batches(valid, results["parameters"]["seed"], pack)
     labels = torch.cat([masked_labels(batch) for batch in batches]).numpy()
     correct = {"most frequent token": np.full(len(labels), counts.argmax()) == labels}
     for name, model in models.items():

@@ -10,13 +10,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm.data.batches import MaskedBatches
 from mlm.data.corpus import is_intact
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.evaluation_batches import evaluation_batches
 from mlm.env.files import absolute_path
 from mlm.models.encoders import supports_packing
 from mlm.models.loading import init_head_bias
-from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY, MaskedLMData
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM
 
@@ -37,22 +36,6 @@ def load_split(
     return MaskedLMDataset(folder / f"{split}.txt", tokenizer, results["parameters"]["max_len"])
 
 
-def validation_batches(
-    valid: MaskedLMDataset, results: dict[str, Any], pack: bool
-) -> MaskedBatches:
-    """The validation batches of a run: with the masks of its evaluation."""
-    data = MaskedLMData(
-        train=valid,  # not used
-        valid=valid,
-        batch_size=32,
-        mlm_probability=VALIDATION_MLM_PROBABILITY,
-        seed=results["parameters"]["seed"],
-        total_steps=0,
-        pack=pack,
-    )
-    return data.validation_batches()
-
-
 def validation_loss(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -64,9 +47,9 @@ def validation_loss(
     folder: of the run's corpus.
     """
     valid = load_split(folder, "valid", tokenizer, results)
-    batches = validation_batches(valid, results, supports_packing(model.config))
+    seed, pack = results["parameters"]["seed"], supports_packing(model.config)
     module = MaskedLM(model, {}).train(model.training)  # the mode that evaluate restores
-    return evaluate(module, batches)["loss"]
+    return evaluate(module, evaluation_batches(valid, seed, pack))["loss"]
 
 
 def is_initial_model(

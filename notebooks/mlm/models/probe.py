@@ -5,6 +5,7 @@ All kinds of models are tried the same way, by small forward passes on the CPU, 
 
 import copy
 import inspect
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -71,13 +72,8 @@ def longest_input(model: Any, num_tokens: int) -> int:
     error = length_error(model, limit)
     if error is None:
         return limit
-    possible, too_long = 0, limit
-    while too_long - possible > 1:
-        middle = (possible + too_long) // 2
-        if length_error(model, middle):
-            too_long = middle
-        else:
-            possible = middle
+    shorter = range(1, limit)
+    possible = bisect_left(shorter, True, key=lambda number: bool(length_error(model, number)))
     if not possible:
         raise forward_error(model, limit, error)
     return possible

@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mlm.data.batches import MaskedBatches, TrainingOrder
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.packing import VALIDATION_EPOCH, cached_plan
+from mlm.data.evaluation_batches import evaluation_batches
+from mlm.data.packing import cached_plan
 
-VALIDATION_MLM_PROBABILITY = 0.15  # the masking rate of the validation set, the same in every run
 PREFETCHED_BATCHES = 8  # batches that are prepared while a GPU computes: several are made at once
 
 Batch = dict[str, Any]
@@ -122,27 +122,9 @@ class MaskedLMData(pl.LightningDataModule):
         )
 
     def validation_batches(self, rank: int = 0, world_size: int = 1) -> MaskedBatches:
-        """The validation batches of process `rank`.
-
-        Their masks depend only on the text, the tokenizer and the seed, not on how training masks.
-        """
-        plan = cached_plan(
-            self.valid,
-            self.batch_size,
-            VALIDATION_MLM_PROBABILITY,
-            self.seed,
-            (VALIDATION_EPOCH,),
-            world_size,
-            pack=self.pack,
-        )
-        return MaskedBatches(
-            self.valid,
-            plan.keys(VALIDATION_EPOCH),
-            VALIDATION_MLM_PROBABILITY,
-            self.seed,
-            shape=plan.shape,
-            rank=rank,
-        )
+        """The validation batches of process `rank`; see `evaluation_batches`."""
+        options = self.seed, self.pack, self.batch_size
+        return evaluation_batches(self.valid, *options, rank, world_size)
 
     def train_dataloader(self) -> Any:
         trainer = self.trainer

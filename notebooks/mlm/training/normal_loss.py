@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from mlm.data.evaluation_batches import VALIDATION_MLM_PROBABILITY
 from mlm.data.text_size import PRETRAINED, RESULTS, Result
 from mlm.env.scratch import PREFIX
-from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY
 from mlm.training.verdict import Evidence
 
 SIX_LAYERS = "a pretrained encoder of six layers with a new MLM head"
