@@ -25,10 +25,10 @@ from languages import TEXTS
 from mlm.data.tokenizer import load_tokenizer
 from mlm.env.files import sha256_of
 from mlm.inference.export import export_onnx, onnx_session
+from mlm.inference.mask_token import with_mask
 from mlm.inference.npm_packages import PACKAGES, NpmPackage, check_archives, unpack_archives
 from mlm.inference.page import check_page, write_page
 from mlm.inference.page_template import PAGE
-from mlm.inference.predict import with_mask
 from mlm.inference.quantize import quantize_onnx
 
 BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"

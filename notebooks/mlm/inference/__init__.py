@@ -1,6 +1,7 @@
 """A trained model.
 
 load                 find a run, verify it, load its three copies of the weights
+mask_token           [MASK] in a sentence -> the tokenizer's own mask token
 predict              fill in masked words, score sentences
 generation           fill in several masks step by step
 validation_set       the validation set of a run, and whether a rebuilt model has the stored loss

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from mlm.env.notebook import NotebookError
-from mlm.inference.predict import with_mask
+from mlm.inference.mask_token import with_mask
 
 CHECKED_TOKENS = 400  # of the vocabulary, evenly spread
 TOKENS_PER_TEXT = 20

@@ -31,7 +31,9 @@ def flops_per_token(model: Any, length: int, mlm_probability: float) -> float:
     encoder, head = row_flops(model, length)
     config = model.config.get_text_config()  # of a model that also reads images
     outside_windows = length**2 - pairs_in_window(length, window_of(config))
-    encoder -= 4 * outside_windows * hidden_size(config) * num_window_layers(config)
+    # A local layer computes all pairs and discards most of them.
+    num_local_layers = (getattr(config, "layer_types", None) or []).count("sliding_attention")
+    encoder -= 4 * outside_windows * config.hidden_size * num_local_layers
     return 3 * (encoder + mlm_probability * head) / length
 
 
@@ -83,21 +85,11 @@ def window_of(config: Any) -> int:
     return max(getattr(layer, "sliding_window", None) or 0 for layer in layers)
 
 
-def num_window_layers(config: Any) -> int:
-    """The number of layers with local attention, which computes all pairs and discards most of them."""
-    return (getattr(config, "layer_types", None) or []).count("sliding_attention")
-
-
 def pairs_in_window(length: int, window: int) -> int:
     """How many pairs of `length` tokens are at most `window` tokens apart; all pairs if it is 0."""
     if not 0 < window < length:
         return length**2
     return length * (2 * window + 1) - window * (window + 1)
-
-
-def hidden_size(config: Any) -> int:
-    """The width of the encoder; the heads of its attention share it."""
-    return getattr(config, "hidden_size", None) or config.dim
 
 
 # per second

@@ -229,10 +229,6 @@ class ForwardCheck:
                 f"prediction before it ({why_one_sided(self.model.config)}); pass another model, such as BERT"
             )
 
-    def equals_padded(self, logits: torch.Tensor) -> bool:
-        """Whether the model's own forward pass gives these logits for the padded batch."""
-        return difference(logits, self.evaluate(padded_logits, self.batch)[self.cells]) < TOLERANCE
-
     def __call__(self) -> None:
         """Raise NotebookError if the logits of training differ; a line if it is only due to padding."""
         alone = self.evaluate(training_logits, {"input_ids": self.examples[0][None]})
@@ -243,7 +239,8 @@ class ForwardCheck:
             change = difference(batch, self.expected)
             if change < TOLERANCE:
                 return
-            if not supports_packing(config) and self.equals_padded(batch):
+            padded = self.evaluate(padded_logits, self.batch)[self.cells]
+            if not supports_packing(config) and difference(batch, padded) < TOLERANCE:
                 print(
                     f"padding changes the predictions of {name} (logits by {change:.0%} of the largest), also "
                     'in its own forward pass; with examples="stream" there is almost no padding'
