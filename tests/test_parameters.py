@@ -12,15 +12,9 @@ from papermill.parameterize import parameterize_notebook
 
 from helpers import NOTEBOOKS, ROOT, refused
 from mlm.env.notebook import error_message
-from mlm.parameters import (
-    OTHER_NAMES,
-    REMOVED,
-    TABLE,
-    assigned_names,
-    check_parameters,
-    parameters_cell,
-    parameters_of,
-)
+from mlm.parameters.check import OTHER_NAMES, REMOVED, assigned_names, check_parameters
+from mlm.parameters.devices import DEVICES
+from mlm.parameters.table import TABLE, parameters_cell, parameters_of
 
 NAMES = [path.stem for path in NOTEBOOKS]
 
@@ -138,7 +132,7 @@ def check(notebook, values=None, edit=lambda source: source, before=(), after=()
         namespace["In"].append(source)
         exec(source, namespace)
     namespace["In"] += ["load_library(EMBEDDED)", "check_parameters(globals(), ...)"]
-    parameters = check_parameters(namespace, notebook)
+    parameters = check_parameters(namespace, parameters_of(notebook))
     assert all(namespace[name] == value for name, value in parameters.items())
     return parameters
 
@@ -184,7 +178,13 @@ def test_the_check_cell_comes_before_any_other_code(notebook):
     cells = load_notebook_node(str(ROOT / "notebooks" / f"{notebook}.ipynb")).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert [cell.id for cell in code[:3]] == ["parameters", "library", "check"]
-    assert f'check_parameters(globals(), "{notebook}")' in code[2].source
+    known = "DEVICES" if notebook == "01_setup" else f'parameters_of("{notebook}")'
+    assert f"check_parameters(globals(), {known})" in code[2].source
+
+
+def test_the_parameters_of_01_choose_devices():
+    """01 imports only them, not the whole table."""
+    assert parameters_of("01_setup") == DEVICES
 
 
 @pytest.mark.parametrize("notebook", NAMES)
@@ -472,6 +472,8 @@ def test_values_are_checked_without_a_history():
     """nbval leaves In empty."""
     namespace = {"In": [""]}
     exec(parameters_cell("02_corpus"), namespace)
-    assert check_parameters(namespace, "02_corpus")["corpus"] == "nietzsche"
+    assert check_parameters(namespace, parameters_of("02_corpus"))["corpus"] == "nietzsche"
     namespace["corpus"] = ""
-    assert "corpus must be" in error_message(check_parameters, namespace, "02_corpus")
+    assert "corpus must be" in error_message(
+        check_parameters, namespace, parameters_of("02_corpus")
+    )

@@ -24,7 +24,7 @@ from modules import import_closure, library_texts
 from notebooks import LIBRARY_CELL, ROOT, all_notebooks, is_hidden, read, tags, write
 
 sys.path.insert(0, str(ROOT / "notebooks"))
-from mlm.parameters import parameters_cell
+from mlm.parameters.table import parameters_cell
 
 TITLE = '# @title The library `mlm`, embedded so that this file runs alone { display-mode: "form" }'
 HEAD = f"""{TITLE}

@@ -5,9 +5,9 @@ import pytest
 
 from mlm.benchmark.speed import Bench, sample_lines
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.evaluation_batches import evaluation_batches
 from mlm.data.tokenizer import learn_wordpiece
 from mlm.models.loading import load_model
+from mlm.training.evaluation import validation_batches
 
 NUM_LINES = 60
 
@@ -28,7 +28,7 @@ def bench(tmp_path_factory):
         model=load_model("scratch:tiny", tokenizer, max_len=64, seed=0),
         model_name="scratch:tiny",
         data=data,
-        validation_batches=list(evaluation_batches(data["line"], seed=0)),
+        validation_batches=list(validation_batches(data["line"], seed=0, pack=True)),
         mlm_probability=0.15,
         seed=0,
         device="cpu",

@@ -14,7 +14,8 @@ from mlm.env.scratch import MODERN, SIZES, WIDTHS
 from mlm.optim.optimizer import OPTIMIZERS
 from mlm.optim.recipe import RECIPE_SETTINGS, RECIPES, choose_batch_size, choose_recipe
 from mlm.optim.schedule import SCHEDULES
-from mlm.parameters import check_value, parameters_of
+from mlm.parameters.check import check_value
+from mlm.parameters.table import parameters_of
 
 NOTHING_SET = dict.fromkeys(RECIPE_SETTINGS) | {"recipe": "fast"}
 SCRATCH = [f"scratch:{size}" for size in WIDTHS]

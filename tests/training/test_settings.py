@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import BertConfig
 
-import mlm.parameters
+import mlm.parameters.table
 from helpers import refused
 from mlm.models.kernels import KERNELS
 from mlm.optim.recipe import RECIPE_SETTINGS
-from mlm.parameters import parameters_of
+from mlm.parameters.table import parameters_of
 from mlm.training.history import RENAMED_METRICS
 from mlm.training.settings import CHANGED_CONTENT, MAY_DIFFER, run_settings, setting_differences
 from small_runs import logger_state, same, stop_at
@@ -132,7 +132,7 @@ def test_a_new_parameter_is_compared_without_further_code(runs, tmp_path):
 def toy_parameter(monkeypatch):
     """Parameter "toy" of notebook 04 with the default 1, as a later version may add it."""
     toy = dataclasses.replace(parameters_of("04_train")["seed"], name="toy", default=1)
-    monkeypatch.setitem(mlm.parameters.TABLE, "Toys", [toy])
+    monkeypatch.setitem(mlm.parameters.table.TABLE, "Toys", [toy])
 
 
 def test_settings_of_the_first_version_equal_todays(tokenizer):

@@ -34,5 +34,4 @@ vocabulary         frequent words of a text, added to the vocabulary
 masking            which tokens are masked, and by what: a pure function of seed, epoch and example
 packing            which examples share a batch and a row, so that all batches have the same shape
 batches            MaskedBatches: masked examples in rows, the model's input
-evaluation_batches  batches to evaluate on, whose masks are the same in every run
 """

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from mlm.env.names import shown_value
 from mlm.env.notebook import NotebookError
+from mlm.env.secrets import shown_value
 
 
 def sha256_of(path: str | Path) -> str:
@@ -169,11 +169,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_checked_json(path: Path) -> dict[str, Any] | None:
     """The dict that `write_checked_json` wrote; None if the file is missing or was changed."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if content.pop("seal") == json_digest(content) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    content = read_json(path)
+    seal = content.pop("seal", None)
+    return content if seal == json_digest(content) else None
 
 
 def sha256_sums(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm.data.evaluation_batches import evaluation_batches
 from mlm.inference.validation_set import find_corpus, load_split
 from mlm.models.encoders import supports_packing
+from mlm.training.evaluation import validation_batches
 from mlm.training.module import MaskedLM, masked_labels
 
 FREQUENCY_BANDS = 10, 100, 1000  # upper limits of the rows of `accuracy_by_frequency`
@@ -35,7 +35,7 @@ def accuracy_by_frequency(
     train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
     counts = np.bincount(train.ids, minlength=train.vocab_size)
     pack = all(supports_packing(model.config) for model in models.values())
-    batches = evaluation_batches(valid, results["parameters"]["seed"], pack)
+    batches = validation_batches(valid, results["parameters"]["seed"], pack)
     labels = torch.cat([masked_labels(batch) for batch in batches]).numpy()
     correct = {"most frequent token": np.full(len(labels), counts.argmax()) == labels}
     for name, model in models.items():

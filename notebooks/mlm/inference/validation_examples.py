@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.evaluation_batches import VALIDATION_MLM_PROBABILITY
 from mlm.data.formats import text_lines
 from mlm.data.normalization import is_word
 from mlm.data.packing import VALIDATION_EPOCH
 from mlm.inference.validation_set import find_corpus, load_split
+from mlm.training.evaluation import VALIDATION_MLM_PROBABILITY
 
 # the rule for `validation_examples`
 MIN_LINE_TOKENS, MAX_LINE_TOKENS = 8, 24

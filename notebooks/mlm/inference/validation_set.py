@@ -12,11 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm.data.corpus import is_intact
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.evaluation_batches import evaluation_batches
 from mlm.env.files import absolute_path
 from mlm.models.encoders import supports_packing
 from mlm.models.loading import init_head_bias
-from mlm.training.evaluation import evaluate
+from mlm.training.evaluation import evaluate, validation_batches
 from mlm.training.module import MaskedLM
 
 
@@ -49,7 +48,7 @@ def validation_loss(
     valid = load_split(folder, "valid", tokenizer, results)
     seed, pack = results["parameters"]["seed"], supports_packing(model.config)
     module = MaskedLM(model, {}).train(model.training)  # the mode that evaluate restores
-    return evaluate(module, evaluation_batches(valid, seed, pack))["loss"]
+    return evaluate(module, validation_batches(valid, seed, pack))["loss"]
 
 
 def is_initial_model(

@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 
-from mlm.data.evaluation_batches import evaluation_batches
 from mlm.data.general import GeneralText
 from mlm.models.encoders import supports_packing
-from mlm.training.evaluation import evaluate
+from mlm.training.evaluation import evaluate, validation_batches
 from mlm.training.lock import is_main_process
 from mlm.training.module import MaskedLM
 
@@ -30,7 +29,8 @@ def measure_forgetting(
         return None
     if stored and stored["sha256"] == general.about["sha256"]:
         return stored
-    batches = list(evaluation_batches(general.examples, seed, supports_packing(module.bert.config)))
+    pack = supports_packing(module.bert.config)
+    batches = list(validation_batches(general.examples, seed, pack))
     plain = MaskedLM(module.bert, {})  # with the same weights; cross-entropy, whatever was edited
     plain.train(module.training)  # the mode that evaluate restores
     trained = {name: weight.clone() for name, weight in module.state_dict().items()}

@@ -25,18 +25,17 @@ from mlm.env.files import (
     short_repr,
     write_checked_json,
 )
-from mlm.env.names import public_names, without_paths
+from mlm.env.names import public_names, public_parameters, without_paths
 from mlm.env.notebook import NotebookError, installed_version
 from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
-from mlm.parameters import public_parameters
 from mlm.training.checkpoint import is_write_error, staging_folder, write_errors
 from mlm.training.evaluation import repeated_fraction, visible_gain
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
 from mlm.training.model_card import write_card
 from mlm.training.module import MaskedLM
-from mlm.training.normal_loss import Size, compare_with_measured
+from mlm.training.normal_loss import compare_with_measured
 from mlm.training.run import Run
 from mlm.training.run_files import CHECKPOINT, output_files
 from mlm.training.verdict import Evidence, verdict
@@ -113,9 +112,7 @@ def write_model(module: MaskedLM, tokenizer: Any, folder: Path) -> None:
     try:
         save_tokenizer(tokenizer, folder / "model")
     except Exception as error:
-        if (
-            type(error) is Exception
-        ):  # tokenizers raises a bare Exception, for example on a full disk
+        if type(error) is Exception:  # of tokenizers, for example on a full disk
             raise OSError(str(error)) from None
         raise
     for name in CONFIGS:
@@ -192,7 +189,8 @@ def run_results(
     state, settings, kept = run.state or {}, run.settings, run.kept
     evaluations = run.evaluations.loc[: kept["step"]]
     evidence = evidence_of(run, train, baseline)
-    size = Size(
+    comparison = compare_with_measured(
+        evidence,
         settings["model"],
         about_corpus["bytes"],
         settings["mlm_probability"],
@@ -215,11 +213,10 @@ def run_results(
         },
         "data": {
             "source": public_names(about_corpus["source"]),  # of an earlier version
-            "sha256": about_corpus["sha256"],
-            "text_sha256": about_corpus["text_sha256"],
-            "bytes": about_corpus["bytes"],
-            "lines": about_corpus["lines"],
-            "split": about_corpus["split"],
+            **{
+                name: about_corpus[name]
+                for name in ("sha256", "text_sha256", "bytes", "lines", "split")
+            },
             "tokens": len(train.own_ids),
             "replay": about_corpus.get("replay"),
         },
@@ -237,7 +234,7 @@ def run_results(
         "after": evaluations.iloc[-1].to_dict(),
         "kept": {"which": settings["keep"], **kept},
         "baseline": {"loss": baseline},
-        "verdict": {**verdict(evidence), "comparison": compare_with_measured(evidence, size)},
+        "verdict": {**verdict(evidence), "comparison": comparison},
         "xla": state.get("xla"),
         "compile": state.get("compile"),
     }

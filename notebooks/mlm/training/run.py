@@ -5,6 +5,7 @@ otherwise the weights would belong to neither run.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,8 +20,8 @@ import mlm.training.strategies  # noqa: F401  # registers the names that trainer
 from mlm.env.devices import DTYPES, check_fork
 from mlm.env.files import absolute_path
 from mlm.env.hardware import Machine
+from mlm.env.loggers import logger_names
 from mlm.env.notebook import NotebookError
-from mlm.env.trackers import logger_names
 from mlm.models.kernels import EARLIER_KERNELS
 from mlm.optim.recipe import earlier_fine_tuning_lr
 from mlm.training.causes import free_variables
@@ -57,13 +58,10 @@ class Run:
     after a stop.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: dict[str, Any],
-        resume_hint: str = "run this cell and all below again",
-    ) -> None:
-        self.folder, self.settings, self.resume_hint = folder, settings, resume_hint
+    resume_hint = "run this cell and all below again"
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.settings = folder, settings
         self.total_steps: int = settings["total_steps"]
         self.outputs_intact = False  # whether all output files of a finished run are as written
         self.read()
@@ -233,14 +231,13 @@ def new_folder(folder: Path) -> Path:
             "resume='never': processes that torchrun or SLURM started cannot agree on a new folder; "
             "pass another run_name instead"
         )
-    candidate, number = folder, 1
-    while True:
-        try:
+    candidate = folder
+    for number in itertools.count(2):
+        with contextlib.suppress(FileExistsError):
             candidate.mkdir(parents=True)
-            return candidate
-        except FileExistsError:
-            number += 1
-            candidate = folder.with_name(f"{folder.name}-{number}")
+            break
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
 
 
 def lock_folder(folder: Path, resume: str) -> Path:

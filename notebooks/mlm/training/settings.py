@@ -5,7 +5,7 @@ from typing import Any
 from mlm.data.tokenization import tokenizer_digest
 from mlm.env.names import stored_model
 from mlm.models.configs import source_digest
-from mlm.parameters import parameters_of
+from mlm.parameters.table import parameters_of
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
     # the same weights with less memory
