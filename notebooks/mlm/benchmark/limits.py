@@ -14,7 +14,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 import mlm.training.strategies  # noqa: F401  # registers the names that trainer_arguments returns
-from mlm.benchmark.speed import Batch, Bench, Variant, interleave, measurement
+from mlm.benchmark.speed import Batch, Bench, Variant, interleave, loop_seconds, measurement
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.token_ids import encode_lines
@@ -208,16 +208,6 @@ def step_seconds(bench: Bench, variant: Variant, batch: Batch, repeats: int) -> 
 # Lightning
 
 
-def bare_loop(bench: Bench, variant: Variant, batches: Iterable[Batch]) -> float:
-    """Seconds of a loop over these batches that only trains."""
-    bench.switch(variant)
-    optimizer, schedule = bench.make_optimizer(variant)
-    start = bench.clock()
-    for batch in batches:
-        bench.step(variant, batch, optimizer, schedule)
-    return bench.clock() - start
-
-
 class TrainingTime(pl.Callback):
     """Seconds from the first batch of a Lightning Trainer to its last step."""
 
@@ -262,15 +252,15 @@ def lightning_overhead(
     """
     prepared = list(bench.batches(variant))
     lightning_loop(bench, variant, prepared, trainer_args)  # warm-up
-    bare_loop(bench, variant, prepared)
-    epochs = max(1, round(LIGHTNING_SECONDS / bare_loop(bench, variant, prepared)))
+    loop_seconds(bench, variant, prepared)
+    epochs = max(1, round(LIGHTNING_SECONDS / loop_seconds(bench, variant, prepared)))
 
     def on_the_fly() -> Iterator[Batch]:
         """The same batches, each prepared when it is needed."""
         return chain.from_iterable(bench.batches(variant) for _ in range(epochs))
 
     loops: dict[str, Callable[[], float]] = {
-        "bare loop": lambda: bare_loop(bench, variant, prepared * epochs),
+        "bare loop": lambda: loop_seconds(bench, variant, prepared * epochs),
         "Lightning, prepared batches": lambda: lightning_loop(
             bench, variant, prepared * epochs, trainer_args
         ),
