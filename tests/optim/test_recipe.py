@@ -14,8 +14,8 @@ from mlm.env.scratch import MODERN, SIZES, WIDTHS
 from mlm.optim.optimizer import OPTIMIZERS
 from mlm.optim.recipe import RECIPE_SETTINGS, RECIPES, choose_batch_size, choose_recipe
 from mlm.optim.schedule import SCHEDULES
-from mlm.parameters.check import check_value
-from mlm.parameters.table import parameters_of
+from mlm.parameters.check import by_name, check_value
+from mlm.parameters.train import PARAMETERS
 
 NOTHING_SET = dict.fromkeys(RECIPE_SETTINGS) | {"recipe": "fast"}
 SCRATCH = [f"scratch:{size}" for size in WIDTHS]
@@ -66,7 +66,7 @@ def test_an_unknown_recipe_is_an_error():
     "name, table", [("recipe", RECIPES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)]
 )
 def test_the_parameters_accept_the_names_in_the_table_and_no_others(name, table):
-    parameter = parameters_of("04_train")[name]
+    parameter = by_name(PARAMETERS)[name]
     for option in table:
         check_value(parameter, option)
     with refused(name, *(f'"{option}"' for option in table)):

@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import BertConfig
 
-import mlm.parameters.table
 from helpers import refused
 from mlm.models.kernels import KERNELS
 from mlm.optim.recipe import RECIPE_SETTINGS
-from mlm.parameters.table import parameters_of
+from mlm.parameters.check import by_name
+from mlm.parameters.train import PARAMETERS
 from mlm.training.history import RENAMED_METRICS
 from mlm.training.settings import CHANGED_CONTENT, MAY_DIFFER, run_settings, setting_differences
 from small_runs import logger_state, same, stop_at
 
-DEFAULTS = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+DEFAULTS = {name: parameter.default for name, parameter in by_name(PARAMETERS).items()}
 DEVICE = dict(kind="cpu", processes=1, dtype=torch.bfloat16)
 CHOSEN = dict(
     optimizer="muon", lr=0.002, schedule="trapezoid", weight_decay=0.1, dropout=0.0,
@@ -131,8 +131,8 @@ def test_a_new_parameter_is_compared_without_further_code(runs, tmp_path):
 @pytest.fixture
 def toy_parameter(monkeypatch):
     """Parameter "toy" of notebook 04 with the default 1, as a later version may add it."""
-    toy = dataclasses.replace(parameters_of("04_train")["seed"], name="toy", default=1)
-    monkeypatch.setitem(mlm.parameters.table.TABLE, "Toys", [toy])
+    toy = dataclasses.replace(by_name(PARAMETERS)["seed"], name="toy", default=1)
+    monkeypatch.setitem(PARAMETERS, "Toys", [toy])
 
 
 def test_settings_of_the_first_version_equal_todays(tokenizer):

@@ -199,13 +199,12 @@ def check_model_folder(
     the model itself is loaded, not only its tokenizer.
     """
     reason = None
-    if not (folder / "config.json").exists():
-        if needs_weights or not has_tokenizer(folder):
-            reason = without_config(folder)
-    elif reason := damaged_json(folder):
-        pass
-    elif read_json(folder / "config.json").get("model_type") in known_types and needs_weights:
-        reason = incomplete_weights(folder)
+    if (folder / "config.json").exists():
+        reason = damaged_json(folder)
+        if needs_weights and read_json(folder / "config.json").get("model_type") in known_types:
+            reason = reason or incomplete_weights(folder)
+    elif needs_weights or not has_tokenizer(folder):
+        reason = without_config(folder)
     if reason:
         raise NotebookError(f"model={short_repr(model)} {reason}")
 

@@ -1,7 +1,4 @@
-"""What a parameter of a notebook is, and the check of its value.
-
-Values are checked before packages are installed, so nothing here imports torch, numpy or transformers.
-"""
+"""What a parameter of a notebook is, and the check of its value."""
 
 import contextlib
 import difflib
@@ -71,9 +68,8 @@ def either(special: Any, meaning: str, otherwise: Valid) -> Valid:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of one or several notebooks."""
+    """A parameter of a notebook."""
 
-    notebooks: str  # their numbers, "03 04"
     name: str
     type: str  # an annotation that papermill understands
     default: Any
@@ -86,10 +82,14 @@ class Parameter:
         names = re.findall(r"\w+", self.type)
         return {"NoneType" if name == "Optional" else name for name in names if name != "Union"}
 
-    @property
-    def line(self) -> str:
-        """The line of this parameter in a parameters cell."""
-        return f"{self.name}: {self.type} = {literal(self.default)}  # {self.meaning}"
+
+P = Parameter
+Groups = Mapping[str, list[Parameter]]  # {heading in the parameters cell: parameters}
+
+
+def by_name(groups: Groups) -> dict[str, Parameter]:
+    """{name: Parameter} of a notebook, in the order of its parameters cell."""
+    return {p.name: p for parameters in groups.values() for p in parameters}
 
 
 REMOVED = {  # parameters of earlier versions: why they are gone
@@ -213,13 +213,13 @@ def check_replay(values: Mapping[str, Any], default: float) -> None:
         )
 
 
-def check_parameters(namespace: dict[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
+def check_parameters(namespace: dict[str, Any], groups: Groups) -> dict[str, Any]:
     """Check all parameters of a notebook and print those that differ from their defaults.
 
-    `namespace` are the notebook's globals; a number that was given as text is replaced there. `known` is
-    what `parameters_of` returns, or DEVICES. Returns {name: value}. Raises NotebookError if a parameter is
-    missing, unknown or not valid.
+    `namespace` are the notebook's globals; a number that was given as text is replaced there. Returns
+    {name: value}. Raises NotebookError if a parameter is missing, unknown or not valid.
     """
+    known = by_name(groups)
     for name in names_given(namespace.get("In", [])[:-1], known):  # without the cell of this call
         check_name(name, known)
     for name, parameter in known.items():

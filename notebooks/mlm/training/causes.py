@@ -23,7 +23,7 @@ import torch
 
 from mlm.env.notebook import NotebookError
 from mlm.optim.recipe import bytes_per_example, largest_batch, tokens_per_example
-from mlm.training.module import MaskedLM
+from mlm.training.module import MaskedLM, is_checkpointing
 
 OUT_OF_MEMORY = re.compile(  # CUDA, MPS, XLA; cuBLAS and cuDNN; torch's CPU allocator; NumPy
     "out of memory|RESOURCE_EXHAUSTED|_ALLOC_FAILED|can't allocate memory|not enough memory"
@@ -146,7 +146,7 @@ class StepMemory:
         """A smaller batch size that probably fits into `memory` bytes; 0 if there is none."""
         if self.weights > memory:
             return 0
-        example = self.bytes_per_example(self.model.is_gradient_checkpointing)
+        example = self.bytes_per_example(is_checkpointing(self.model))
         return min(largest_batch(memory - self.weights, example), self.examples // 2)
 
     def advice(self, memory: float) -> str:
@@ -154,7 +154,7 @@ class StepMemory:
         fitting = self.fitting_batch_size(memory)
         supported = getattr(self.model, "supports_gradient_checkpointing", False)
         slower = ""
-        if self.accumulate is not None and supported and not self.model.is_gradient_checkpointing:
+        if self.accumulate is not None and supported and not is_checkpointing(self.model):
             slower = (
                 "; or gradient_checkpointing=True, which stores less and takes a third more time"
             )

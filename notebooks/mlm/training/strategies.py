@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import SingleDeviceStrategy, StrategyRegistry, XLAStrategy
 
+from mlm.training.module import is_checkpointing
+
 Batch = dict[str, Any]
 WARM_UP_STEPS = 3  # before recording: kernels are loaded and chosen, buffers are allocated
 TIMED_STEPS = 3  # the median counts
@@ -134,11 +136,8 @@ class CudaGraph(SingleDeviceStrategy):
         module = self.lightning_module
         assert module is not None
         # Checkpointing restores the random state, which some versions of torch cannot record (pytorch#162504).
-        is_checkpointing = any(
-            getattr(m, "gradient_checkpointing", False) for m in module.modules()
-        )
         accumulates = module.trainer.accumulate_grad_batches > 1
-        if self.use_graph is False or accumulates or is_checkpointing:
+        if self.use_graph is False or accumulates or is_checkpointing(module):
             return None
         self.pool = self.pool or torch.cuda.graph_pool_handle()
 
