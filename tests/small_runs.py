@@ -12,8 +12,8 @@ from helpers import refused
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.models.encoders import supports_packing
+from mlm.parameters import train
 from mlm.parameters.check import by_name
-from mlm.parameters.train import PARAMETERS as TABLE
 from mlm.training.checkpoint_callback import CheckpointingLogger
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import FailureMonitor
@@ -31,7 +31,7 @@ RECIPE = dict(
     optimizer="adamw", lr=1e-2, schedule="linear", weight_decay=0.01, dropout=0.1, mlm_probability=0.15,
     clip=0.0,
 )  # fmt: skip
-DEFAULTS = {name: parameter.default for name, parameter in by_name(TABLE).items()}
+DEFAULTS = {name: parameter.default for name, parameter in by_name(train.PARAMETERS).items()}
 PARAMETERS = dict(
     model="a folder", max_len=32, examples="line", batch_size=8, accumulate=1, seed=0, num_nodes=1,
     masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0,

@@ -22,24 +22,14 @@ from mlm.env.hardware import Machine
 from mlm.env.loggers import logger_names
 from mlm.env.notebook import NotebookError
 from mlm.training.causes import free_variables
-from mlm.training.checkpoint import (
-    STAGING,
-    latest_good_checkpoint,
-    restore_checksums,
-    write_errors,
-)
+from mlm.training.checkpoint import STAGING, latest_good_checkpoint, restore_checksums, write_errors
 from mlm.training.failures import (
     clear_failure_and_stop,
     quiet_writer_threads,
     reported_failure,
     stop_on_signal,
 )
-from mlm.training.history import (
-    history_table,
-    out_of_patience,
-    selected_row,
-    with_current_names,
-)
+from mlm.training.history import history_table, out_of_patience, selected_row, with_current_names
 from mlm.training.lock import is_main_process, lock_run, unlock_run
 from mlm.training.module import MaskedLM
 from mlm.training.run_files import CALLBACK_STATE, LAST, PREVIOUS, selected_weights
