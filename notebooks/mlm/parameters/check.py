@@ -94,6 +94,7 @@ def by_name(groups: Groups) -> dict[str, Parameter]:
 
 REMOVED = {  # parameters of earlier versions: why they are gone
     "mlm_probability_end": "a masking rate that falls gained nothing, see docs/experiments.md",
+    "race_epochs": "pass race_lines: more lines tell more than more epochs of few",
     "strategy": "several devices always share the work by DDP; fsdp never worked, see docs/gpus.md",
 }
 OTHER_NAMES = {  # in earlier versions, in transformers or elsewhere: the name here
