@@ -126,6 +126,12 @@ def atomic_write(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[An
             part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, with \\n at the ends of lines."""
+    with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
 def remove_stale_parts(folder: Path) -> None:
     """Remove incomplete files below `folder` whose process on this machine no longer runs."""
     for part in folder.rglob(f"*.{socket.gethostname()}-*.part"):
@@ -149,8 +155,7 @@ def json_digest(content: Any) -> str:
 def write_checked_json(path: Path, content: dict[str, Any]) -> None:
     """Write a dict as JSON, with its `json_digest` as "seal". Raises ValueError on NaN or infinity."""
     text = json.dumps({**content, "seal": json_digest(content)}, indent=1, allow_nan=False)
-    with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text + "\n")
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

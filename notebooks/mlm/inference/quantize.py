@@ -10,12 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from mlm.env.files import move_into_place, partial_path
 from mlm.inference.export import export_errors, onnx_session
-from mlm.inference.validation_examples import find_corpus, load_split
+from mlm.inference.validation_set import find_corpus, load_split
 from mlm.training.evaluation import VALIDATION_MLM_PROBABILITY, validation_batches
 
-MEASURED_TOKENS = (
-    3000  # masked validation tokens on which two models are compared, if there are more
-)
+MEASURED_TOKENS = 3000  # masked validation tokens that are compared, if there are more
 ACCEPTED_LOSS = 0.005  # of accuracy
 
 
