@@ -2,17 +2,18 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mlm.benchmark.limits import (
     STEP_PARTS,
     activation_bytes,
     attention_seconds,
-    bare_loop,
     lightning_loop,
+    lightning_overhead,
     step_breakdown,
 )
-from mlm.benchmark.speed import Variant
+from mlm.benchmark.speed import Variant, loop_seconds
 
 OURS = Variant(
     "this suite",
@@ -37,7 +38,7 @@ def test_lightning_trains_the_same_weights_as_the_bare_loop(bench):
         for layer in dropouts:
             layer.p = 0.0
         batches = list(bench.batches(variant))
-        for loop, arguments in (bare_loop, ()), (lightning_loop, (TRAINER_ARGS,)):
+        for loop, arguments in (loop_seconds, ()), (lightning_loop, (TRAINER_ARGS,)):
             assert loop(bench, variant, batches, *arguments) > 0
             weights.append(bench.model.get_input_embeddings().weight.detach().clone())
     finally:
@@ -51,6 +52,32 @@ def test_the_breakdown_has_all_parts_of_a_step_and_removes_its_hooks(bench):
     assert tuple(breakdown) == STEP_PARTS
     assert all(milliseconds > 0 for milliseconds in breakdown.values())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in bench.model.modules())
+
+
+def test_slow_first_steps_do_not_count_in_the_breakdown(bench, monkeypatch):
+    """The first steps allocate memory: with few steps, they would be most of the time."""
+    now, steps, loss = [0.0], [0], bench.loss
+
+    def slow_at_first(variant, batch):
+        steps[0] += 1
+        now[0] += 1.0 if steps[0] > 2 else 1000.0
+        return loss(variant, batch)
+
+    monkeypatch.setattr(bench, "clock", lambda: now[0])
+    monkeypatch.setattr(bench, "loss", slow_at_first)
+    tokens = sum(batch["num_tokens"] for batch in bench.batches(OURS, max_steps=2))
+    total = sum(step_breakdown(bench, OURS, max_steps=2).values())
+    assert total == pytest.approx(2.0 * 1e6 / tokens)
+
+
+def test_lightning_is_compared_with_the_bare_loop_in_each_repeat(bench, monkeypatch):
+    monkeypatch.setattr("mlm.benchmark.limits.LIGHTNING_SECONDS", 0)  # one epoch
+    loops = {"loop_seconds": 0.5, "lightning_loop": 0.6}
+    for name, seconds in loops.items():
+        monkeypatch.setattr(f"mlm.benchmark.limits.{name}", lambda *_, s=seconds: s)
+    milliseconds, times = lightning_overhead(bench, OURS, TRAINER_ARGS, 2)
+    assert milliseconds == pytest.approx(500 / bench.num_steps(OURS))
+    assert len(times) == 2 and times.to_numpy() == pytest.approx(1.2)
 
 
 def test_a_dense_head_keeps_more_memory_than_one_on_masked_tokens(bench):

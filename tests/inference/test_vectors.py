@@ -19,7 +19,7 @@ from mlm.inference.vectors import (
     text_vectors,
     write_sentence_transformers,
 )
-from mlm.training.results import output_files
+from mlm.training.run_files import output_files
 
 
 def test_pooling_is_the_mean_over_real_tokens():
@@ -81,10 +81,10 @@ def test_modules_json_is_written_last(run_folder, monkeypatch):
     folder, opened = run_folder / "model", []
     import mlm.inference.vectors as vectors
 
-    original = vectors.atomic_write
+    original = vectors.write_text
     monkeypatch.setattr(
-        vectors, "atomic_write", lambda path, *a, **k: (opened.append(path.name), original(path, *a, **k))[1]
-    )  # fmt: skip
+        vectors, "write_text", lambda path, text: (opened.append(path.name), original(path, text))
+    )
     assert write_sentence_transformers(folder, 16)[-1] == opened[-1] == "modules.json"
     assert all((folder / name).is_file() for name in sentence_transformers_files(32, 16))
 

@@ -25,8 +25,10 @@ from mlm.env.files import (
     write_checked_json,
     write_error,
 )
-from mlm.env.names import hide_secrets, public_name
+from mlm.env.names import public_name
+from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError
+from mlm.env.secrets import hide_secrets
 
 pooch.get_logger().setLevel("WARNING")  # the progress bar is enough
 
@@ -130,8 +132,6 @@ def hub_files(text: str, parameter: str) -> list[Path]:
             "FILES is a path or a pattern such as data/*.parquet"
         )
     from huggingface_hub import snapshot_download
-
-    from mlm.env.hub import hub_is_unreachable  # here: it imports transformers, which takes seconds
 
     dataset, revision, pattern = match.groups()
     unreachable = hub_is_unreachable(text)

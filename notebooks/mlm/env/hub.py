@@ -4,41 +4,24 @@ Code that comes with a model is never executed.
 """
 
 import contextlib
-import functools
-from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import requests
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm.env.files import absolute_path, describe_path, short_repr
 from mlm.env.model_folder import check_config_folder, check_model_folder, missing_model_type
-from mlm.env.names import HUB_NAME, hide_secrets
+from mlm.env.names import HUB_NAME
+from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError, installed_version
 from mlm.env.scratch import scratch_source
+from mlm.env.secrets import hide_secrets
 
 MASKED_LMS = {  # model types with a masked language model, without sequence-to-sequence models
     model_type
     for model_type, name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.items()
     if not name.endswith("ForConditionalGeneration")
 }
-
-
-@functools.cache
-def hub_is_unreachable(model: str) -> bool:
-    """Whether `model` is on the Hub, which does not answer: then only its local cache can be read.
-
-    The Hub is contacted once, for at most 10 seconds: its client would retry for minutes.
-    """
-    if Path(model).is_dir() or huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        requests.head(huggingface_hub.constants.ENDPOINT, timeout=10)
-    except requests.RequestException:
-        return True
-    return False
 
 
 # what an ImportError of transformers names, in lower case: how to install it
@@ -107,9 +90,7 @@ def model_source(model: str, needs_weights: bool = True) -> str:
     else:
         raise load_error(model, f"{path} {describe_path(path)}")
     config: dict[str, Any] = {}
-    with contextlib.suppress(
-        Exception
-    ):  # an unreadable config is reported when the model is loaded
+    with contextlib.suppress(Exception):  # reported when the model is loaded
         offline = hub_is_unreachable(source)
         config, _ = PretrainedConfig.get_config_dict(source, local_files_only=offline)
     model_type = config.get("model_type")

@@ -1,6 +1,7 @@
 """How long training takes: a forecast before it begins, and the time left while it runs."""
 
 import copy
+import math
 import time
 from collections.abc import Collection
 from typing import Any
@@ -102,12 +103,8 @@ def step_seconds(module: MaskedLM, batch: dict[str, Any]) -> tuple[float, float]
         timed_step(trial, optimizer, part_of(batch, 1, SHORT))  # warm-up
         times = [(SHORT, fastest_step(trial, optimizer, part_of(batch, 1, min(width, SHORT))))]
         while True:
-            times.append(
-                (
-                    rows * part_width,
-                    fastest_step(trial, optimizer, part_of(batch, rows, part_width)),
-                )
-            )
+            part = part_of(batch, rows, part_width)
+            times.append((rows * part_width, fastest_step(trial, optimizer, part)))
             if times[-1][1][0] > ENOUGH_SECONDS or rows == num_rows:
                 break
             rows = min(2 * rows, num_rows)
@@ -134,7 +131,7 @@ def forecast_training(
     products, optimizer = step_seconds(module, batch)
     step = data.accumulate * products + optimizer
     per_step = data.batch_size * data.accumulate
-    steps_per_epoch = -(-len(data.train.epochs) // per_step)
+    steps_per_epoch = math.ceil(data.train.examples_per_epoch / per_step)
     valid_tokens = sum(batch["input_ids"].numel() for batch in data.validation_batches())
     evaluation = products / 3 * valid_tokens / (num_rows * width)  # a forward pass
     total = step * data.total_steps + (evaluations + 1) * evaluation

@@ -5,6 +5,7 @@ otherwise the weights would belong to neither run.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,38 +16,23 @@ import pandas as pd
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from mlm.env.devices import DTYPES, check_fork
-from mlm.env.files import absolute_path
+import mlm.training.strategies  # noqa: F401  # registers the names that trainer_arguments returns
+from mlm.env.devices import check_fork
 from mlm.env.hardware import Machine
+from mlm.env.loggers import logger_names
 from mlm.env.notebook import NotebookError
-from mlm.env.trackers import logger_names
-from mlm.models.kernels import EARLIER_KERNELS
-from mlm.optim.recipe import earlier_fine_tuning_lr
 from mlm.training.causes import free_variables
-from mlm.training.checkpoint import (
-    CALLBACK_STATE,
-    LAST,
-    PREVIOUS,
-    STAGING,
-    latest_good_checkpoint,
-    restore_checksums,
-    selected_weights,
-    write_errors,
-)
+from mlm.training.checkpoint import STAGING, latest_good_checkpoint, restore_checksums, write_errors
 from mlm.training.failures import (
     clear_failure_and_stop,
     quiet_writer_threads,
     reported_failure,
     stop_on_signal,
 )
-from mlm.training.history import (
-    history_table,
-    out_of_patience,
-    selected_row,
-    with_current_names,
-)
+from mlm.training.history import history_table, out_of_patience, selected_row, with_current_names
 from mlm.training.lock import is_main_process, lock_run, unlock_run
 from mlm.training.module import MaskedLM
+from mlm.training.run_files import CALLBACK_STATE, LAST, PREVIOUS, selected_weights
 from mlm.training.settings import setting_differences
 from mlm.training.tracking import SentRows, open_loggers, shown_row
 
@@ -59,13 +45,10 @@ class Run:
     after a stop.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: dict[str, Any],
-        resume_hint: str = "run this cell and all below again",
-    ) -> None:
-        self.folder, self.settings, self.resume_hint = folder, settings, resume_hint
+    resume_hint = "run this cell and all below again"
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.settings = folder, settings
         self.total_steps: int = settings["total_steps"]
         self.outputs_intact = False  # whether all output files of a finished run are as written
         self.read()
@@ -199,35 +182,6 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def resumed_choices(parameters: dict[str, Any]) -> dict[str, Any]:
-    """{"precision", "kernels", "lr"} that a resumed run began with, where the parameters leave the choice.
-
-    Precision and kernels are chosen by timing on a CPU. A resumed run must not choose again: with others,
-    numbers are rounded differently. "lr" is None, except for a run whose learning rate follows a rule of
-    an earlier version. parameters: of notebook 04.
-    """
-    precision, kernels, lr = parameters["precision"], parameters["kernels"], None
-    settings = {}
-    if parameters["resume"] == "auto":
-        folder = absolute_path("workdir", parameters["workdir"]) / parameters["run_name"]
-        settings = recorded_settings(folder)
-    if settings.get("device") == "cpu":
-        names = {str(dtype): name for name, dtype in DTYPES.items()}
-        precision = names[settings["dtype"]] if precision == "auto" else precision
-        kernels = settings.get("kernels", EARLIER_KERNELS) if kernels == "auto" else kernels
-    if settings and parameters["recipe"] == "fast" and has_earlier_lr(settings):
-        lr = settings["lr"]
-    return {"precision": precision, "kernels": kernels, "lr": lr}
-
-
-def has_earlier_lr(settings: dict[str, Any]) -> bool:
-    """Whether the learning rate in a run's settings is the one that earlier versions chose for fine-tuning."""
-    if settings["model"].startswith("scratch:"):
-        return False
-    per_step = settings["batch_size"] * settings["processes"] * settings.get("accumulate", 1)
-    return settings["lr"] == earlier_fine_tuning_lr(per_step)
-
-
 def new_folder(folder: Path) -> Path:
     """Create `folder`, or the first of folder-2, folder-3, ... that does not exist. Returns its path."""
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
@@ -235,14 +189,13 @@ def new_folder(folder: Path) -> Path:
             "resume='never': processes that torchrun or SLURM started cannot agree on a new folder; "
             "pass another run_name instead"
         )
-    candidate, number = folder, 1
-    while True:
-        try:
+    candidate = folder
+    for number in itertools.count(2):
+        with contextlib.suppress(FileExistsError):
             candidate.mkdir(parents=True)
-            return candidate
-        except FileExistsError:
-            number += 1
-            candidate = folder.with_name(f"{folder.name}-{number}")
+            break
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
 
 
 def lock_folder(folder: Path, resume: str) -> Path:
