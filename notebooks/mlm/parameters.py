@@ -108,6 +108,11 @@ VOCABULARY = Valid(
     is_vocabulary,
 )
 COLUMN = Valid("the name of a column", is_text)
+ENCODING = either(
+    None,
+    "UTF-8",
+    Valid('an encoding that Python knows, such as "cp1252" or "gb18030"', is_encoding),
+)
 FOLDER = Valid("the path of a folder", is_text)
 RUN_NAME = Valid(
     'a name of letters, digits, "_", "-" and ".", but not "corpus", the folder of the texts',
@@ -160,6 +165,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
                  Valid("a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class", is_text))),
         P("07", "column", "str", "text", "the column of the texts, if labelled is a table", COLUMN),
         P("07", "label_column", "str", "label", "the column of the classes, if labelled is a table", COLUMN),
+        P("07", "encoding", "Optional[str]", None, "encoding of labelled, if it is text; None: UTF-8", ENCODING),
         P("07", "finetune_steps", "int", 100, "optimizer steps of each fine-tuning; 0: no fine-tuning", number(0, 100_000)),
         P("02 03 03b 04 06", "corpus", "Union[str, list]", "nietzsche",
           '"nietzsche", "pydoc" (no network), file, folder, URL, list', CORPUS),
@@ -204,8 +210,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
     "Text": [
         P("02 03 03b 04 06", "column", "str", "text", "the column to read, if the corpus is a table",
           COLUMN),
-        P("02 03 03b 04 06", "encoding", "Optional[str]", None, "encoding of the text files; None: UTF-8",
-          either(None, "UTF-8", Valid('an encoding that Python knows, such as "cp1252" or "gb18030"', is_encoding))),
+        P("02 03 03b 04 06", "encoding", "Optional[str]", None, "encoding of the text files; None: UTF-8", ENCODING),
         P("02 03 03b 04 06", "documents", "Optional[str]", None,
           'what ends a document: "file", "blank line", "line"; None: chosen',
           either(None, "chosen for the text", one_of(*DOCUMENTS))),

@@ -18,7 +18,7 @@ from mlm.models.kernels import EARLIER_KERNELS
 from mlm.models.loading import load_model
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import request_stop
-from mlm.training.run import open_run, resumed_choices
+from mlm.training.run import open_run, resumed_choices, steps_left
 from small_runs import (
     BASELINE,
     STEPS,
@@ -168,6 +168,17 @@ def test_a_run_with_another_tokenizer_of_the_same_size_is_refused(runs, tokenize
     assert len(runs.tokenizer) == len(tokenizer)
     with refused("holds another run (the tokenizer changed", "another run_name"):
         runs(tmp_path)
+
+
+def test_the_steps_that_are_left_are_known_before_the_run_is_opened(runs, tmp_path):
+    parameters = {"workdir": str(tmp_path), "run_name": "run", "resume": "auto", "patience": 0}
+    assert steps_left(parameters, STEPS) == STEPS  # there is no run yet
+    stop_at(runs, tmp_path, 3)
+    assert steps_left(parameters, STEPS) == STEPS - 3
+    assert steps_left(parameters | {"resume": "never"}, STEPS) == STEPS
+    assert steps_left(parameters | {"run_name": "another"}, STEPS) == STEPS
+    runs(tmp_path)
+    assert steps_left(parameters, STEPS) == 0
 
 
 # what was chosen by timing

@@ -153,6 +153,7 @@ def count_low_bytes(head: bytes) -> int:
 # describe what cannot be decoded
 
 LOW_BYTES = bytes({*range(32)} - {*b"\r\n"})
+NOT_ASCII = re.compile(rb"[\x80-\xff]+")
 JAPANESE_MARK = re.compile(rb"\x1b\$[@B]")  # begins Japanese characters in ISO-2022-JP
 NOT_TEXT = re.compile(  # control characters, the replacement character, some that are not assigned
     r"[\0-\x08\x0e-\x19\x1c-\x1f\x7f-\x9f\u0a00\ufff0-\uffff]"
@@ -246,8 +247,10 @@ def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) ->
             + (f"; likely encodings of these: {suggestion}" if suggestion else "")
             + "; convert all parts to UTF-8 before you join them"
         )
-    if found.num_invalid <= max(1, found.num_lines // 1000):  # the other lines are ASCII
+    num_places = len(NOT_ASCII.findall(found.sample))  # several in a line are letters
+    if found.num_invalid <= max(1, found.num_lines // 1000) and num_places <= found.num_invalid:
         letters = f"; if it is a letter, likely encodings: {suggestion}" if suggestion else ""
+        letters += f"; {advice_for(file, next(iter(likely)))}" if likely else ""
         return NotebookError(
             f"{file.name} is not UTF-8 text: {where}, {affected}; if this byte is damaged, correct it"
             f"{drop_command(file, 'or drop it')}{letters}"
@@ -274,11 +277,11 @@ def is_damaged(found: UndecodedLines) -> bool:
 
 def advice_for(file: ByteFile, encoding: str) -> str:
     """What to do with a file in this encoding."""
-    advice = f'pass encoding="{encoding}"'
+    advice = f'pass encoding="{encoding}" (for all text files), or convert it'
     if not file.is_plain:
-        return advice
+        return f"{advice} to UTF-8"
     name = LIKELY_ENCODINGS.get(encoding, encoding.upper())
-    return f"{advice}, or convert it: iconv -f {name} -t UTF-8 {converted_paths(file)}"
+    return f"{advice}: iconv -f {name} -t UTF-8 {converted_paths(file)}"
 
 
 def drop_command(file: ByteFile, words: str) -> str:

@@ -186,8 +186,8 @@ class Run:
         module.to("cpu").bert.tie_weights()  # on XLA, decoder and embedding became two tensors
 
 
-def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The settings in the newest checkpoint of a run's folder that can be read; {} if there is none.
+def recorded_state(folder: Path) -> tuple[int, dict[str, Any]]:
+    """(step, the logger's state) in the newest checkpoint of a run's folder that can be read; (0, {}) if none.
 
     The checkpoint is not verified: `open_run` does that.
     """
@@ -195,8 +195,27 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
         with contextlib.suppress(Exception):  # a damaged file can raise anything
             path = folder / "checkpoints" / name
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            return content["callbacks"][CALLBACK_STATE]["settings"]
-    return {}
+            return content["global_step"], with_current_names(content["callbacks"][CALLBACK_STATE])
+    return 0, {}
+
+
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The settings in the newest checkpoint of a run's folder that can be read; {} if there is none."""
+    return recorded_state(folder)[1].get("settings", {})
+
+
+def steps_left(parameters: dict[str, Any], total_steps: int) -> int:
+    """How many of `total_steps` a run still has to train, by its newest checkpoint; all if it is a new one.
+
+    parameters: of notebook 04.
+    """
+    if parameters["resume"] != "auto":
+        return total_steps
+    folder = absolute_path("workdir", parameters["workdir"]) / parameters["run_name"]
+    step, state = recorded_state(folder)
+    if state and out_of_patience(state["history"], parameters["patience"]):
+        return 0
+    return max(0, total_steps - step)
 
 
 def resumed_choices(parameters: dict[str, Any]) -> dict[str, Any]:
