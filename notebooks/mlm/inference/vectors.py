@@ -15,7 +15,9 @@ from mlm.env.files import atomic_write
 from mlm.env.notebook import NotebookError
 
 READ_TEXTS = 64  # at a time
-CHARS_PER_TOKEN = 100  # far more than any text has on average: the rest of a long text is not tokenized
+CHARS_PER_TOKEN = (
+    100  # far more than any text has on average: the rest of a long text is not tokenized
+)
 
 # texts -> vectors
 
