@@ -251,10 +251,9 @@ class MaskedBatches(IterableDataset):
                 epoch=epoch,
                 indices=indices[some],
                 mask_token_id=data.tokenizer.mask_token_id,
-                vocab_size=data.vocab_size,
+                vocab=data.used_ids,
                 word_ids=starts_word.cumsum(axis=1) - 1 if self.masking == "word" else None,
                 replace=self.replace,
-                used_ids=data.used_ids,
             )
             cells = (starts[some][:, None] + np.arange(input_ids.shape[1]))[is_token]
             masked_ids[cells], labels[cells] = some_masked_ids[is_token], some_labels[is_token]

@@ -1,5 +1,6 @@
 """MaskedLMData: the LightningDataModule with training and validation batches."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,7 @@ class MaskedLMData(pl.LightningDataModule):
         With gradient accumulation, a step is split like the step of `accumulate` times as many processes.
         """
         parts = world_size * self.accumulate  # of a step
-        steps_per_epoch = -(-len(self.train.epochs) // (self.batch_size * parts))
+        steps_per_epoch = math.ceil(self.train.examples_per_epoch / (self.batch_size * parts))
         plan = cached_plan(
             self.train,
             self.batch_size,

@@ -89,16 +89,18 @@ def has_dropout(model: Any) -> bool:
 
 
 def use_gradient_checkpointing(
-    gradient_checkpointing: bool | str, step: StepMemory, device: dict[str, Any]
+    gradient_checkpointing: bool | str, model: Any, data: Any, device: dict[str, Any]
 ) -> None:
     """Switch gradient checkpointing of a model on or off as `choose_checkpointing` says, and print why.
 
-    Raises NotebookError if it cannot be used, or if not even the weights fit into the memory.
+    data: the MaskedLMData whose batches must fit into memory. device: from `trainer_arguments`. Raises
+    NotebookError if it cannot be used, or if not even the weights fit into the memory.
     """
+    step = StepMemory.of(model, data, device["dtype"])
     check_weights_fit(step, device)
     is_on, reason = choose_checkpointing(gradient_checkpointing, step, device)
     print(f"gradient checkpointing is {'on' if is_on else 'off'}: {reason}")
-    set_checkpointing(step.model, is_on)
+    set_checkpointing(model, is_on)
 
 
 def is_not_about_caches(record: logging.LogRecord) -> bool:
