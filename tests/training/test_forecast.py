@@ -128,7 +128,7 @@ def test_a_long_training_is_told_what_would_be_faster(module, make_data, monkeyp
 def test_a_resumed_run_forecasts_the_rest(module, make_data, monkeypatch):
     data = make_data(total_steps=1000)
     monkeypatch.setattr("mlm.training.forecast.step_seconds", lambda *_: (9.0, 1.0))
-    finished = "This run is finished: there is nothing left to train."
+    finished = "The run in this folder is finished: there is nothing left to train."
     assert forecast_training(module, data, 4, DEVICE, steps_left=0) == finished
     assert forecast_training(module, data, 4, DEVICE | {"kind": "gpu"}, steps_left=0) == finished
     text = forecast_training(module, data, 4, DEVICE, steps_left=30)

@@ -133,7 +133,7 @@ def forecast_training(
     """
     steps_left = data.total_steps if steps_left is None else steps_left
     if not steps_left:
-        return "This run is finished: there is nothing left to train."
+        return "The run in this folder is finished: there is nothing left to train."
     if device["kind"] != "cpu" or device["processes"] > 1:
         return "How long training takes is estimated while it runs, after 20 steps."
     batches = data.train_batches()
