@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from mlm.data.batches import MaskedBatches, TrainingOrder
+from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.packing import VALIDATION_EPOCH, cached_plan
+from mlm.data.packing import VALIDATION_EPOCH, TrainingOrder, cached_plan
 
 VALIDATION_MLM_PROBABILITY = 0.15  # the masking rate of the validation set, the same in every run
 PREFETCHED_BATCHES = 8  # batches that are prepared while a GPU computes: several are made at once

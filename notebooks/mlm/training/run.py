@@ -17,8 +17,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from mlm.env.devices import check_fork
 from mlm.env.hardware import Machine
+from mlm.env.logger_names import logger_names
 from mlm.env.notebook import NotebookError
-from mlm.env.trackers import logger_names
 from mlm.training.causes import free_variables
 from mlm.training.checkpoint import (
     CALLBACK_STATE,
