@@ -486,3 +486,22 @@ def test_values_are_checked_without_a_history():
     assert "corpus must be" in error_message(
         check_parameters, namespace, parameter_groups("02_corpus")
     )
+
+
+def defaults(notebook):
+    return {name: parameter.default for name, parameter in parameters_of(notebook).items()}
+
+
+def test_a_bool_given_as_text_is_a_bool_also_where_text_is_valid():
+    namespace = defaults("04_train") | {"gradient_checkpointing": "True", "compile": "False"}
+    check_parameters(namespace, parameter_groups("04_train"))
+    assert namespace["gradient_checkpointing"] is True and namespace["compile"] is False
+
+
+@pytest.mark.parametrize(
+    "name, value, hint", [("corpus", 1984, True), ("logger", True, False), ("vocabulary", 7, False)]
+)
+def test_the_advice_to_pass_text_is_given_only_where_the_text_would_be_valid(name, value, hint):
+    with refused(f"{name} must be of type") as message:
+        check_parameters(defaults("04_train") | {name: value}, parameter_groups("04_train"))
+    assert ("pass -r" in message()) == hint

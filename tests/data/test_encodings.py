@@ -188,8 +188,24 @@ def test_one_byte_in_ascii_text_may_be_damaged_or_a_letter(tmp_path):
         "if this byte is damaged, correct it",
         "iconv -c",
     )
-    with refused("is not UTF-8 text", *words, "if it is a letter", "cp1252 ('a café')"):
+    advice = 'pass encoding="cp1252"'
+    with refused("is not UTF-8 text", *words, "if it is a letter", "cp1252 ('a café')", advice):
         load_corpus(given, tmp_path / "work")
+
+
+@pytest.mark.fault
+def test_several_letters_of_a_single_line_are_not_damage(tmp_path):
+    given = put(tmp_path / "a.txt", "ein Café über der Straße".encode("cp1252"))
+    with refused("is not UTF-8 text", "1 of 1 lines; likely encodings: cp1252") as message:
+        load_corpus(given, tmp_path / "work")
+    assert "damaged" not in message()
+
+
+def test_the_encoding_of_other_texts_does_not_matter_to_texts_that_have_names(tmp_path):
+    given = put(tmp_path / "a.txt", as_text(lines_of("cp1252")).decode().encode("cp1252"))
+    named = load_corpus("pydoc", tmp_path / "work", encoding="cp1252")
+    assert named == load_corpus("pydoc", tmp_path / "work")
+    load_corpus(given, tmp_path / "work", encoding="cp1252", parameter="general")
 
 
 @pytest.mark.fault

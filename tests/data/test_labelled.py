@@ -1,6 +1,7 @@
 """Labelled texts: all formats give the same table, bad ones a clear line, and no test text is known before."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -73,8 +74,31 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path, capsys):
     loaded = load_labelled(write_csv(tmp_path / "a.csv", ROWS + more))
     assert sorted(loaded.itertuples(index=False, name=None)) == sorted(ROWS)
     printed = capsys.readouterr().out
-    for words in ("1 without a label", "1 empty", "2 with several labels", "1 duplicates"):
+    for words in ("1 without a label", "1 empty", "2 with several labels", "1 repeated"):
         assert words in printed
+
+
+def test_hidden_files_and_what_macos_adds_are_no_texts(tmp_path):
+    folder = write_folders(tmp_path / "rows", ROWS)
+    for name in ("1/._000.txt", "1/.ipynb_checkpoints/a.txt", ".git/a.txt", "__MACOSX/1/._0.txt"):
+        (tmp_path / "rows" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "rows" / name).write_bytes(b"\0\5")
+    assert len(load_labelled(folder)) == len(ROWS)
+
+
+@pytest.mark.parametrize("form", ["table", "folders"])
+def test_texts_in_another_encoding_are_read_with_it(tmp_path, form):
+    rows = [(f"café {text}", label) for text, label in ROWS]
+    if form == "table":
+        path = tmp_path / "a.csv"
+        pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False, encoding="cp1252")
+    else:
+        path = tmp_path / "rows"
+        for file in map(Path, sorted(Path(write_folders(path, rows)).rglob("*.txt"))):
+            file.write_bytes(file.read_text().encode("cp1252"))
+    assert {*load_labelled(str(path), encoding="cp1252")["text"]} == {text for text, _ in rows}
+    with refused("labelled=", "is not UTF-8 text", 'pass encoding="cp1252"', "or convert it"):
+        load_labelled(str(path))
 
 
 # bad input

@@ -158,16 +158,19 @@ import huggingface_hub.constants
 from helpers import refused
 from mlm.data.tokenizer import load_tokenizer
 
-def check(model, reason):
-    with refused(f"model='{model}'", "no tokenizer found", reason, "scratch:tiny"):
+def check(model, *reasons):
+    with refused(f"model='{model}'", *reasons, "scratch:tiny"):
         load_tokenizer(model, None)
 
 host = huggingface_hub.constants.ENDPOINT
-check("somebody/unknown", "not a valid model identifier")
+check("somebody/unknown", "no tokenizer found", "not a valid model identifier")
 huggingface_hub.constants.ENDPOINT = f"{host}/slow"  # accepts the connection and never answers
-check("somebody/slow", "couldn't connect")
+check("somebody/slow", "no folder somebody/slow here", "does not answer", 'model="FOLDER"')
 huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # refuses the connection
-check("somebody/absent", "couldn't connect")
+check("somebody/absent", "cannot be reached (http://127.0.0.1:9 does not answer)")
+check("scratch:somebody/absent", "no folder somebody/absent here", 'its config.json (model="scratch:FOLDER")')
+huggingface_hub.constants.HF_HUB_OFFLINE = True
+check("scratch:somebody/absent", "cannot be reached (HF_HUB_OFFLINE is set)")
 print(1)
 """
     with serve(answer) as endpoint:

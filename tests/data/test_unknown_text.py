@@ -5,7 +5,7 @@ from transformers import BertTokenizer
 
 from helpers import refused
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.unknown_text import find_unk_fraction
+from mlm.data.unknown_text import describe_unknown, find_unk_fraction
 
 NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##c", "."]
 
@@ -42,3 +42,15 @@ def test_a_long_text_is_sampled(tmp_path, small, monkeypatch):
     monkeypatch.setattr("mlm.data.unknown_text.SAMPLE_CHARS", 500)
     (tmp_path / "a.txt").write_text("a b xx a .\n" * 1000)
     assert find_unk_fraction(tmp_path / "a.txt", small) == pytest.approx(1 / 3)
+
+
+def test_labelled_texts_that_the_vocabulary_lacks_are_mentioned(small):
+    known, unknown = (
+        describe_unknown(small, ["a b", "ac b"], 8),
+        describe_unknown(small, ["a", "😀😀😀"], 8),
+    )
+    assert known == "0.0% of the letters of the texts are in [UNK], not in the vocabulary"
+    assert unknown.startswith("75.0% of the letters") and "the encoder cannot read them" in unknown
+    assert describe_unknown(small, ["a" + 100 * " b" + "xxxxxx" * 9], 8).startswith(
+        "0.0%"
+    )  # not read

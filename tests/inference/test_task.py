@@ -37,6 +37,14 @@ def test_frozen_fine_tuned_and_tfidf_learn_a_simple_task(model, word_tokenizer):
     assert all(torch.equal(before[name], after[name]) for name in before)  # a copy was trained
 
 
+@pytest.mark.parametrize(
+    "good, evil", [("😀😃", "😢😭"), ("!?", ";;"), ("good!", "😢"), ("…", "\u200b")]
+)
+def test_texts_without_words_are_classified_by_their_characters(good, evil):
+    texts, labels = [good, evil, good * 2, evil * 2], ["good", "evil"] * 2
+    assert (tfidf_classifier().fit(texts, labels).predict(texts) == labels).all()
+
+
 def test_macro_f1_counts_classes_equally():
     result = scores(["a"] * 9 + ["b"], ["a"] * 10)
     assert result["accuracy"] == 0.9
@@ -70,6 +78,7 @@ def test_the_summary_has_means_and_extremes_in_order():
         ([50, 52, 54], [61, 62, 63], [40] * 3, ["helps", "+10.0 points", "is more than", "reaches 40.0%, less"]),
         ([61, 62, 63], [50, 52, 54], [70] * 3, ["hurts", "-10.0 points", "reaches 70.0%, more: it wins"]),
         ([50, 50, 50], [50, 52, 54], [51] * 3, ["makes no clear difference", "not more than", "4.0 points", "no clear difference from the better encoder"]),
+        ([50, 50, 50], [49.99, 50, 50], [51] * 3, ["makes no clear difference", "+0.0 points"]),
         ([50, 50, 50], [50, 50, 50], [51] * 3, ["makes no clear difference", "+0.0 points", "more: it wins"]),
     ],
 )  # fmt: skip

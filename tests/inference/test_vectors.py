@@ -17,6 +17,7 @@ from mlm.inference.vectors import (
     pool,
     sentence_transformers_files,
     text_vectors,
+    to_batch,
     write_sentence_transformers,
 )
 from mlm.training.run_files import output_files
@@ -160,3 +161,19 @@ def test_a_copy_of_the_folder_works_elsewhere(run_folder, tmp_path):
     for name in sentence_transformers_files(32, 16):
         assert str(run_folder.parent) not in (copy / name).read_text()
         json.loads((copy / name).read_text())
+
+
+def test_the_end_of_a_huge_text_is_not_even_tokenized(word_tokenizer, monkeypatch):
+    """Otherwise each step of a fine-tuning would tokenize whole books."""
+    text, given = "good evil will to power " * 100_000, []
+    expected = to_batch(word_tokenizer, [text[:10_000]], 16)
+    call = type(word_tokenizer).__call__
+
+    def counting(self, texts, *arguments, **options):
+        given.extend(map(len, texts))
+        return call(self, texts, *arguments, **options)
+
+    monkeypatch.setattr(type(word_tokenizer), "__call__", counting)
+    batch = to_batch(word_tokenizer, [text, "good"], 16)
+    assert max(given) < 10_000
+    assert batch["input_ids"][0].tolist() == expected["input_ids"][0].tolist()

@@ -6,8 +6,8 @@ import torch
 
 from helpers import refused
 from mlm.models.kernels import EARLIER_KERNELS
-from mlm.training.config import complete_config, resumed_choices
-from small_runs import DEFAULTS, stop_at
+from mlm.training.config import complete_config, resumed_choices, steps_left
+from small_runs import DEFAULTS, STEPS, stop_at
 
 
 def choices(parameters):
@@ -94,3 +94,14 @@ def test_every_setting_has_a_value_and_a_reason_and_the_parameters_stay(runs):
     assert config["lr"] == pytest.approx(2e-3 * np.sqrt(2 * 3))
     again, _ = complete_config(parameters | {"lr": 1e-3, "batch_size": 8}, runs.train, device)
     assert (again["lr"], again["examples_per_step"]) == (1e-3, 8 * 2 * 3)
+
+
+def test_the_steps_that_are_left_are_known_before_the_run_is_opened(runs, tmp_path):
+    parameters = {"workdir": str(tmp_path), "run_name": "run", "resume": "auto", "patience": 0}
+    assert steps_left(parameters, STEPS) == STEPS  # there is no run yet
+    stop_at(runs, tmp_path, 3)
+    assert steps_left(parameters, STEPS) == STEPS - 3
+    assert steps_left(parameters | {"resume": "never"}, STEPS) == STEPS
+    assert steps_left(parameters | {"run_name": "another"}, STEPS) == STEPS
+    runs(tmp_path)
+    assert steps_left(parameters, STEPS) == 0

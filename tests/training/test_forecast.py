@@ -125,6 +125,19 @@ def test_a_long_training_is_told_what_would_be_faster(module, make_data, monkeyp
     assert f"max_len below {data.train.lengths.max() + 2}," in text
 
 
+def test_a_resumed_run_forecasts_the_rest(module, make_data, monkeypatch):
+    data = make_data(total_steps=1000)
+    monkeypatch.setattr("mlm.training.forecast.step_seconds", lambda *_: (9.0, 1.0))
+    finished = "The run in this folder is finished: there is nothing left to train."
+    assert forecast_training(module, data, 4, DEVICE, steps_left=0) == finished
+    assert forecast_training(module, data, 4, DEVICE | {"kind": "gpu"}, steps_left=0) == finished
+    text = forecast_training(module, data, 4, DEVICE, steps_left=30)
+    assert "the 30 steps that are left with 1 evaluation about" in text and "hours" not in text
+    assert forecast_training(module, data, 4, DEVICE, 1000) == forecast_training(
+        module, data, 4, DEVICE
+    )
+
+
 @pytest.mark.parametrize("device", [{"kind": "gpu"}, {"kind": "tpu"}, {"processes": 2}])
 def test_other_devices_are_not_timed_before_training(module, make_data, device):
     text = forecast_training(module, make_data(total_steps=9), 4, DEVICE | device)

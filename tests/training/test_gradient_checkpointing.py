@@ -12,6 +12,7 @@ from helpers import masked_loss, refused
 from mlm.models.cpu import use_attention_and_dropout
 from mlm.training.causes import StepMemory
 from mlm.training.gradient_checkpointing import (
+    check_weights_fit,
     choose_checkpointing,
     has_dropout,
     set_checkpointing,
@@ -158,3 +159,17 @@ def test_less_is_stored_for_the_backward_pass(dataset, tokenizer):
     plain = saved_bytes(model, batch)
     set_checkpointing(model, True)
     assert saved_bytes(model, batch) < 0.5 * plain
+
+
+@pytest.mark.fault
+def test_weights_that_cannot_be_trained_here_are_refused(bert, monkeypatch):
+    step = SimpleNamespace(model=bert, weights=18 * bert.num_parameters())
+    monkeypatch.setattr(
+        "mlm.training.gradient_checkpointing.available_memory", lambda on_gpu: (step.weights, "")
+    )
+    check_weights_fit(step, CPU)
+    check_weights_fit(step, {"kind": "tpu", "processes": 8})
+    gpu = {"kind": "gpu", "processes": 1, "card": SimpleNamespace(memory=step.weights - 1)}
+    for device in (CPU | {"processes": 2}, gpu):
+        with refused(f"training its {bert.num_parameters():,} weights takes", "GB", "scratch:tiny"):
+            check_weights_fit(step, device)

@@ -56,6 +56,9 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         ("learning rate", evidence((2.1, 2.9), (4.0, 3.3, 3.2), False), True, "made the model worse"),
         # too few steps
         ("too few steps", evidence((8.3, 5.5), (7.0, 6.0), steps=60, epochs=0.3), False, "pass about 10 epochs with max_steps=-1, or fine-tune"),
+        # each example was seen at most once: a gap between the two losses is no overfitting
+        ("too few steps", evidence((8.4, 6.3, 6.1), (7.0, 5.9, 5.1, 4.8), steps=30, epochs=0.15), False, "does not use context yet"),
+        ("overfitting", evidence((8.4, 6.3, 6.1), (7.0, 5.9, 5.1, 4.8), epochs=0.5, repeated_fraction=0.6), False, "are copies of others"),
         ("too few steps", evidence((8.3, 5.86), FLAT, steps=57), False, "too short for a model from scratch: fine-tune"),
         ("too few steps", evidence((8.3, 5.5), FLAT, steps=1500, epochs=1), False, "pass about 2 epochs"),
         ("too few steps", evidence((10.7, 5.5), (9.0, 7.0, 6.5, 6.0, 5.6), False, steps=100, epochs=1), False, "pass more epochs, or use more text"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm.data.documents import choose_documents
-from mlm.data.download import bad_downloads_removed, fetch_corpus, short_label
+from mlm.data.download import NAMED_TEXTS, bad_downloads_removed, fetch_corpus, short_label
 from mlm.data.formats import (
     DEFAULT_COLUMN,
     Contents,
@@ -158,6 +158,8 @@ def load_corpus(
             documents=documents,
         )
         return load_mixture(corpus, workdir, load, one_validation_set=valid_corpus is not None)
+    if all(text in NAMED_TEXTS for text in (corpus, valid_corpus or corpus)):
+        encoding = None  # they are UTF-8, whatever other texts are
     valid_files = fetch_corpus(valid_corpus, workdir, "valid_corpus") if valid_corpus else ()
     files = tuple(
         path for path in fetch_corpus(corpus, workdir, parameter) if path not in valid_files

@@ -148,6 +148,7 @@ def is_utf8(head: bytes) -> bool:
 # describe what cannot be decoded
 
 LOW_BYTES = bytes({*range(32)} - {*b"\r\n"})
+NOT_ASCII = re.compile(rb"[\x80-\xff]+")
 JAPANESE_MARK = re.compile(rb"\x1b\$[@B]")  # begins Japanese characters in ISO-2022-JP
 NOT_TEXT = re.compile(  # control characters, the replacement character, some that are not assigned
     r"[\0-\x08\x0e-\x19\x1c-\x1f\x7f-\x9f\u0a00\ufff0-\uffff]"
@@ -234,8 +235,10 @@ def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) ->
             + (f"; likely encodings of these: {suggestion}" if suggestion else "")
             + "; convert all parts to UTF-8 before you join them"
         )
-    if found.num_invalid <= max(1, found.num_lines // 1000):  # the other lines are ASCII
+    num_places = len(NOT_ASCII.findall(found.sample))  # several in a line are letters
+    if found.num_invalid <= max(1, found.num_lines // 1000) and num_places <= found.num_invalid:
         letters = f"; if it is a letter, likely encodings: {suggestion}" if suggestion else ""
+        letters += f"; {advice_for(file, next(iter(likely)))}" if likely else ""
         return NotebookError(
             f"{file.name} is not UTF-8 text: {where}, {affected}; if this byte is damaged, correct it"
             f"{conversion(file, 'drop it', DROP_INVALID)}{letters}"
@@ -266,7 +269,7 @@ def advice_for(file: ByteFile, encoding: str) -> str:
     """What to do with a file in this encoding."""
     name = LIKELY_ENCODINGS.get(encoding, encoding.upper())
     converted = conversion(file, "convert it", f"iconv -f {name} -t UTF-8")
-    return f'pass encoding="{encoding}"{converted}'
+    return f'pass encoding="{encoding}" (for all text files){converted}'
 
 
 # likely encodings

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from mlm.data.corpus import is_intact, join_texts, load_corpus, mixture_entry
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.download import NAMED_TEXTS
 from mlm.data.mixture import count_units
 from mlm.data.split import SPLIT_FILES, new_files, remove_common_lines
 from mlm.env.files import (
@@ -44,12 +43,7 @@ def load_other(
     encoding: str | None,
     documents: str | None,
 ) -> Path:
-    """`load_corpus` for the text of another parameter, which its errors name.
-
-    Named texts are UTF-8, whatever the encoding of the corpus.
-    """
-    if text in NAMED_TEXTS:
-        encoding = None
+    """`load_corpus` for the text of another parameter, which its errors name."""
     try:
         return load_corpus(text, workdir, column, None, encoding, documents, parameter)
     except NotebookError as error:

@@ -41,12 +41,15 @@ HELP = "pass a table (CSV, JSON lines, parquet), or a folder with a folder of te
 
 
 def load_labelled(
-    labelled: str | None, column: str = "text", label_column: str = "label"
+    labelled: str | None,
+    column: str = "text",
+    label_column: str = "label",
+    encoding: str | None = None,
 ) -> pd.DataFrame:
     """Labelled texts as a table with the columns "text" and "label"; no text occurs twice.
 
     `labelled` is a table with the columns `column` and `label_column`, a folder with a folder of texts
-    for each class, or None: passages of Python's manual. Prints what is left out. Raises NotebookError
+    for each class, or None: passages of Python's manual. `encoding` of text files; None is UTF-8. Prints what is left out. Raises NotebookError
     if there is no such file or column, or if the labels are not at least two classes with two texts each.
     """
     if labelled is None:
@@ -55,12 +58,17 @@ def load_labelled(
         name = f"labelled={short_repr(labelled)}"
         path = absolute_path("labelled", labelled)
         found = describe_path(path)
-        if found == "is a file":
-            rows = read_table(path, column, label_column)
-        elif found == "is a folder":
-            rows = read_class_folders(path, name, column)
-        else:
-            raise NotebookError(f"{name}: {path} {found}; {HELP}")
+        try:
+            if found == "is a file":
+                rows = read_table(path, column, label_column, encoding)
+            elif found == "is a folder":
+                rows = read_class_folders(path, name, column, encoding)
+            else:
+                raise NotebookError(f"{path} {found}; {HELP}")
+        except NotebookError as error:
+            if str(error).startswith("labelled="):
+                raise
+            raise NotebookError(f"{name}: {error}") from None
     texts, left_out = distinct_texts(rows)
     if left_out:
         print("left out:", ", ".join(f"{count:,} {what}" for what, count in left_out.items()))
@@ -68,10 +76,10 @@ def load_labelled(
     return texts
 
 
-def column_values(path: Path, column: str) -> Iterator[Any]:
+def column_values(path: Path, column: str, encoding: str | None) -> Iterator[Any]:
     """Yield the values of a column of a table, row by row. Raises NotebookError if there is none."""
     for opened in open_files(path, is_text_name):
-        file = TextFile(opened, encoding=None)
+        file = TextFile(opened, encoding)
         if found := recognize_type(opened.head):
             raise NotebookError(f"labelled={short_repr(path)} is {found[0]}, not a table; {HELP}")
         if not file.head.strip():
@@ -82,7 +90,7 @@ def column_values(path: Path, column: str) -> Iterator[Any]:
         yield from form.read(file, column)
 
 
-def read_table(path: Path, column: str, label_column: str) -> pd.DataFrame:
+def read_table(path: Path, column: str, label_column: str, encoding: str | None) -> pd.DataFrame:
     """The texts and labels in a table; None if a row has no label. Raises NotebookError if it cannot be read."""
     if column == label_column:
         raise NotebookError(
@@ -90,10 +98,10 @@ def read_table(path: Path, column: str, label_column: str) -> pd.DataFrame:
         )
     texts = [
         "".join(row_lines(value, column, f"{path}: row {row}")).strip()
-        for row, value in enumerate(column_values(path, column), 1)
+        for row, value in enumerate(column_values(path, column, encoding), 1)
     ]
     try:
-        values = [*column_values(path, label_column)]
+        values = [*column_values(path, label_column, encoding)]
     except (
         NotebookError
     ) as error:  # the readers know their column by the name of the other parameter
@@ -118,9 +126,16 @@ def label_text(value: Any, label_column: str, where: str) -> str | None:
     return str(value).strip() or None
 
 
-def read_class_folders(folder: Path, name: str, column: str) -> pd.DataFrame:
+def is_visible(path: Path) -> bool:
+    """Whether a path is not hidden, and not what macOS adds to archives."""
+    return not any(part[0] == "." or part == "__MACOSX" for part in path.parts)
+
+
+def read_class_folders(folder: Path, name: str, column: str, encoding: str | None) -> pd.DataFrame:
     """The texts in the folders of a folder, whose names are the classes. A text is a file, or a row."""
-    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+    folders = [
+        path for path in sorted(folder.iterdir()) if path.is_dir() and is_visible(Path(path.name))
+    ]
     if not folders:
         raise NotebookError(f"{name} has no folders, which would be the classes; {HELP}")
     if {path.name.lower() for path in folders} <= SPLITS:
@@ -130,12 +145,16 @@ def read_class_folders(folder: Path, name: str, column: str) -> pd.DataFrame:
         )
     rows = []
     for path in folders:
-        files = [p for p in sorted(path.rglob("*")) if p.is_file() and is_text_name(p.name)]
+        files = [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and is_text_name(file.name) and is_visible(file.relative_to(path))
+        ]
         if not files:
             raise NotebookError(
                 f"{name}: the folder {path.name!r} has no text files; remove it, or add texts"
             )
-        for _, lines in read_texts(files, column, None, Contents()):
+        for _, lines in read_texts(files, column, encoding, Contents()):
             rows.append(("".join(lines).strip(), path.name))
     return pd.DataFrame(rows, columns=["text", "label"], dtype=object)
 
@@ -161,7 +180,7 @@ def distinct_texts(rows: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:
     keys = rows["text"].map(text_key)
     num_labels = rows["label"].groupby(keys).transform("nunique")
     rows = keep(rows, num_labels == 1, "with several labels for the same text")
-    rows = keep(rows, ~keys[rows.index].duplicated(), "duplicates")
+    rows = keep(rows, ~keys[rows.index].duplicated(), "repeated")
     return rows.reset_index(drop=True), +left_out
 
 

@@ -1,7 +1,7 @@
 """How much of a text is [UNK]: counted in characters, because one [UNK] may be a whole line."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from mlm.data.word_counts import take_evenly
 from mlm.env.notebook import NotebookError
 
 MAX_UNK_FRACTION = 0.5  # of the characters; a text with more is refused
+MANY_UNK = 0.2  # from this fraction on, a line says what to do about it
 SAMPLE_CHARS = 10**6  # characters; a longer text is sampled
 BATCH_LINES = 1000  # tokenized at once
 SEQUENCE = re.compile(r"(?=.{20})([ACGTUN]+|[A-Z*.-]+|[acgtun]+)")  # DNA, RNA, protein
@@ -57,6 +58,20 @@ def find_unk_fraction(text_file: str | Path, tokenizer: PreTrainedTokenizerBase)
         letters += sum(map(num_letters, lines))
         unknown += sum(unknown_chars(tokenizer, lines))
     return unknown / max(1, letters)
+
+
+def describe_unknown(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_len: int) -> str:
+    """How much of some labelled texts, as far as an encoder reads them, is [UNK], as text for people."""
+    lines = [text[: 4 * max_len] for text in texts]  # characters: a token has about four
+    unknown = sum(unknown_chars(tokenizer, lines)) if tokenizer.unk_token_id is not None else 0
+    fraction = unknown / max(1, sum(map(num_letters, lines)))
+    text = f"{fraction:.1%} of the letters of the texts are in [UNK], not in the vocabulary"
+    if fraction >= MANY_UNK:
+        text += (
+            ": the encoder cannot read them, so its results say nothing about training; use a run whose "
+            "vocabulary fits these texts"
+        )
+    return text
 
 
 def batches_of(lines: Iterator[str]) -> Iterator[list[str]]:

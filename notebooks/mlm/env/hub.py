@@ -6,6 +6,7 @@ Code that comes with a model is never executed.
 import contextlib
 from typing import Any
 
+import huggingface_hub
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -70,7 +71,8 @@ def model_source(model: str, needs_weights: bool = True) -> str:
     """What `from_pretrained` reads for a `model`: an absolute folder, or a name on the Hub.
 
     Of "scratch:SOURCE", that is the source, whose folder needs only config.json. Raises NotebookError if
-    `model` is neither, is the folder of a run, is another kind of model, or if the folder is incomplete.
+    `model` is neither, is the folder of a run, is another kind of model, if the folder is incomplete, or if
+    the Hub cannot be reached.
     needs_weights=False: a folder with only a tokenizer is enough.
     """
     name = scratch_source(model) or model
@@ -83,6 +85,7 @@ def model_source(model: str, needs_weights: bool = True) -> str:
             check_config_folder(model, path)
     elif HUB_NAME.fullmatch(name) and not path.exists():
         source = name
+        check_reachable(model, name)
     elif path.is_file() and (path.parent / "config.json").exists():
         raise NotebookError(
             f"model={short_repr(model)} is a file; pass the folder that contains it, {path.parent}"
@@ -105,6 +108,28 @@ def model_source(model: str, needs_weights: bool = True) -> str:
     if config:
         check_config_values(model, config)
     return source
+
+
+def check_reachable(model: str, name: str) -> None:
+    """Raise NotebookError if the Hub does not answer, and its local cache has no file of the model `name`."""
+    if not (huggingface_hub.constants.HF_HUB_OFFLINE or hub_is_unreachable(name)):
+        return
+    try:
+        huggingface_hub.snapshot_download(name, local_files_only=True)
+    except Exception:  # not cached, or not a name that the Hub allows
+        endpoint = hide_secrets(huggingface_hub.constants.ENDPOINT)
+        reason = (
+            "HF_HUB_OFFLINE is set"
+            if huggingface_hub.constants.HF_HUB_OFFLINE
+            else f"{endpoint} does not answer"
+        )
+        folder = "its config.json" if name != model else "its files"
+        prefix = model.removesuffix(name)
+        raise NotebookError(
+            f"model={short_repr(model)}: there is no folder {name} here, and the Hugging Face Hub, which may "
+            f"have it, cannot be reached ({reason}); connect to the network, pass a folder with {folder} "
+            f'(model="{prefix}FOLDER"), or pass "scratch:tiny", which needs no network'
+        ) from None
 
 
 def check_config_values(model: str, config: dict[str, Any]) -> None:

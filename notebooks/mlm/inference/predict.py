@@ -19,7 +19,7 @@ def encode(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str
 ) -> BatchEncoding:
     """A batch of one sentence. Raises NotebookError if it is longer than the model allows."""
-    batch = tokenizer(with_mask(tokenizer, sentence), return_tensors="pt")
+    batch = tokenizer(with_mask(tokenizer, sentence), return_tensors="pt", verbose=False)
     num_tokens = batch["input_ids"].shape[1]
     max_tokens = longest_input(model, num_tokens)
     if num_tokens > max_tokens:

@@ -4,6 +4,7 @@ Taught in 07. Both encoders of a comparison, before and after training, are trea
 """
 
 import copy
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,9 +27,16 @@ BASE_LR, BASE_WIDTH = 5e-5, 768  # of fine-tuning BERT-base; narrower encoders t
 # classifiers
 
 
+def text_words(text: str) -> list[str]:
+    """The words of a text; of a text without words, such as emoji, its characters."""
+    return re.findall(r"\w+", text) or re.findall(r"\S", text)
+
+
 def tfidf_classifier() -> Pipeline:
     """TF-IDF of words and pairs of words, then logistic regression: a strong baseline without a model."""
-    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+")
+    features = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, tokenizer=text_words, token_pattern=None
+    )
     return make_pipeline(features, LogisticRegression(C=10, max_iter=1000))
 
 
@@ -147,6 +155,6 @@ def verdict(table: pd.DataFrame, labels: int, kind: str, before: str, after: str
         rival += "more: it wins" if lead.mean() > 0 else "less"
     return (
         f"With {labels} labels per class and a {kind} encoder, training on your text {effect}: accuracy "
-        f"{old.mean():.1f}% before, {new.mean():.1f}% after, a difference of {gain:+.1f} points, which is "
+        f"{old.mean():.1f}% before, {new.mean():.1f}% after, a difference of {round(gain, 1) + 0.0:+.1f} points, which is "
         f"{relation} than its spread over {len(gains)} seeds ({spread:.1f} points); {rival}."
     )

@@ -16,6 +16,9 @@ from mlm.env.files import write_text
 from mlm.env.notebook import NotebookError
 
 READ_TEXTS = 64  # at a time
+CHARS_PER_TOKEN = (
+    100  # far more than any text has on average: the rest of a long text is not tokenized
+)
 
 # texts -> vectors
 
@@ -28,7 +31,7 @@ def to_batch(
 ) -> dict[str, torch.Tensor]:
     """Texts as the input of an encoder: padded, cut off after `max_len` tokens; tensors (texts, T)."""
     batch = tokenizer(
-        [*texts],
+        [text[: CHARS_PER_TOKEN * max_len] for text in texts],
         padding=True,
         truncation=True,
         max_length=max_len,

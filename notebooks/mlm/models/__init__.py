@@ -3,6 +3,7 @@
 long_rows    attention for rows of 1,024 tokens or more
 encoders     one entry for each kind of encoder: its head, its positions, its attention when packed
 probe        ask a model: the lengths it accepts, the weights it uses, what it computes
+model_size   the number of weights by the config, and whether they fit into memory
 configs      the config of a model: as saved, of a size, or fitted to another tokenizer
 loading      from the Hub, from a folder, or with random weights
 kernels      the names of the kernels for CPUs

@@ -14,6 +14,7 @@ from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import SIZES, Size, scratch_size, scratch_source
 from mlm.models.long_rows import LONG_ROW, is_long
+from mlm.models.model_size import check_sizes
 from mlm.models.probe import length_error, longest_input, one_layer_model
 
 FEW_TOKENS = 64
@@ -31,15 +32,17 @@ NOT_ARCHITECTURE = (  # entries of config.json that say nothing about the model
 def load_config(model: str) -> Any:
     """The config of a model in a folder or on the Hub, also for "scratch:" and either of them.
 
-    Raises NotebookError if it cannot be loaded.
+    Raises NotebookError if it cannot be loaded, or if a model with these sizes cannot be.
     """
     source = model_source(model)
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             source, local_files_only=hub_is_unreachable(source), trust_remote_code=False
         )
     except Exception as error:
         raise load_error(model, error) from None
+    check_sizes(model, config, ignored=("vocab_size",) if scratch_source(model) else ())
+    return config
 
 
 def encoder_size(model: str) -> tuple[int, int]:

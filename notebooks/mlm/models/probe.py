@@ -102,8 +102,8 @@ def one_layer_model(config: Any) -> Any:
         return AutoModelForMaskedLM.from_config(config).eval()
     except Exception as error:
         raise NotebookError(
-            f"the config of this {config.model_type!r} model is not valid ({first_line(error)}): copy "
-            "config.json again from where the model comes from"
+            f"the config of this {config.model_type!r} model is not valid ({first_line(error)}): correct "
+            "the value, or copy config.json again from where the model comes from"
         ) from None
 
 

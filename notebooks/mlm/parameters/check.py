@@ -165,7 +165,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 
 def parsed(value: Any, type_names: set[str]) -> Any:
     """A number or bool that was given as text ("1e-4" in YAML, or with papermill's -r), as such."""
-    if isinstance(value, str) and "str" not in type_names:
+    if isinstance(value, str) and ("str" not in type_names or value in ("True", "False")):
         for name, parse in PARSERS.items():
             if name in type_names:
                 with contextlib.suppress(ValueError, KeyError):
@@ -179,7 +179,8 @@ def check_value(parameter: Parameter, value: Any) -> None:
     if given not in names and not (given == "int" and "float" in names):
         types = join_or(sorted(n.replace("NoneType", "None") for n in names))
         hint = ""
-        if "str" in names and given in ("int", "float", "bool"):
+        is_number = given in ("int", "float", "bool")
+        if "str" in names and is_number and parameter.valid.check(str(value)):
             hint = f"; papermill's -p turns it into a number, so pass -r {name} {value}"
         raise NotebookError(
             f"{name} must be of type {types}, got {shown_value(value)!r} of type {given}{hint}"

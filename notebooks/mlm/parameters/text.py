@@ -35,6 +35,11 @@ A_VOCABULARY = Valid(
 )
 A_COLUMN = Valid("the name of a column", is_text)
 A_FOLDER = Valid("the path of a folder", is_text)
+AN_ENCODING = either(
+    None,
+    "UTF-8",
+    Valid('an encoding that Python knows, such as "cp1252" or "gb18030"', is_encoding),
+)
 A_SEED = number(at_least=0, at_most=2**32 - 1)
 A_RUN_NAME = Valid(
     'a name of letters, digits, "_", "-" and ".", but not "corpus", the folder of the texts',
@@ -69,8 +74,7 @@ MASKING = P("masking", "str", "token", '"token": each token by itself; "word": w
 READING = [  # how a text is read
     P("column", "str", "text", "the column to read, if the corpus is a table",
       A_COLUMN),
-    P("encoding", "Optional[str]", None, "encoding of the text files; None: UTF-8",
-      either(None, "UTF-8", Valid('an encoding that Python knows, such as "cp1252" or "gb18030"', is_encoding))),
+    P("encoding", "Optional[str]", None, "encoding of the text files; None: UTF-8", AN_ENCODING),
     P("documents", "Optional[str]", None,
       'what ends a document: "file", "blank line", "line"; None: chosen',
       either(None, "chosen for the text", one_of(*DOCUMENTS))),

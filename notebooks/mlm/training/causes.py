@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from mlm.env.notebook import NotebookError
+from mlm.models.model_size import host_memory
 from mlm.optim.recipe import bytes_per_example, largest_batch, tokens_per_example
 from mlm.training.module import MaskedLM, is_checkpointing
 
@@ -93,9 +94,7 @@ def available_memory(on_gpu: bool) -> tuple[float, str]:
         others = (total - free - own) / 1e9
         taken = f", of which {others:.1f} GB are taken by others" if others > 1 else ""
         return free + own, f"the {name} has {total / 1e9:.1f} GB{taken}"
-    import psutil
-
-    total = psutil.virtual_memory().total
+    total = host_memory()
     return total, f"this computer has {total / 1e9:.1f} GB"
 
 

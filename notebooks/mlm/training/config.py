@@ -8,7 +8,8 @@ from mlm.models.configs import encoder_size
 from mlm.models.kernels import EARLIER_KERNELS
 from mlm.models.loading import choose_packing
 from mlm.optim.recipe import choose_batch_size, choose_recipe, earlier_fine_tuning_lr
-from mlm.training.run import recorded_settings
+from mlm.training.history import out_of_patience
+from mlm.training.run import recorded_settings, recorded_state
 
 
 def resumed_choices(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +31,20 @@ def resumed_choices(parameters: dict[str, Any]) -> dict[str, Any]:
     if settings and parameters["recipe"] == "fast" and has_earlier_lr(settings):
         lr = settings["lr"]
     return {"precision": precision, "kernels": kernels, "lr": lr}
+
+
+def steps_left(parameters: dict[str, Any], total_steps: int) -> int:
+    """How many of `total_steps` a run still has to train, by its newest checkpoint; all if it is a new one.
+
+    parameters: of notebook 04.
+    """
+    if parameters["resume"] != "auto":
+        return total_steps
+    folder = absolute_path("workdir", parameters["workdir"]) / parameters["run_name"]
+    step, state = recorded_state(folder)
+    if state and out_of_patience(state["history"], parameters["patience"]):
+        return 0
+    return max(0, total_steps - step)
 
 
 def has_earlier_lr(settings: dict[str, Any]) -> bool:

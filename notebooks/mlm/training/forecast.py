@@ -116,13 +116,20 @@ def step_seconds(module: MaskedLM, batch: dict[str, Any]) -> tuple[float, float]
 
 
 def forecast_training(
-    module: MaskedLM, data: MaskedLMData, evaluations: int, device: dict[str, Any]
+    module: MaskedLM,
+    data: MaskedLMData,
+    evaluations: int,
+    device: dict[str, Any],
+    steps_left: int | None = None,
 ) -> str:
     """How long an epoch and the training take, as text for people; what would be faster, if it is long.
 
     A few small steps are timed on a CPU, in a second or two for BERT-base. device: from
-    `trainer_arguments`.
+    `trainer_arguments`. steps_left: of a run that is resumed, 0 if it is finished; None: all.
     """
+    steps_left = data.total_steps if steps_left is None else steps_left
+    if not steps_left:
+        return "The run in this folder is finished: there is nothing left to train."
     if device["kind"] != "cpu" or device["processes"] > 1:
         return "How long training takes is estimated while it runs, after 20 steps."
     batches = data.train_batches()
@@ -134,11 +141,16 @@ def forecast_training(
     steps_per_epoch = math.ceil(data.train.examples_per_epoch / per_step)
     valid_tokens = sum(batch["input_ids"].numel() for batch in data.validation_batches())
     evaluation = products / 3 * valid_tokens / (num_rows * width)  # a forward pass
-    total = step * data.total_steps + (evaluations + 1) * evaluation
+    evaluations_left = evaluations + 1  # one before training
+    training = "the whole training"
+    if steps_left < data.total_steps:
+        evaluations_left = max(1, round(evaluations * steps_left / data.total_steps))
+        training = f"the {steps_left:,} steps that are left"
+    total = step * steps_left + evaluations_left * evaluation
     epoch = format_seconds(step * steps_per_epoch)
     text = (
-        f"On this CPU, an epoch takes about {epoch} ({steps_per_epoch:,} steps of {step:.2g} s), and the "
-        f"whole training with {evaluations + 1} evaluations about {format_seconds(total)} (estimated from "
+        f"On this CPU, an epoch takes about {epoch} ({steps_per_epoch:,} steps of {step:.2g} s), and "
+        f"{training} with {evaluations_left} evaluation{'s' * (evaluations_left > 1)} about {format_seconds(total)} (estimated from "
         "a few small steps)."
     )
     if total > LONG_TRAINING:

@@ -28,6 +28,28 @@ def why_not_checkpoint(model: Any, device: dict[str, Any]) -> str | None:
     return None
 
 
+def device_memory(device: dict[str, Any]) -> float:
+    """The bytes of a GPU, or of this computer for each of its processes. device: from `trainer_arguments`."""
+    if device["kind"] == "gpu":
+        return device["card"].memory
+    return available_memory(False)[0] / device["processes"]
+
+
+def check_weights_fit(step: StepMemory, device: dict[str, Any]) -> None:
+    """Raise NotebookError if the memory is too small for any batch: a CPU would end the kernel without a word.
+
+    Weights, gradients and the optimizer's averages must fit; on TPUs, the runtime says so.
+    """
+    if device["kind"] == "tpu" or step.weights <= device_memory(device):
+        return
+    count = sum(weight.numel() for weight in step.model.parameters())
+    raise NotebookError(
+        f"model: training its {count:,} weights takes at least {step.weights / 1e9:.0f} GB (with gradients and "
+        f"the optimizer's averages), and a process here has {device_memory(device) / 1e9:.0f} GB; pass a smaller "
+        'model, such as "scratch:tiny", or use a machine with more memory'
+    )
+
+
 def choose_checkpointing(
     gradient_checkpointing: bool | str, step: StepMemory, device: dict[str, Any]
 ) -> tuple[bool, str]:
@@ -49,8 +71,7 @@ def choose_checkpointing(
         return bool(gradient_checkpointing), reason
     if why_not:
         return False, why_not
-    on_gpu = device["kind"] == "gpu"
-    memory = device["card"].memory if on_gpu else available_memory(False)[0] / device["processes"]
+    memory = device_memory(device)
     needed, less = step.bytes_needed(False), step.bytes_needed(True)
     if needed <= FILLED[device["kind"]] * memory:
         return False, f"a step takes about {needed / 1e9:.1f} of {memory / 1e9:.0f} GB (estimated)"
@@ -72,9 +93,11 @@ def use_gradient_checkpointing(
 ) -> None:
     """Switch gradient checkpointing of a model on or off as `choose_checkpointing` says, and print why.
 
-    data: the MaskedLMData whose batches must fit into memory. device: from `trainer_arguments`.
+    data: the MaskedLMData whose batches must fit into memory. device: from `trainer_arguments`. Raises
+    NotebookError if it cannot be used, or if not even the weights fit into the memory.
     """
     step = StepMemory.of(model, data, device["dtype"])
+    check_weights_fit(step, device)
     is_on, reason = choose_checkpointing(gradient_checkpointing, step, device)
     print(f"gradient checkpointing is {'on' if is_on else 'off'}: {reason}")
     set_checkpointing(model, is_on)

@@ -169,8 +169,8 @@ class Run:
         module.to("cpu").bert.tie_weights()  # on XLA, decoder and embedding became two tensors
 
 
-def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The settings in the newest checkpoint of a run's folder that can be read; {} if there is none.
+def recorded_state(folder: Path) -> tuple[int, dict[str, Any]]:
+    """(step, the logger's state) in the newest checkpoint of a run's folder that can be read; (0, {}) if none.
 
     The checkpoint is not verified: `open_run` does that.
     """
@@ -178,8 +178,13 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
         with contextlib.suppress(Exception):  # a damaged file can raise anything
             path = folder / "checkpoints" / name
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            return content["callbacks"][CALLBACK_STATE]["settings"]
-    return {}
+            return content["global_step"], with_current_names(content["callbacks"][CALLBACK_STATE])
+    return 0, {}
+
+
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The settings in the newest checkpoint of a run's folder that can be read; {} if there is none."""
+    return recorded_state(folder)[1].get("settings", {})
 
 
 def new_folder(folder: Path) -> Path:

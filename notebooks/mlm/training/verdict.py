@@ -7,6 +7,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+from mlm.data.unknown_text import MANY_UNK
+
 STEPS_FROM_SCRATCH = 2000  # steps after which a narrow model from scratch uses context
 MIN_STEPS = 100  # steps before which no cause but their number can be told, for any model
 MAX_EPOCHS = 40  # with more epochs a model overfits
@@ -17,7 +19,6 @@ MIN_GAP = 0.5  # nats by which an overfitted model's training loss is below its 
 MAX_TRAINING_RISE = 0.5  # nats by which the training loss may rise after its minimum
 STILL_FALLING = 0.1  # nats by which the training loss falls in the second half of a run
 NO_CHANGE = 0.05  # nats; a smaller difference between two validation losses means nothing
-MANY_UNK = 0.2  # fraction of [UNK] in the training text that is mentioned
 MANY_COPIES = 0.5  # fraction of repeated training examples that is mentioned
 FINE_TUNE = 'fine-tune a pretrained model (model="bert-base-uncased")'
 
@@ -122,8 +123,9 @@ def is_overfitted(run: Evidence, is_worse: bool) -> bool:
     """Whether the training loss is far below the validation loss, or fell while that one rose."""
     best_step, best = run.best
     gap = run.after - run.last_training
-    if not is_worse:
-        return gap > MIN_GAP
+    if not is_worse:  # an example that was seen once is not memorized, unless it has copies
+        seen_again = run.epochs >= 1 or run.repeated_fraction >= MANY_COPIES
+        return gap > MIN_GAP and seen_again
     if best_step > 0:
         return run.last_training < max(best, run.training_at(best_step))
     return run.last_training < best or gap > 2 * MIN_GAP  # a spoiled model's gap is smaller
