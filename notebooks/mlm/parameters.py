@@ -151,9 +151,9 @@ P = Parameter
 # fmt: off
 TABLE = {  # {heading in the parameters cell: parameters}
     "Most used": [
-        P("05", "sentence", "str", "What is done out of [MASK] always takes place beyond good and [MASK].",
-          "your own",
-          Valid("a sentence with at least one [MASK]", lambda v: "[MASK]" in v)),
+        P("05", "sentence", "Optional[str]", None, "your own, with [MASK]; None: a validation line of the run",
+          either(None, "a validation line of the run",
+                 Valid("a sentence with at least one [MASK]", lambda v: "[MASK]" in v))),
         P("05", "top_k", "int", 8, "number of predictions for each [MASK]", number(1, 100)),
         P("07", "labelled", "Optional[str]", None, "CSV, JSON lines, parquet, folder of folders; None: Python's manual",
           either(None, "passages of Python's manual",

@@ -13,6 +13,7 @@ from helpers import refused
 from mlm.inference.load import find_run
 from mlm.inference.vectors import (
     check_sentence_transformers,
+    cosines,
     nearest,
     pool,
     sentence_transformers_files,
@@ -52,6 +53,15 @@ def test_the_nearest_texts_are_sorted_by_the_angle_alone():
     assert nearest(queries, keys)[0].tolist() == [[0], [0], [3]]
     assert nearest(queries, keys, 10)[0].shape == (3, 4)
     assert np.array_equal(nearest(1000 * queries, keys, 4)[0], nearest(queries, keys, 4)[0])
+
+
+def test_cosines_depend_on_the_angle_alone():
+    vectors = np.random.default_rng(0).normal(size=(4, 3))
+    found = cosines(vectors, 10 * vectors)
+    assert np.allclose(np.diag(found), 1) and np.allclose(found, found.T)
+    assert np.array_equal(
+        nearest(vectors, vectors[:2])[1][:, 0], cosines(vectors, vectors[:2]).max(1)
+    )
 
 
 def test_a_vector_of_zeros_is_similar_to_nothing():

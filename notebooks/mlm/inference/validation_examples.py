@@ -57,6 +57,7 @@ class ValidationExample:
     sentence: str  # with [MASK]
     answer: str
     predictions: dict[str, list[str]]  # {model: its most likely tokens, best first}
+    line: str  # without [MASK], as far as the model reads it
 
 
 def find_corpus(results: dict[str, Any], workdir: str | Path) -> Path | None:
@@ -184,6 +185,12 @@ def masked_sentence(
     return f"{line[:start]}[MASK]{line[end:]}"
 
 
+def line_as_read(line: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The line, or the text of its `ids` if the tokenizer gives others, because the line is cut off."""
+    encoded = tokenizer(line, add_special_tokens=False, split_special_tokens=True)
+    return line if encoded["input_ids"] == ids else tokenizer.decode(ids)
+
+
 def masked_words(data: MaskedLMDataset, seed: int) -> list[tuple[int, int]]:
     """(line, position) of masked tokens that are whole words within lines of suitable length.
 
@@ -267,14 +274,16 @@ def validation_examples(
     examples = []
     for number, position in (chosen[index] for index in spread):
         ids = data[number][None].clone()  # (1, T)
-        sentence = masked_sentence(lines[number], ids[0, 1:-1].tolist(), position, tokenizer)
+        line_ids = ids[0, 1:-1].tolist()
+        sentence = masked_sentence(lines[number], line_ids, position, tokenizer)
         ids[0, position + 1] = tokenizer.mask_token_id
         predictions = {}
         for name, model in models.items():
             best = model(ids).logits[0, position + 1].topk(top_k).indices
             predictions[name] = tokenizer.convert_ids_to_tokens(best.tolist())
         (answer,) = tokenizer.convert_ids_to_tokens(data[number][[position + 1]].tolist())
-        examples.append(ValidationExample(sentence, answer, predictions))
+        line = line_as_read(lines[number], line_ids, tokenizer)
+        examples.append(ValidationExample(sentence, answer, predictions, line))
     return examples
 
 
@@ -301,9 +310,9 @@ def accuracy_by_frequency(
 ) -> pd.DataFrame | None:
     """Accuracy on all masked validation tokens, by how often the token occurs in the training text.
 
-    A row for each range of counts, with the number of masked tokens, the accuracy of always predicting
-    the most frequent token, and the accuracy of each model. Returns None if the run's corpus is not in
-    `workdir`.
+    A row for each range of counts and one for all tokens, with the number of masked tokens, the accuracy
+    of always predicting the most frequent token, and the accuracy of each model. Returns None if the
+    run's corpus is not in `workdir`.
     """
     folder = find_corpus(results, workdir)
     if folder is None:
@@ -325,5 +334,6 @@ def accuracy_by_frequency(
     table = table[labels != -100]  # -100 fills up the positions of a batch
     table["band"] = np.searchsorted(limits, counts[labels[labels != -100]])
     aggregates = {"masked tokens": "sum", **dict.fromkeys(correct, "mean")}
-    table = table.groupby("band").agg(aggregates)
-    return table.rename(index=dict(enumerate(names))).rename_axis("times in the training text")
+    bands = table.groupby("band").agg(aggregates).rename(index=dict(enumerate(names)))
+    total = table.agg(aggregates).to_frame("all").T.astype(bands.dtypes)
+    return pd.concat([bands, total]).rename_axis("times in the training text")

@@ -57,18 +57,23 @@ def text_vectors(
     return torch.cat(vectors).cpu().numpy()
 
 
-def nearest(queries: np.ndarray, keys: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """For each query (Q, H) the `count` rows of `keys` (K, H) with the most similar vectors, best first.
-
-    Returns their numbers and their similarities (Q, count): cosines of the angles, from -1 to 1.
-    """
+def cosines(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The cosines of the angles between all vectors of queries (Q, H) and keys (K, H), (Q, K)."""
     tiny = np.finfo(np.float32).tiny  # a vector of zeros has the similarity 0 to all others
     queries, keys = (
         v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), tiny) for v in (queries, keys)
     )
-    cosines = queries @ keys.T  # (Q, K)
-    rows = (-cosines).argsort(axis=1, kind="stable")[:, :count]
-    return rows, np.take_along_axis(cosines, rows, axis=1)
+    return queries @ keys.T
+
+
+def nearest(queries: np.ndarray, keys: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """For each query (Q, H) the `count` rows of `keys` (K, H) with the most similar vectors, best first.
+
+    Returns their numbers and their cosines, (Q, count).
+    """
+    similarities = cosines(queries, keys)  # (Q, K)
+    rows = (-similarities).argsort(axis=1, kind="stable")[:, :count]
+    return rows, np.take_along_axis(similarities, rows, axis=1)
 
 
 def excerpts(texts: pd.DataFrame, width: int = 70) -> list[str]:
