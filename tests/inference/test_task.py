@@ -142,15 +142,17 @@ def test_the_verdict_looks_at_every_number_of_labels():
     )
     assert (
         need
-        == "Do you need the encoder? yes with 8, 32 labels per class: it is better than TF-IDF."
+        == "Do you need the encoder? Yes with 8, 32 labels per class (it is better than TF-IDF)."
     )
 
 
 def test_the_verdict_says_if_tfidf_is_as_good_or_better():
     frozen, need = lines_of(frozen__before=(70, 45), frozen__after=(50, 30))
     assert "hurts with 8, 32 labels per class" in frozen
-    assert "not clearly with 8 labels per class: TF-IDF is simpler" in need
-    assert "no with 32 labels per class: TF-IDF is better" in need
+    assert (
+        "Not clearly with 8 labels per class (no clear difference from the simpler TF-IDF)" in need
+    )
+    assert "no with 32 labels per class (TF-IDF is better)" in need
 
 
 def test_the_better_encoder_is_compared_with_tfidf():
@@ -160,7 +162,7 @@ def test_the_better_encoder_is_compared_with_tfidf():
         "fine_tuned__before": (60, 25),
     }
     *_, tuned, need = lines_of(**methods, fine_tuned__after=(40, 70))
-    assert "yes with 8, 32 labels per class" in need
+    assert "Yes with 8, 32 labels per class" in need
     assert "not clearly better than the majority class with 32 labels per class" in tuned
 
 
@@ -168,5 +170,5 @@ def test_without_a_model_before_training_only_the_need_is_answered():
     columns = {m: {8: v} for m, v in LEVELS.items()} | {"frozen, without": {8: [30] * 3}}
     found = compare(results_table(columns), "without", None)
     assert (
-        verdict(found) == "Do you need the encoder? no with 8 labels per class: TF-IDF is better."
+        verdict(found) == "Do you need the encoder? No with 8 labels per class (TF-IDF is better)."
     )

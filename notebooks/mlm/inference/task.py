@@ -34,11 +34,11 @@ TRAINING_ANSWERS = {
     0: "training on your text makes no clear difference with {}",
     -1: "training on your text hurts with {}",
 }
-NEED = "better encoder after training - TF-IDF"
+NEED = "better encoder - TF-IDF"
 NEED_ANSWERS = {
-    1: "yes with {}: it is better than TF-IDF",
-    0: "not clearly with {}: TF-IDF is simpler, and no difference is certain",
-    -1: "no with {}: TF-IDF is better",
+    1: "yes with {} (it is better than TF-IDF)",
+    0: "not clearly with {} (no clear difference from the simpler TF-IDF)",
+    -1: "no with {} (TF-IDF is better)",
 }
 START = "fine-tuned encoder before training - majority class"
 
@@ -199,7 +199,7 @@ def compare(
     """{comparison: {labels per class: difference}}, for the comparisons named above.
 
     table: see `difference`. after, before: the names of the models; None: there is no model before.
-    The better encoder after training is the frozen or the fine-tuned one, whichever has the higher accuracy.
+    The better encoder is the frozen or the fine-tuned one of `after`, whichever has the higher accuracy.
     """
     means = table.pivot_table(index="method", columns="labels", values="accuracy")
     kinds = [kind for kind in KINDS if f"{kind}, {after}" in means.index]
@@ -239,4 +239,5 @@ def verdict(found: dict[str, dict[int, Difference]]) -> str:
             f" But before training it is not clearly better than the majority class with {', '.join(weak)} "
             "labels per class: only more finetune_steps make this a fair comparison."
         )
-    return "\n".join([*lines, f"Do you need the encoder? {with_sizes(NEED_ANSWERS, found[NEED])}."])
+    answer = with_sizes(NEED_ANSWERS, found[NEED])
+    return "\n".join([*lines, f"Do you need the encoder? {answer[0].upper()}{answer[1:]}."])
