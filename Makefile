@@ -95,7 +95,7 @@ outputs: .venv/made-for-tests
 	$(STORE) notebooks/03b_packing.ipynb -p corpus pydoc -p model scratch:tiny
 	$(STORE) notebooks/04_train.ipynb -p corpus pydoc -p model scratch:tiny -p epochs 15
 	$(STORE) notebooks/05_predict.ipynb -p run_name run -p sentence $(SENTENCE)
-	$(STORE) notebooks/06_speed.ipynb -p corpus pydoc -p model scratch:tiny
+	$(STORE) notebooks/06_speed.ipynb -p corpus pydoc -p model scratch:tiny -p race_lines 4000
 	$(STORE) notebooks/07_use.ipynb -p run_name run
 	.venv/bin/python tools/readme.py fix
 

@@ -12,6 +12,7 @@ from helpers import refused
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.models.encoders import supports_packing
+from mlm.parameters import parameters_of
 from mlm.training.checkpoint import CALLBACK_STATE
 from mlm.training.checkpoint_callback import CheckpointingLogger
 from mlm.training.datamodule import MaskedLMData
@@ -29,6 +30,7 @@ RECIPE = dict(
     optimizer="adamw", lr=1e-2, schedule="linear", weight_decay=0.01, dropout=0.1, mlm_probability=0.15,
     clip=0.0,
 )  # fmt: skip
+DEFAULTS = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
 PARAMETERS = dict(
     model="a folder", max_len=32, examples="line", batch_size=8, accumulate=1, seed=0, num_nodes=1,
     masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0,
@@ -67,9 +69,8 @@ class SmallRuns:
 
     def settings(self, **parameters):
         """The settings of a run with some other parameters."""
-        return run_settings(
-            PARAMETERS | parameters, RECIPE, self.about_corpus, self.tokenizer, DEVICE, STEPS
-        )
+        config = DEFAULTS | PARAMETERS | RECIPE | parameters | {"total_steps": STEPS}
+        return run_settings(config, self.about_corpus, self.tokenizer, DEVICE)
 
     def train_run(self, workdir, resume="auto", logger="tensorboard", **parameters):
         """The training cell of 04; returns the Run."""

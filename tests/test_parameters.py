@@ -115,7 +115,7 @@ VALUES = {
     "page": ([True, False], [], [None, 1, "yes"]),
     "upload": ([None, "you/name"], ["name", "a/b/c", ""], [7]),
     "top_k": ([1, 8], [0, 101], [None, "eight"]),
-    "race_epochs": ([1, 1000], [0, 1001], [None, 1.5]),
+    "race_lines": ([None, 1, 5000], [0, -1, 10**8], [1.5, "all"]),
     "repeats": ([1, 3], [0, 101], [None, 1.5]),
     "steps": ([2, 30], [1, 0, 10**6], [None]),
 }

@@ -19,7 +19,7 @@ from blocks import with_block
 from notebooks import ROOT, read
 
 sys.path.insert(0, str(ROOT / "notebooks"))
-from mlm.data.text_size import size_table
+from mlm.data.text_size import LARGER_TEXTS, MEASURED, PRETRAINED, RESULTS, measurements, time_mark
 from mlm.env.scratch import SIZES
 
 README = ROOT / "README.md"
@@ -86,6 +86,21 @@ def training_time() -> str:
         f"Training took {time} on an idle machine ({cpu}, {dtype}; [which CPU](docs/your-text.md), and "
         "why yours may take three times as long)."
     )
+
+
+def size_table() -> str:
+    """Suggested settings by text size, with all results, as a Markdown table."""
+    times = "training, Intel CPU, float32", "training, AMD CPU, bfloat16, earlier version"
+    header = ["text", "settings", *MEASURED, *times]
+    rows = [header, ["---"] * len(header)]
+    for result in RESULTS:
+        pretrained = result.model == PRETRAINED
+        model = f"{PRETRAINED}, `" if pretrained else f"`-p model {result.model} "
+        seconds = [f"{s} s{time_mark(result)}" for s in (result.seconds, result.bf16_seconds)]
+        settings = f"{model}-p epochs {result.epochs}`"
+        rows.append([result.text, settings, *measurements(result), *seconds])
+    rows.append(["more", LARGER_TEXTS, "not measured", *[""] * (len(header) - 3)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def scratch_table() -> str:

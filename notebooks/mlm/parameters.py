@@ -17,10 +17,10 @@ from typing import Any
 
 from mlm.data.text_options import DOCUMENTS, is_encoding
 from mlm.data.vocabulary_names import KINDS, MAX_SIZE, MIN_SIZE, is_vocabulary
+from mlm.env.logger_names import LOGGER_NAMES, NO_LOGGER, is_logger
 from mlm.env.names import public_name, public_names, shown_value, stored_model
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import MODERN, PREFIX, SIZES, WIDTHS, is_scratch
-from mlm.env.trackers import LOGGERS, NO_LOGGER, is_logger
 from mlm.models.kernels import KERNELS
 from mlm.optim.schedule import SCHEDULES
 
@@ -114,7 +114,7 @@ RUN_NAME = Valid(
     lambda value: value != "corpus" and bool(re.fullmatch(r"\w[\w.\-]*", value)),
 )
 LOGGER = Valid(
-    f"{join_or(map(literal, (*LOGGERS, NO_LOGGER)))}, or a list of several, without {literal(NO_LOGGER)}",
+    f"{join_or(map(literal, (*LOGGER_NAMES, NO_LOGGER)))}, or a list of several, without {literal(NO_LOGGER)}",
     is_logger,
 )
 SEED = number(at_least=0, at_most=2**32 - 1)
@@ -174,7 +174,8 @@ TABLE = {  # {heading in the parameters cell: parameters}
         P("04", "lr", "Optional[float]", None, "peak learning rate; None: see Recipe",
           either(None, RECIPE, number(above=0, at_most=1))),
         P("06", "steps", "int", 20, "each variant trains on steps * batch_size lines", number(2, 10_000)),
-        P("06", "race_epochs", "int", 3, "passes over these lines in the race of recipes", number(1, 1000)),
+        P("06", "race_lines", "Optional[int]", None, "lines in the race of recipes; None: steps * batch_size",
+          either(None, "steps * batch_size", number(1, 10_000_000))),
         P("06", "repeats", "int", 3, "repetitions of each measurement", number(1, 100)),
         P("03 03b 04 06", "seed", "int", 0, "of weights, data order, masks and dropout", SEED),
         P("05", "seed", "int", 0, "of shuffled sentences and untrained weights", SEED),
@@ -304,6 +305,7 @@ TABLE = {  # {heading in the parameters cell: parameters}
 # fmt: on
 REMOVED = {  # parameters of earlier versions: why they are gone
     "mlm_probability_end": "a masking rate that falls gained nothing, see docs/experiments.md",
+    "race_epochs": "pass race_lines: more lines tell more than more epochs of few",
     "strategy": "several devices always share the work by DDP; fsdp never worked, see docs/gpus.md",
 }
 OTHER_NAMES = {  # in earlier versions, in transformers or elsewhere: the name here

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mlm.benchmark.limits import (
@@ -10,6 +11,7 @@ from mlm.benchmark.limits import (
     attention_seconds,
     bare_loop,
     lightning_loop,
+    lightning_overhead,
     step_breakdown,
 )
 from mlm.benchmark.speed import Variant
@@ -51,6 +53,32 @@ def test_the_breakdown_has_all_parts_of_a_step_and_removes_its_hooks(bench):
     assert tuple(breakdown) == STEP_PARTS
     assert all(milliseconds > 0 for milliseconds in breakdown.values())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in bench.model.modules())
+
+
+def test_slow_first_steps_do_not_count_in_the_breakdown(bench, monkeypatch):
+    """The first steps allocate memory: with few steps, they would be most of the time."""
+    now, steps, loss = [0.0], [0], bench.loss
+
+    def slow_at_first(variant, batch):
+        steps[0] += 1
+        now[0] += 1.0 if steps[0] > 2 else 1000.0
+        return loss(variant, batch)
+
+    monkeypatch.setattr(bench, "clock", lambda: now[0])
+    monkeypatch.setattr(bench, "loss", slow_at_first)
+    tokens = sum(batch["num_tokens"] for batch in bench.batches(OURS, max_steps=2))
+    total = sum(step_breakdown(bench, OURS, max_steps=2).values())
+    assert total == pytest.approx(2.0 * 1e6 / tokens)
+
+
+def test_lightning_is_compared_with_the_bare_loop_in_each_repeat(bench, monkeypatch):
+    monkeypatch.setattr("mlm.benchmark.limits.LIGHTNING_SECONDS", 0)  # one epoch
+    loops = {"bare_loop": 0.5, "lightning_loop": 0.6}
+    for name, seconds in loops.items():
+        monkeypatch.setattr(f"mlm.benchmark.limits.{name}", lambda *_, s=seconds: s)
+    milliseconds, times = lightning_overhead(bench, OURS, TRAINER_ARGS, 2)
+    assert milliseconds == pytest.approx(500 / bench.num_steps(OURS))
+    assert len(times) == 2 and times.to_numpy() == pytest.approx(1.2)
 
 
 def test_a_dense_head_keeps_more_memory_than_one_on_masked_tokens(bench):

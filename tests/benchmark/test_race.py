@@ -7,12 +7,16 @@ import torch
 from transformers import DataCollatorForLanguageModeling
 
 from mlm.benchmark.race import (
+    EPOCHS,
+    LR_FACTORS,
+    SEARCHES,
     Contender,
     best_of_search,
     contenders,
     final_losses,
     race,
     recipe_settings,
+    searched,
     seconds_table,
     seconds_to,
     set_dropout,
@@ -53,6 +57,13 @@ def test_all_start_from_the_same_loss_and_do_all_their_steps(bench, curves):
         assert curve["seconds"].is_monotonic_increasing
 
 
+def test_a_search_evaluates_only_before_and_after_training(bench, curves):
+    for contender in CONTENDERS[1:]:
+        curve, found = curves[contender.name], race(bench, contender, evaluations=1)
+        assert list(found["step"]) == [0, curve["step"].iloc[-1]] and len(curve) > 2
+        assert found["loss"].iloc[-1] == pytest.approx(curve["loss"].iloc[-1], abs=1e-5)
+
+
 def test_the_better_recipe_ends_lower_and_reaches_a_loss_first(curves):
     final = final_losses(curves)
     assert final["suite"] < final["tutorial"]
@@ -83,39 +94,36 @@ def test_dropout_is_set_and_restored(bench):
         assert max(layer.p for layer in layers) > 0
 
 
-def test_the_table_shows_the_best_learning_rate_and_losses_that_are_never_reached(curves):
-    named = {
-        "Trainer, lr 1": curves["tutorial"],
-        "Trainer, lr 2": curves["Trainer"],
-        "Trainer, our dropout and masking, lr 1": curves["tutorial"],
-        "suite": curves["suite"],
-    }
-    final = final_losses(named)
-    kept = best_of_search(named)
-    best_lr = min(("Trainer, lr 1", "Trainer, lr 2"), key=final.get)
-    assert set(kept) == {"suite", best_lr, "Trainer, our dropout and masking, lr 1"}
-    del kept["Trainer, our dropout and masking, lr 1"]
-    table = seconds_table(kept)
-    assert all(table.iloc[i, i] > 0 for i in range(2))  # each reaches its own final loss
-    best = min(kept, key=final.get)
-    (row,) = [row for row in table.index if row.endswith(f"final loss of {best}")]
-    assert table.loc[row].count() == 1  # only the best itself; the other is NaN
+def test_the_table_has_a_row_for_each_final_loss_and_for_the_baseline(curves):
+    final = final_losses(curves)
+    table = seconds_table(curves, baseline=100.0)
+    losses = [float(row.split(",")[0]) for row in table.index]
+    assert losses == sorted(losses, reverse=True) and table.index[0] == "100.00, unigram baseline"
+    for name in curves:
+        (row,) = [row for row in table.index if row.endswith(f"final loss of {name}")]
+        assert table.loc[row, name] > 0  # each reaches its own final loss
+    assert table.iloc[-1].count() == 1  # only the best reaches the lowest; the others are NaN
+    assert table.iloc[-1].idxmax() == min(final, key=final.get)
 
 
 @pytest.mark.parametrize("model", [MODEL, "bert-base-uncased"])
 def test_every_recipe_takes_part_and_trainer_gets_what_this_suite_has(model, monkeypatch):
     monkeypatch.setattr("mlm.benchmark.race.encoder_size", lambda name: (768, 12))  # no network
-    made = contenders(DENSE, TRAINER, OURS, model, 4)
-    assert len(made) == len({contender.name for contender in made}) == 13
-    ours = made[-1].settings
-    assert made[0].settings["lr"] == 1e-5 and ours["mlm_probability"] == 0.3
-    searched = [contender.settings for contender in made if ", lr" in contender.name]
-    assert len(searched) == 10
-    for settings in searched:
-        assert settings["max_grad_norm"] == ours["clip"] == 1.0
-    for settings, twin in zip(searched[:5], searched[5:]):
-        same = {name: ours[name] for name in ("dropout", "mlm_probability")}
-        assert twin == settings | same and same.items() > {"dropout": 0.0}.items()
+    tried = searched(TRAINER, OURS, model, lr=1e-3)
+    assert len({contender.name for contender in tried}) == len(SEARCHES) * len(LR_FACTORS)
+    lrs = [contender.settings["learning_rate"] for contender in tried]
+    assert lrs == [5e-4, 1e-3, 2e-3, 4e-3] * 2
+    losses = {contender.name: abs(lr - 2e-3) for contender, lr in zip(tried, lrs)}
+    made = contenders(DENSE, OURS, best_of_search(tried, losses), model, "race")
+    assert {contender.variant.examples for contender in made} == {"race"}
+    tutorial, run_mlm, best, twin, suite = made
+    ours = suite.settings
+    assert tutorial.settings["lr"] == 1e-5 and ours["mlm_probability"] == 0.3
+    assert run_mlm.variant.trainer == "Trainer" and run_mlm.variant.batch_size == 8
+    assert {contender.epochs for contender in made[1:]} == {EPOCHS}
+    assert best.settings == {"learning_rate": 2e-3, "max_grad_norm": ours["clip"]}
+    same = {name: ours[name] for name in ("dropout", "mlm_probability")}
+    assert twin.settings == best.settings | same and same.items() > {"dropout": 0.0}.items()
 
 
 def test_trainer_trains_with_the_dropout_and_the_masking_rate_of_its_contender(bench, monkeypatch):

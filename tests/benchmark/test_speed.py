@@ -5,6 +5,7 @@ import importlib.util
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
@@ -20,6 +21,7 @@ from mlm.benchmark.speed import (
     loop_seconds,
     sample_lines,
     speed,
+    speed_ratios,
     trainer_seconds,
 )
 from mlm.training.module import masked_labels
@@ -195,6 +197,13 @@ def test_functions_are_called_forwards_and_backwards_in_turn():
     table = interleave(functions, 3)
     assert "".join(order) == "abccbaabc" and list(table) == list("abc")
     assert table.to_numpy().tolist() == [[1, 2, 3], [6, 5, 4], [7, 8, 9]]
+
+
+def test_ratios_are_taken_within_each_repeat():
+    """The machine is four times as slow in the second repeat, which changes no ratio."""
+    rates = pd.DataFrame({"plain": [100.0, 25.0, 100.0], "fused": [200.0, 50.0, 300.0]})
+    ratios = speed_ratios(rates, {"fused / plain": ("fused", "plain")})
+    assert ratios.loc["fused / plain"].to_dict() == {"ratio": 2, "lowest": 2, "highest": 3}
 
 
 # as on a machine with GPUs

@@ -12,13 +12,12 @@ from torch.utils.data import DataLoader
 from helpers import unpack_examples
 from mlm.data.batches import (
     MaskedBatches,
-    TrainingOrder,
     padded_examples,
     split_into_examples,
 )
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.masking import mask_tokens, masked_counts, max_masked_tokens
-from mlm.data.packing import VALIDATION_EPOCH, PackingPlan
+from mlm.data.packing import VALIDATION_EPOCH, PackingPlan, TrainingOrder
 
 P = 0.15
 

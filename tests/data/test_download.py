@@ -11,9 +11,9 @@ import pytest
 import mlm.data.download
 from helpers import refused, sentences
 from mlm.data.corpus import load_corpus
-from mlm.data.documents import describe_layout
 from mlm.data.download import bad_downloads_removed, download, fetch_corpus
 from mlm.data.formats import text_lines
+from mlm.data.layout import describe_layout
 from texts import (
     DOCUMENTS,
     LINES,
@@ -237,7 +237,7 @@ def test_files_of_a_dataset_are_read_from_the_cache_of_the_hub(tmp_path, monkeyp
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.setattr("mlm.env.hub.hub_is_unreachable", lambda _: True)
+    monkeypatch.setattr("mlm.data.download.hub_is_unreachable", lambda _: True)
     given = "hf://datasets/me/mine@refs/convert/parquet/data/*.jsonl"
     folder = load_corpus(given, tmp_path / "work")
     expected = load_corpus(put(tmp_path / "a.jsonl", as_jsonl(TEXTS)), tmp_path / "plain")

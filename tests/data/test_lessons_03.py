@@ -67,7 +67,7 @@ def test_the_steps_equal_mask_tokens_for_any_example(toy):
             "epoch": 1,
             "indices": [index],
             "mask_token_id": 4,
-            "vocab_size": len(names["toy_vocab"]),
+            "vocab": np.arange(len(names["toy_vocab"])),
         }
         (masked_ids,), (labels,) = mask_tokens(ids[None], **options)
         assert masked_ids.tolist() == names["masked_ids"].tolist()

@@ -85,7 +85,7 @@ def mask(input_ids, counts, **options):
         epoch=0,
         indices=np.arange(len(input_ids)),
         mask_token_id=MASK,
-        vocab_size=VOCAB_SIZE,
+        vocab=np.arange(VOCAB_SIZE),
         **options,
     )
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from helpers import refused, sentences
-from mlm.data.batches import MaskedBatches, TrainingOrder
+from mlm.data.batches import MaskedBatches
 from mlm.data.corpus import load_corpus
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.download import fetch_corpus
 from mlm.data.formats import text_lines
 from mlm.data.mixture import count_units, is_mixture, parse_entry
-from mlm.data.packing import PackingPlan
+from mlm.data.packing import PackingPlan, TrainingOrder
 from mlm.env.files import read_checked_json
 from mlm.training.datamodule import MaskedLMData
 

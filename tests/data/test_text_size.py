@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlm.data.text_size import RESULTS, size_table, suggest_settings
+from mlm.data.text_size import RESULTS, suggest_settings
 
 
 @pytest.mark.parametrize("num_bytes", [0, 5e4, 5e4 + 1, 377_552, 2e6])
@@ -30,16 +30,3 @@ def test_a_text_gets_the_rows_of_its_size(num_bytes):
 
 def test_larger_texts_get_a_suggestion_that_was_not_measured():
     assert "not measured" in suggest_settings(2e6 + 1)
-
-
-def test_the_table_has_a_row_for_each_result():
-    header, _, *rows = size_table().splitlines()
-    assert len(rows) == len(RESULTS) + 1
-    assert {row.count("|") for row in (header, *rows)} == {header.count("|")}
-    assert (
-        "`-p model scratch:tiny -p epochs 15` | 3.42 (3.33 to 3.42) | 5.94 | 42% | 67 s | 61 s |"
-        in rows[2]
-    )
-    assert header.endswith(
-        "| training, Intel CPU, float32 | training, AMD CPU, bfloat16, earlier version |"
-    )

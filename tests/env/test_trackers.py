@@ -4,10 +4,15 @@ import pytest
 
 from helpers import refused
 from mlm.env import trackers
-from mlm.env.trackers import LOGGERS, check_loggers, is_logger, logger_names
+from mlm.env.logger_names import LOGGER_NAMES, is_logger, logger_names
+from mlm.env.trackers import LOGGERS, check_loggers
 
-VALID = [*LOGGERS, "none", ["csv"], ["wandb", "mlflow"]]
+VALID = [*LOGGER_NAMES, "none", ["csv"], ["wandb", "mlflow"]]
 INVALID = ["", "tensor", [], ["none", "csv"], ["csv", "csv"], ["csv", 1], None, "csv,wandb"]
+
+
+def test_every_name_has_a_logger():
+    assert tuple(LOGGERS) == LOGGER_NAMES
 
 
 @pytest.mark.parametrize("value", VALID)

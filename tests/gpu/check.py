@@ -382,7 +382,7 @@ def memory(until: float) -> None:
 
 def notebooks(until: float) -> None:
     """Do 01, 06 and a compiled 04 run? All at once, so their speeds mean nothing."""
-    small = dict(corpus=text(), model="scratch:tiny", steps=4, repeats=1, race_epochs=1)
+    small = dict(corpus=text(), model="scratch:tiny", steps=4, repeats=1)
     if rehearsing():
         small |= dict(batch_size=8)
     jobs = [

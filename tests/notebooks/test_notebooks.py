@@ -36,7 +36,7 @@ SMALL = {"corpus": "pydoc", "model": "scratch:tiny"}
 ALONE = {  # parameters of the notebooks that no README command executes, or that need none of its results
     "03b_packing": SMALL,
     "05_predict": SMALL,
-    "06_speed": {**SMALL, "steps": 2, "repeats": 1, "race_epochs": 1},
+    "06_speed": {**SMALL, "steps": 2, "repeats": 1, "race_lines": 64},
     "07_use": {**SMALL, "finetune_steps": 2},
 }
 

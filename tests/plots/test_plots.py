@@ -107,9 +107,10 @@ def test_kinds_of_recipes_differ_by_hatch_and_marker_and_are_labelled_once():
     rates = pd.DataFrame({"plain": [10.0, 12.0], "fused": [20.0, 22.0], "Trainer": [15.0, 15.0]})
     kinds = {"plain": "steps", "fused": "steps", "Trainer": "transformers.Trainer"}
     figure, (ax, other) = plt.subplots(1, 2)
-    draw_race(ax, rates, kinds, {"limit in fp32": 50.0})
+    draw_race(ax, rates, kinds, {"limit in fp32": 30.0, "limit in bf16": 50.0})
     labels = ax.get_legend_handles_labels()[1]
-    assert sorted(labels) == ["limit in fp32: 50", "steps", "transformers.Trainer"]
+    assert sorted(labels) == ["limit in fp32", "steps", "transformers.Trainer"]
+    assert 30.0 < ax.get_xlim()[1] < 50.0  # what is not seen is not in the legend
     assert [text.get_text().strip() for text in ax.texts] == ["1.0 x", "1.9 x", "1.4 x"]
     assert len({bars[0].get_hatch() for bars in ax.containers}) == 2
     table = pd.DataFrame({"steps": [8, 4, 4], "validation loss": [5.0, 4.0, 4.5]}, index=[*kinds])
@@ -117,6 +118,13 @@ def test_kinds_of_recipes_differ_by_hatch_and_marker_and_are_labelled_once():
     assert {line.get_label(): line.get_marker() for line in other.lines[:2]} == {
         "steps": "o", "transformers.Trainer": "D",
     }  # fmt: skip
+    plt.close(figure)
+
+
+def test_a_limit_far_beyond_all_speeds_is_not_drawn():
+    figure, ax = plt.subplots()
+    draw_race(ax, pd.DataFrame({"plain": [10.0]}), {"plain": "steps"}, {"limit in fp32": 50.0})
+    assert ax.get_legend_handles_labels()[1] == ["steps"] and ax.get_xlim()[1] < 50
     plt.close(figure)
 
 

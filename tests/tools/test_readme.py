@@ -8,6 +8,7 @@ from nbformat.v4 import new_output
 
 import readme
 from helpers import ROOT
+from mlm.data.text_size import RESULTS
 from small_notebooks import code_cell, write_notebook
 
 PNG = base64.b64encode(b"a picture").decode()
@@ -118,3 +119,16 @@ def links(text):
 def test_every_link_leads_to_a_file(path):
     for target in links(path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_the_table_has_a_row_for_each_result():
+    header, _, *rows = readme.size_table().splitlines()
+    assert len(rows) == len(RESULTS) + 1
+    assert {row.count("|") for row in (header, *rows)} == {header.count("|")}
+    assert (
+        "`-p model scratch:tiny -p epochs 15` | 3.42 (3.33 to 3.42) | 5.94 | 42% | 67 s | 61 s |"
+        in rows[2]
+    )
+    assert header.endswith(
+        "| training, Intel CPU, float32 | training, AMD CPU, bfloat16, earlier version |"
+    )

@@ -20,7 +20,8 @@ from mlm.training.gradient_checkpointing import (
 from mlm.training.module import MaskedLM
 from small_runs import FEW_EXAMPLES, batch_of, same, stop_at
 
-CPU = {"kind": "cpu", "processes": 1}
+DATA = "train", "pack", "batch_size", "accumulate", "mlm_probability"
+CPU = {"kind": "cpu", "processes": 1, "dtype": torch.float32}
 SUPPORTED = sorted(CONFIGS.keys() - {"albert"})
 
 
@@ -109,13 +110,14 @@ def step(bert):
 
 def test_auto_is_on_if_a_batch_does_not_fit_otherwise(step, monkeypatch, capsys):
     one = step()
+    data = SimpleNamespace(**{name: getattr(one, name) for name in DATA})
     needed = one.bytes_needed(False)
     assert one.bytes_needed(True) < needed
     for memory, is_on in ((10 * needed, False), (needed, True), (needed / 10, True)):
         monkeypatch.setattr(
             "mlm.training.gradient_checkpointing.available_memory", lambda _, m=memory: (m, "")
         )
-        use_gradient_checkpointing("auto", one, CPU)
+        use_gradient_checkpointing("auto", one.model, data, CPU)
         assert one.is_checkpointing == is_on
         line = capsys.readouterr().out
         assert ("a third more time" in line) == is_on

@@ -14,11 +14,10 @@ from helpers import refused
 from mlm.data.tokenizer import load_tokenizer
 from mlm.models import long_rows
 from mlm.models.cpu import use_attention_and_dropout
-from mlm.models.kernels import EARLIER_KERNELS
 from mlm.models.loading import load_model
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import request_stop
-from mlm.training.run import open_run, resumed_choices
+from mlm.training.run import open_run
 from small_runs import (
     BASELINE,
     STEPS,
@@ -170,84 +169,10 @@ def test_a_run_with_another_tokenizer_of_the_same_size_is_refused(runs, tokenize
         runs(tmp_path)
 
 
-# what was chosen by timing
-
-
-def choices(parameters):
-    """(precision, kernels) that a notebook with these parameters would use."""
-    found = resumed_choices(parameters)
-    assert found.keys() == {"precision", "kernels", "lr"}
-    return found["precision"], found["kernels"]
-
-
-AUTO = {
-    "run_name": "run", "resume": "auto", "precision": "auto", "kernels": "auto", "recipe": "fast"
-}  # fmt: skip
-
-
-def test_a_resumed_run_keeps_the_kernels_and_the_precision_that_it_began_with(runs, tmp_path):
-    parameters = AUTO | {"workdir": str(tmp_path)}
-    assert choices(parameters) == ("auto", "auto")  # there is no run yet
-    stop_at(runs, tmp_path, 3, kernels="onednn-sdpa-torch")
-    assert choices(parameters) == ("32", "onednn-sdpa-torch")
-    assert choices(parameters | {"resume": "never"}) == ("auto", "auto")
-    assert choices(parameters | {"run_name": "another"}) == ("auto", "auto")
-    given = parameters | {"precision": "bf16", "kernels": "default-sdpa-torch"}
-    assert choices(given) == ("bf16", "default-sdpa-torch")  # refused later, in one line
-    with refused("kernels was 'onednn-sdpa-torch', is 'default-sdpa-torch'"):
-        runs(tmp_path, kernels="default-sdpa-torch")
-    runs(tmp_path, kernels="onednn-sdpa-torch")
-    assert choices(parameters) == ("32", "onednn-sdpa-torch")  # also when it is finished
-
-
-@pytest.mark.parametrize(
-    "model, lr, batch_size, kept",
-    [
-        ("a folder", 4e-4, 32, True),
-        ("a folder", 4e-4 * (64 / 32) ** 0.5, 64, True),
-        ("a folder", 1e-3, 32, False),  # was set in the parameters: must be set again
-        ("scratch:tiny", 4e-4, 32, False),
-    ],
-)
-def test_a_run_whose_rate_an_earlier_version_chose_keeps_it(
-    tmp_path, monkeypatch, model, lr, batch_size, kept
-):
-    stored = dict(model=model, lr=lr, batch_size=batch_size, processes=1, device="gpu")
-    monkeypatch.setattr("mlm.training.run.recorded_settings", lambda folder: stored)
-    parameters = AUTO | {"workdir": str(tmp_path)}
-    assert resumed_choices(parameters)["lr"] == (lr if kept else None)
-    assert resumed_choices(parameters | {"resume": "never"})["lr"] is None
-    assert resumed_choices(parameters | {"recipe": "tutorial"})["lr"] is None
-    stored.update(processes=2, accumulate=4)
-    assert resumed_choices(parameters)["lr"] is None  # the rule followed the examples per step
-    stored.update(lr=4e-4 * (8 * batch_size / 32) ** 0.5)
-    assert resumed_choices(parameters)["lr"] == (stored["lr"] if model == "a folder" else None)
-
-
 def test_run_json_records_the_kernels(runs, tmp_path):
     folder = runs(tmp_path, kernels="onednn-sdpa-torch")
     results = json.loads((folder / "run.json").read_text())
     assert results["hardware"]["kernels"] == "onednn-sdpa-torch"
-
-
-@pytest.mark.parametrize("damaged", [("last",), ("previous",), ("last", "previous")])
-def test_the_choices_are_read_from_the_newest_readable_checkpoint(runs, tmp_path, damaged):
-    folder = stop_at(runs, tmp_path, 6, kernels="onednn-sdpa-torch")
-    for name in damaged:
-        (folder / f"checkpoints/{name}.ckpt").write_bytes(b"damaged")
-    chosen = choices(AUTO | {"workdir": tmp_path})
-    assert chosen == (("auto", "auto") if len(damaged) == 2 else ("32", "onednn-sdpa-torch"))
-
-
-def test_a_run_of_an_earlier_version_keeps_its_kernels(runs, tmp_path):
-    path = stop_at(runs, tmp_path, 3) / "checkpoints/last.ckpt"
-    content = torch.load(path)
-    del content["callbacks"]["Keeper"]["settings"]["kernels"]
-    torch.save(content, path)
-    assert choices(AUTO | {"workdir": tmp_path}) == ("32", EARLIER_KERNELS)
-    content["callbacks"]["Keeper"]["settings"]["device"] = "gpu"
-    torch.save(content, path)
-    assert choices(AUTO | {"workdir": tmp_path}) == ("auto", "auto")
 
 
 @pytest.mark.fault

@@ -35,14 +35,9 @@ OLD_SETTINGS = {  # of a checkpoint of the first version, made with the default 
 def settings_of(tokenizer, device=DEVICE, chosen=CHOSEN, total_steps=60, **parameters):
     """Settings with the defaults of 04, except some parameters."""
     resolved = {"model": "scratch:tiny", "kernels": KERNELS[0], "compile": False}
-    return run_settings(
-        DEFAULTS | resolved | parameters,
-        chosen,
-        {"sha256": "0" * 64},
-        tokenizer,
-        device,
-        total_steps,
-    )
+    defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+    config = defaults | resolved | chosen | {"total_steps": total_steps} | parameters
+    return run_settings(config, {"sha256": "0" * 64}, tokenizer, device)
 
 
 def old_settings(tokenizer, **changes):
@@ -118,7 +113,14 @@ def test_another_configuration_makes_another_run(tokenizer, tmp_path):
     assert not settings_of(tokenizer).keys() & {"config_sha256"}
 
 
-def test_a_new_parameter_is_compared_without_further_code(runs, tmp_path):
+@pytest.fixture
+def toy_parameter(monkeypatch):
+    """Parameter "toy" of notebook 04 with the default 1, as a later version may add it."""
+    toy = dataclasses.replace(parameters_of("04_train")["seed"], name="toy", default=1)
+    monkeypatch.setitem(mlm.parameters.TABLE, "Toys", [toy])
+
+
+def test_a_new_parameter_is_compared_without_further_code(runs, tmp_path, toy_parameter):
     stop_at(runs, tmp_path, 2, toy=1)
     with refused("holds another run (toy was 1, is 2)", "restore what changed to resume it"):
         runs(tmp_path, toy=2)
@@ -126,13 +128,6 @@ def test_a_new_parameter_is_compared_without_further_code(runs, tmp_path):
 
 
 # checkpoints of earlier versions
-
-
-@pytest.fixture
-def toy_parameter(monkeypatch):
-    """Parameter "toy" of notebook 04 with the default 1, as a later version may add it."""
-    toy = dataclasses.replace(parameters_of("04_train")["seed"], name="toy", default=1)
-    monkeypatch.setitem(mlm.parameters.TABLE, "Toys", [toy])
 
 
 def test_settings_of_the_first_version_equal_todays(tokenizer):

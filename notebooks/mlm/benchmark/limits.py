@@ -15,7 +15,15 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mlm.benchmark.speed import Batch, Bench, Variant, interleave, measurement
+from mlm.benchmark.speed import (
+    Batch,
+    Bench,
+    Variant,
+    interleave,
+    loop_seconds,
+    measurement,
+    speed_ratios,
+)
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.token_ids import encode_lines
@@ -98,7 +106,9 @@ def product_rates(
 
 @measurement
 def step_breakdown(bench: Bench, variant: Variant, max_steps: int) -> dict[str, float]:
-    """{part: milliseconds per 1,000 real tokens} in the first `max_steps` steps of a variant."""
+    """{part: milliseconds per 1,000 real tokens} in the first `max_steps` steps, after two warm-up steps."""
+    bench.switch(variant)
+    loop_seconds(bench, variant, max_steps=2)
     bench.switch(variant)
     optimizer, schedule = bench.make_optimizer(variant)
     spent = dict.fromkeys(STEP_PARTS, 0.0)
@@ -274,11 +284,11 @@ def lightning_loop(
 @measurement
 def lightning_overhead(
     bench: Bench, variant: Variant, trainer_args: dict[str, Any], repeats: int
-) -> pd.DataFrame:
-    """Lightning compared with a bare loop: a row for each loop.
+) -> tuple[float, pd.DataFrame]:
+    """(milliseconds per step of a bare loop, how many times as long Lightning takes).
 
-    Columns: milliseconds per step, and how many percent longer than the bare loop (median, lowest and
-    highest of the repeats). Each measurement takes at least two seconds.
+    The table has a row for each way to prepare batches: median, lowest and highest of the repeats. Each
+    measurement takes at least two seconds.
     """
     prepared = list(bench.batches(variant))
     lightning_loop(bench, variant, prepared, trainer_args)  # warm-up
@@ -299,12 +309,6 @@ def lightning_overhead(
         ),
     }
     seconds = interleave(loops, repeats)
-    percent = seconds.div(seconds["bare loop"], axis=0).sub(1).mul(100)
-    return pd.DataFrame(
-        {
-            "ms per step": 1000 * seconds.median() / len(prepared) / epochs,
-            "% longer (median)": percent.median(),
-            "% (lowest)": percent.min(),
-            "% (highest)": percent.max(),
-        }
-    )
+    bare, *others = loops
+    milliseconds = 1000 * seconds[bare].median() / len(prepared) / epochs
+    return milliseconds, speed_ratios(seconds, {name: (name, bare) for name in others})

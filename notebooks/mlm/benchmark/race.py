@@ -16,7 +16,7 @@ from mlm.optim.recipe import RECIPE_SETTINGS, choose_recipe
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM
 
-NUM_EVALUATIONS = 32  # of a training, besides before the first step and after the last one
+NUM_EVALUATIONS = 32  # of a training in the race, besides the one before the first step
 
 RUN_MLM_DEFAULTS = dict(  # what Trainer uses in run_mlm.py unless more is specified
     per_device_train_batch_size=8,
@@ -25,12 +25,11 @@ RUN_MLM_DEFAULTS = dict(  # what Trainer uses in run_mlm.py unless more is speci
     warmup_steps=0,
     max_grad_norm=1.0,
 )
-RUN_MLM_EPOCHS = 3
-SCRATCH_LRS = 1e-4, 3e-4, 1e-3, 2e-3, 4e-3  # tried with Trainer: for a model from scratch
-PRETRAINED_LRS = 5e-5, 1e-4, 2e-4, 4e-4, 8e-4  # and for a pretrained one
-SEARCHES = {  # how the names of these contenders begin: the settings that they take from this suite
-    "Trainer, lr": (),
-    "Trainer, our dropout and masking, lr": ("dropout", "mlm_probability"),
+EPOCHS = 3  # of each contender but the tutorial's: the default of run_mlm.py
+LR_FACTORS = 0.5, 1, 2, 4  # learning rates tried with Trainer: these times `Bench.peak_lr`
+SEARCHES = {  # searches for Trainer's learning rate: the settings that they take from this suite
+    "Trainer": (),
+    "Trainer, same dropout and masking": ("dropout", "mlm_probability"),
 }
 
 # contenders
@@ -58,55 +57,73 @@ def recipe_settings(recipe: str, model_name: str, batch_size: int) -> dict[str, 
     return settings
 
 
-def contenders(
-    plain: Variant, stock: Variant, ours: Variant, model_name: str, epochs: int
-) -> list[Contender]:
-    """The tutorial's recipe, Trainer with run_mlm's defaults and at two times five rates, this suite.
+def searched(stock: Variant, ours: Variant, model_name: str, lr: float) -> list[Contender]:
+    """Trainer at several learning rates around `lr`, once for each of the SEARCHES.
 
-    The second five learning rates are tried with the dropout and the masking rate of this suite. All ten
-    clip gradients as this suite does. `plain`, `stock` and `ours` are the variants that compute the steps
-    of the tutorial, of Trainer and of this suite.
+    All clip gradients as this suite does. `stock` and `ours` are the variants that compute the steps of
+    Trainer and of this suite.
     """
-    run_mlm = replace(stock, batch_size=8, dtype=torch.float32)
-    learning_rates = SCRATCH_LRS if model_name.startswith("scratch:") else PRETRAINED_LRS
-    tutorial_settings = recipe_settings("tutorial", model_name, plain.batch_size)
     fast_settings = recipe_settings("fast", model_name, ours.batch_size)
     return [
-        Contender("the tutorial's recipe", plain, tutorial_settings, epochs=1),
-        Contender("Trainer, run_mlm's defaults", run_mlm, RUN_MLM_DEFAULTS, RUN_MLM_EPOCHS),
-        *(
-            Contender(
-                f"{search} {lr:g}",
-                stock,
-                {"learning_rate": lr, "max_grad_norm": fast_settings["clip"]}
-                | {name: fast_settings[name] for name in names},
-                epochs,
-            )
-            for search, names in SEARCHES.items()
-            for lr in learning_rates
-        ),
-        Contender("this suite", ours, fast_settings, epochs),
+        Contender(
+            f"{search}, lr {factor * lr:.2g}",
+            stock,
+            {"learning_rate": factor * lr, "max_grad_norm": fast_settings["clip"]}
+            | {name: fast_settings[name] for name in names},
+            EPOCHS,
+        )
+        for search, names in SEARCHES.items()
+        for factor in LR_FACTORS
     ]
+
+
+def best_of_search(tried: list[Contender], losses: dict[str, float]) -> list[Contender]:
+    """Of each search, the contender with the lowest loss; `losses` is {name: final validation loss}."""
+    searches = (
+        [contender for contender in tried if contender.name.startswith(f"{search}, lr ")]
+        for search in SEARCHES
+    )
+    return [min(search, key=lambda contender: losses[contender.name]) for search in searches]
+
+
+def contenders(
+    plain: Variant, ours: Variant, best: list[Contender], model_name: str, examples: str
+) -> list[Contender]:
+    """The tutorial's recipe, Trainer with run_mlm's defaults, the `best` of the searches, this suite.
+
+    All train on `bench.data[examples]`. `plain` and `ours` are the variants that compute the steps of the
+    tutorial and of this suite.
+    """
+    run_mlm = replace(best[0].variant, batch_size=8, dtype=torch.float32)
+    tutorial_settings = recipe_settings("tutorial", model_name, plain.batch_size)
+    fast_settings = recipe_settings("fast", model_name, ours.batch_size)
+    made = [
+        Contender("the tutorial's recipe", plain, tutorial_settings, epochs=1),
+        Contender("Trainer, run_mlm's defaults", run_mlm, RUN_MLM_DEFAULTS, EPOCHS),
+        *best,
+        Contender("this suite", ours, fast_settings, EPOCHS),
+    ]
+    return [replace(each, variant=replace(each.variant, examples=examples)) for each in made]
 
 
 # train one
 
 
 class ValidationCurve(TrainerCallback):
-    """Evaluates at steps that are evenly spread over the logarithm of time, and at the end.
+    """Evaluates before training, at the end, and between at steps evenly spread over their logarithm.
 
     `rows` has step, seconds, loss, perplexity and accuracy. Evaluation does not count as training time.
     """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, evaluations: int = NUM_EVALUATIONS) -> None:
         self.bench = bench
+        self.evaluations = evaluations
         self.rows: list[dict[str, float]] = []
 
     def start(self, total_steps: int, model: torch.nn.Module) -> None:
         """Begin a training of `total_steps` steps and evaluate the initial weights."""
-        fractions = (number / NUM_EVALUATIONS for number in range(NUM_EVALUATIONS + 1))
-        self.evaluate_at = {round(total_steps**fraction) for fraction in fractions}
-        self.evaluate_at |= {0, total_steps}
+        fractions = (number / self.evaluations for number in range(1, self.evaluations + 1))
+        self.evaluate_at = {0} | {round(total_steps**fraction) for fraction in fractions}
         self.start_time = self.bench.clock()
         self.after_step(0, model)
 
@@ -161,9 +178,12 @@ def race_loop(bench: Bench, contender: Contender, curve: ValidationCurve) -> Non
         curve.after_step(step, bench.model)
 
 
-def race(bench: Bench, contender: Contender) -> pd.DataFrame:
-    """Train a contender from the initial weights: step, seconds, loss, perplexity, accuracy."""
-    curve, settings = ValidationCurve(bench), dict(contender.settings)
+def race(bench: Bench, contender: Contender, evaluations: int = NUM_EVALUATIONS) -> pd.DataFrame:
+    """Train a contender from the initial weights: step, seconds, loss, perplexity, accuracy.
+
+    evaluations: their number at most, besides the one before training; the last one is after the last step.
+    """
+    curve, settings = ValidationCurve(bench, evaluations), dict(contender.settings)
     with (
         bench.explained_errors(contender.variant),
         set_dropout(bench.model, settings.pop("dropout", None)),
@@ -193,21 +213,15 @@ def seconds_to(curve: pd.DataFrame, loss: float) -> float:
     return reached.iloc[0] if len(reached) else np.nan
 
 
-def best_of_search(curves: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The curves, with only the best of the learning rates that were tried in each search."""
-    final, left_out = final_losses(curves), set()
-    for search in SEARCHES:
-        searched = {name for name in curves if name.startswith(search)}
-        left_out |= searched - {min(searched, key=final.__getitem__, default="")}
-    return {name: curve for name, curve in curves.items() if name not in left_out}
+def seconds_table(curves: dict[str, pd.DataFrame], baseline: float) -> pd.DataFrame:
+    """Seconds that each recipe (column) needs to reach a loss (row), from the highest loss to the lowest.
 
-
-def seconds_table(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Seconds that each recipe (column) needs to reach the final loss of each recipe (row)."""
+    The losses are the final losses of the recipes and the unigram `baseline`.
+    """
+    losses = {f"final loss of {name}": loss for name, loss in final_losses(curves).items()}
+    losses["unigram baseline"] = baseline
     rows = {
-        f"{loss:.2f}, final loss of {name}": {
-            other: seconds_to(curve, loss) for other, curve in curves.items()
-        }
-        for name, loss in final_losses(curves).items()
+        f"{loss:.2f}, {name}": {other: seconds_to(curve, loss) for other, curve in curves.items()}
+        for name, loss in sorted(losses.items(), key=lambda item: -item[1])
     }
     return pd.DataFrame(rows).T

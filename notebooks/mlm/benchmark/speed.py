@@ -50,7 +50,7 @@ class Variant:
     """How lines become batches, and how a training step is computed. The defaults are the slowest."""
 
     name: str
-    examples: str = "line"  # "line": one example per line; "block": lines fill blocks of max_len
+    examples: str = "line"  # of the bench's data. "line": one per line; "block": of max_len tokens
     batch_size: int = 4  # examples per batch
     order: str = "text"  # "text", "random", or (Trainer only) "length": similar lengths together
     pack: bool = False  # packed rows: several short examples share a row (random order only)
@@ -132,9 +132,9 @@ def measurement(function: Callable[..., Any]) -> Callable[..., Any]:
 class Bench:
     """What all variants share: a model and its initial weights, lines, validation batches, a device.
 
-    `model_name` is the notebook's parameter `model`; `data` has the same lines twice, as {"line":
-    MaskedLMDataset, "block": MaskedLMDataset}; `device` is "cpu" or "cuda". Raises NotebookError if the
-    model does not support packing.
+    `model_name` is the notebook's parameter `model`; `data` is {name: MaskedLMDataset}, with the same
+    lines as "line" and as "block"; `device` is "cpu" or "cuda". Raises NotebookError if the model does not
+    support packing.
     """
 
     model: PreTrainedModel
@@ -430,3 +430,13 @@ def interleave(functions: dict[str, Callable[[], Any]], repeats: int) -> pd.Data
         names = list(functions) if repeat % 2 == 0 else list(functions)[::-1]
         rows.append({name: functions[name]() for name in names})
     return pd.DataFrame(rows)[list(functions)]
+
+
+def speed_ratios(rates: pd.DataFrame, pairs: dict[str, tuple[str, str]]) -> pd.DataFrame:
+    """How many times as fast one column of `rates` is as another: median, lowest and highest.
+
+    `pairs` is {row: (column, the other column)}. Ratios are taken within each repeat (row of `rates`), so
+    what slows down a whole repeat does not change them.
+    """
+    ratios = pd.DataFrame({row: rates[one] / rates[other] for row, (one, other) in pairs.items()})
+    return ratios.agg(["median", "min", "max"]).T.set_axis(["ratio", "lowest", "highest"], axis=1)

@@ -5,7 +5,8 @@ file_types         files that are not text: what they are
 text_options       valid values of `encoding` and `documents`
 encodings          streams of bytes -> lines, or which line fails and which encodings are likely
 formats            plain text, CSV, JSON, parquet, Arrow, WikiExtractor's output -> documents -> lines
-documents          what separates the documents of a text, and whether it is hard-wrapped
+documents          what separates the documents of a text
+layout             how a text is laid out in lines: hard-wrapped, for example
 mixture            the weights of corpora that are mixed
 local_files        a path, a folder or a pattern -> files
 download           nietzsche, pydoc, URLs and datasets of the Hub -> files
@@ -14,7 +15,6 @@ corpus             files -> a folder with train.txt, valid.txt and corpus.json
 python_topics      passages of Python's manual with their classes, a task that needs no network
 labelled           texts with labels: read, check, split into a training and a test part
 text_size          suggested settings for your text size, with measured results
-lengths            how many tokens a model from scratch can read
 lengths            how many tokens a model from scratch can read
 normalization      how text is normalized and split into words for a learned vocabulary
 word_counts        the letters of a text, and its words with their counts

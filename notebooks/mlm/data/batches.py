@@ -1,10 +1,8 @@
 """Masked batches: each one is a pure function of its key (epoch, indices of examples, their rows)."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,41 +10,9 @@ from torch.utils.data import IterableDataset
 
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.masking import candidate_counts, mask_tokens, masked_counts, max_masked_tokens
-from mlm.data.packing import BatchKey, PackingPlan, divide_up
 
-T = TypeVar("T")
 CELLS_AT_ONCE = 2**15  # tokens, with padding, of the batches that are made at once
 EXAMPLES_AT_ONCE = 256  # examples of similar length that are masked at once
-
-
-def one_ahead(function: Callable[[int], T], arguments: Iterable[int]) -> Iterator[T]:
-    """function(argument) for each argument; a thread computes the next one while one is used."""
-    with ThreadPoolExecutor(1, "one-ahead") as thread:
-        tasks: deque[Future[T]] = deque()
-        for argument in arguments:
-            tasks.append(thread.submit(function, argument))
-            if len(tasks) > 1:
-                yield tasks.popleft().result()
-        for task in tasks:
-            yield task.result()
-
-
-class TrainingOrder:
-    """The keys of a plan's batches, from step `start` to step `stop` - 1.
-
-    A resumed run starts at a later step: it needs no state of a sampler. A thread lays out the next
-    epoch while the batches of an epoch are used, so there is no pause between epochs.
-    """
-
-    def __init__(self, plan: PackingPlan, start: int, stop: int) -> None:
-        self.plan, self.start, self.stop = plan, start, stop
-
-    def __iter__(self) -> Iterator[BatchKey]:
-        length = self.plan.steps_per_epoch
-        epochs = range(self.start // length, divide_up(self.stop, length))
-        for epoch, keys in zip(epochs, one_ahead(self.plan.keys, epochs)):
-            first_step = epoch * length
-            yield from keys[max(0, self.start - first_step) : self.stop - first_step]
 
 
 def padded_examples(
@@ -251,10 +217,9 @@ class MaskedBatches(IterableDataset):
                 epoch=epoch,
                 indices=indices[some],
                 mask_token_id=data.tokenizer.mask_token_id,
-                vocab_size=data.vocab_size,
+                vocab=data.used_ids,
                 word_ids=starts_word.cumsum(axis=1) - 1 if self.masking == "word" else None,
                 replace=self.replace,
-                used_ids=data.used_ids,
             )
             cells = (starts[some][:, None] + np.arange(input_ids.shape[1]))[is_token]
             masked_ids[cells], labels[cells] = some_masked_ids[is_token], some_labels[is_token]

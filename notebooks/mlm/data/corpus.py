@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mlm.data.documents import choose_documents
 from mlm.data.download import bad_downloads_removed, fetch_corpus, short_label
@@ -23,9 +24,9 @@ from mlm.data.split import (
     SPLIT_FILES,
     SPLIT_VERSION,
     WITHOUT_DUPLICATES,
+    new_files,
     remove_common_lines,
     split_by_files,
-    split_files,
     split_text,
 )
 from mlm.data.text_options import DOCUMENTS, is_encoding
@@ -240,7 +241,7 @@ def load_mixture(
         return folder
 
     remove_stale_parts(folder)
-    with split_files(folder) as (train, valid):
+    with new_files(folder) as (train, valid):
         join_texts([folder / SPLIT_FILES[0] for folder in folders], train)
         valid_folders = folders[:1] if one_validation_set else folders
         join_texts([folder / SPLIT_FILES[1] for folder in valid_folders], valid)
@@ -251,11 +252,7 @@ def load_mixture(
             f"corpus={short_repr(corpus)}: each validation line of one text is a training line of another "
             "one; pass texts that differ, or pass valid_corpus"
         )
-    mixture = []
-    for (_, weight), source in zip(entries, folders):
-        name = source.name.rpartition("-")[0]  # without its digest
-        lines, documents = count_units(source / SPLIT_FILES[0])
-        mixture.append({"name": name, "weight": weight, "lines": lines, "documents": documents})
+    mixture = [mixture_entry(source, weight) for (_, weight), source in zip(entries, folders)]
     shown = [f"{source['name']} x {source['weight']:g}" for source in mixture]
     about = {
         "source": [f"{public_names(text)}*{weight:g}" for text, weight in entries],
@@ -274,6 +271,13 @@ def load_mixture(
     }
     write_checked_json(folder / "corpus.json", about)
     return folder
+
+
+def mixture_entry(folder: Path, weight: float) -> dict[str, Any]:
+    """The training text of a corpus as an entry of "mixture" in corpus.json."""
+    name = folder.name.rpartition("-")[0]  # without its digest
+    lines, documents = count_units(folder / SPLIT_FILES[0])
+    return {"name": name, "weight": weight, "lines": lines, "documents": documents}
 
 
 def join_texts(texts: Sequence[Path], path: Path) -> None:

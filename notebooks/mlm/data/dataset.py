@@ -148,6 +148,11 @@ class MaskedLMDataset(Dataset):
     def __len__(self) -> int:
         return len(self.starts)
 
+    @property
+    def examples_per_epoch(self) -> int:
+        """The number of examples that an epoch has; not len(self) if corpora are mixed by weight."""
+        return len(self.epochs)
+
     def __getitem__(self, index: int) -> torch.Tensor:
         tokens = self.ids[self.starts[index] : self.starts[index] + self.lengths[index]]
         return torch.from_numpy(np.concatenate([[self.cls_id], tokens, [self.sep_id]]))

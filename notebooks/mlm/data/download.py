@@ -25,6 +25,7 @@ from mlm.env.files import (
     write_checked_json,
     write_error,
 )
+from mlm.env.hub_access import hub_is_unreachable
 from mlm.env.names import hide_secrets, public_name
 from mlm.env.notebook import NotebookError
 
@@ -130,8 +131,6 @@ def hub_files(text: str, parameter: str) -> list[Path]:
             "FILES is a path or a pattern such as data/*.parquet"
         )
     from huggingface_hub import snapshot_download
-
-    from mlm.env.hub import hub_is_unreachable  # here: it imports transformers, which takes seconds
 
     dataset, revision, pattern = match.groups()
     unreachable = hub_is_unreachable(text)

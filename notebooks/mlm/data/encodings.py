@@ -124,7 +124,10 @@ def marked_encoding(head: bytes) -> str | None:
             return encoding
     if JAPANESE_MARK.search(head):
         return "iso-2022-jp"
-    if 0 not in head or len(head) % 2 or (is_utf8(head) and 4 * count_low_bytes(head) < len(head)):
+    # In UTF-16, every second byte of most scripts is below 32, without line ends. Chinese, Japanese and Korean
+    # text has other ones, but is never valid UTF-8.
+    num_low = len(head) - len(head.translate(None, LOW_BYTES))
+    if 0 not in head or len(head) % 2 or (is_utf8(head) and 4 * num_low < len(head)):
         return None
     for encoding in ("utf-16le", "utf-16be"):  # without a mark
         text = head[: len(head) // 2 * 2].decode(encoding, "replace")
@@ -142,14 +145,6 @@ def is_utf8(head: bytes) -> bool:
         return False
 
 
-def count_low_bytes(head: bytes) -> int:
-    """The number of bytes below 32, without line ends: in UTF-16, every second one of most scripts.
-
-    Chinese, Japanese and Korean text has other ones, but is never valid UTF-8.
-    """
-    return len(head) - len(head.translate(None, LOW_BYTES))
-
-
 # describe what cannot be decoded
 
 LOW_BYTES = bytes({*range(32)} - {*b"\r\n"})
@@ -163,7 +158,6 @@ NOT_TEXT = re.compile(  # control characters, the replacement character, some th
 class UndecodedLines:
     """The lines of a file that are not valid in an encoding. Offsets are counted in bytes from 0."""
 
-    encoding: str
     num_lines: int = 0
     num_invalid: int = 0
     num_valid_non_ascii: int = 0
@@ -175,16 +169,11 @@ class UndecodedLines:
     sample: bytes = b""  # the first invalid lines
 
 
-def raw_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a stream with their line ends LF, CR or CRLF."""
-    for line in io.TextIOWrapper(stream, encoding="latin-1", newline=""):
-        yield line.encode("latin-1")
-
-
 def find_undecoded_lines(stream: BinaryIO, encoding: str) -> UndecodedLines:
     """Examine up to MAX_SCANNED bytes of a stream whose line ends are single bytes."""
-    found, offset = UndecodedLines(encoding), 0
-    for line in raw_lines(stream):
+    found, offset = UndecodedLines(), 0
+    for text in io.TextIOWrapper(stream, encoding="latin-1", newline=""):  # ends LF, CR or CRLF
+        line = text.encode("latin-1")
         found.num_lines += 1
         if not line.isascii():
             try:
@@ -208,13 +197,11 @@ def find_undecoded_lines(stream: BinaryIO, encoding: str) -> UndecodedLines:
 
 def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) -> NotebookError:
     """The error for a file that cannot be decoded: where, how many lines, and what to do."""
-    if encoding is not None and b"\n".decode(encoding, "ignore") != "\n":  # two bytes and more
-        return NotebookError(
-            f"{file.name} is not {encoding} text ({error}); pass another encoding, or None for UTF-8"
-        )
-    with file.reopen() as stream:
-        found = find_undecoded_lines(stream, encoding or "utf-8")
-    if not found.num_invalid:  # each line is valid, but not one after the other
+    found = UndecodedLines()
+    if encoding is None or b"\n".decode(encoding, "ignore") == "\n":  # line ends are single bytes
+        with file.reopen() as stream:
+            found = find_undecoded_lines(stream, encoding or "utf-8")
+    if not found.num_invalid:  # not examined, or each line is valid, but not one after the other
         return NotebookError(
             f"{file.name} is not {encoding} text ({error}); pass another encoding, or None for UTF-8"
         )
@@ -231,12 +218,13 @@ def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) ->
     if found.is_cut and found.num_valid_non_ascii:
         return NotebookError(
             f"{file.name} ends inside a character: {where}, {affected}; it was cut off: pass a "
-            f"complete copy{cut_command(file, found.first_offset)}"
+            f"complete copy{conversion(file, 'cut it', f'head -c {found.first_offset}')}"
         )
-    if is_damaged(found):
+    # Lines of other encodings are hardly ever valid UTF-8 by chance, unless they are ASCII.
+    if found.num_valid_non_ascii >= max(1, 10 * (found.num_invalid - 1)):
         return NotebookError(
             f"{file.name} is UTF-8 text with damaged bytes: {where}, {affected}; correct them"
-            f"{drop_command(file, 'or drop them')}"
+            f"{conversion(file, 'drop them', DROP_INVALID)}"
         )
     likely = likely_encodings(file, found.sample)
     suggestion = "; ".join(f"{name} ({sample})" for name, sample in likely.items())
@@ -250,7 +238,7 @@ def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) ->
         letters = f"; if it is a letter, likely encodings: {suggestion}" if suggestion else ""
         return NotebookError(
             f"{file.name} is not UTF-8 text: {where}, {affected}; if this byte is damaged, correct it"
-            f"{drop_command(file, 'or drop it')}{letters}"
+            f"{conversion(file, 'drop it', DROP_INVALID)}{letters}"
         )
     if not likely:
         return NotebookError(
@@ -263,77 +251,53 @@ def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) ->
     )
 
 
-def is_damaged(found: UndecodedLines) -> bool:
-    """Whether a few bytes of a UTF-8 file are damaged, so that it is not in another encoding.
+DROP_INVALID = "iconv -c -f UTF-8 -t UTF-8"
 
-    Lines of other encodings are hardly ever valid UTF-8 by chance, unless they are ASCII.
-    """
-    least = max(1, 10 * (found.num_invalid - 1))  # of valid lines that are not ASCII
-    return found.num_valid_non_ascii >= least
+
+def conversion(file: ByteFile, words: str, command: str) -> str:
+    """ ", or", words and a command that writes a better copy of a file; nothing for one in an archive."""
+    if not file.is_plain:
+        return ""
+    copy = f"{file.source.stem}.utf8{file.source.suffix}"  # in the current folder
+    return f", or {words}: {command} {shlex.quote(str(file.source))} > {shlex.quote(copy)}"
 
 
 def advice_for(file: ByteFile, encoding: str) -> str:
     """What to do with a file in this encoding."""
-    advice = f'pass encoding="{encoding}"'
-    if not file.is_plain:
-        return advice
     name = LIKELY_ENCODINGS.get(encoding, encoding.upper())
-    return f"{advice}, or convert it: iconv -f {name} -t UTF-8 {converted_paths(file)}"
-
-
-def drop_command(file: ByteFile, words: str) -> str:
-    """The command that leaves out the bytes that are not UTF-8, after a comma and these words."""
-    if not file.is_plain:
-        return ""
-    return f", {words}: iconv -c -f UTF-8 -t UTF-8 {converted_paths(file)}"
-
-
-def cut_command(file: ByteFile, num_bytes: int) -> str:
-    """The command that keeps the first bytes of a file, after a comma and a word."""
-    return f", or cut it: head -c {num_bytes} {converted_paths(file)}" if file.is_plain else ""
-
-
-def converted_paths(file: ByteFile) -> str:
-    """A file, and a file in the current folder that is written, as the end of a command line."""
-    new = f"{file.source.stem}.utf8{file.source.suffix}"
-    return f"{shlex.quote(str(file.source))} > {shlex.quote(new)}"
+    converted = conversion(file, "convert it", f"iconv -f {name} -t UTF-8")
+    return f'pass encoding="{encoding}"{converted}'
 
 
 # likely encodings
 
 
-def likely_encodings(file: ByteFile, sample: bytes) -> dict[str, str]:
-    """Up to three {encoding: a line of the sample, decoded} in which a file is plausible text.
+def plausibility(sample: bytes, encoding: str) -> tuple[float, float]:
+    """(oddness, coherence) of bytes as text of an encoding, each from about 0 to 1.
 
-    charset-normalizer (https://charset-normalizer.readthedocs.io) guesses from the sample. Each guess
-    is then checked: the sample must look like words, and the file must decode without errors.
+    They are measured by charset-normalizer (https://charset-normalizer.readthedocs.io), and oddness also
+    by `odd_fraction`.
     """
     from charset_normalizer import from_bytes
 
-    matches = from_bytes(sample, cp_isolation=[*LIKELY_ENCODINGS], threshold=0.5)
-    order = [*LIKELY_ENCODINGS]
-    ranked = []
-    for match in matches:
-        text = sample.decode(match.encoding, "replace")
-        oddness = match.chaos + odd_fraction(text)
-        if oddness <= MAX_ODDNESS:
-            names = {*match.could_be_from_charset} & LIKELY_ENCODINGS.keys()  # with the same result
-            ranked.append((oddness, -match.coherence, min(map(order.index, names)), text))
-    likely: dict[str, str] = {}
-    for _, _, index, text in sorted(ranked):
-        if len(likely) < 3 and text not in likely.values() and decodes(file, order[index]):
-            likely[order[index]] = text
-    return {name: short_repr(non_ascii_part(text), 40) for name, text in likely.items()}
-
-
-def plausibility(sample: bytes, encoding: str) -> tuple[float, float]:
-    """(oddness, coherence) of bytes as text of an encoding, each from about 0 to 1."""
-    from charset_normalizer import from_bytes
-
-    text = sample.decode(encoding, "replace")
     match = from_bytes(sample, cp_isolation=[encoding], threshold=1.0).best()
     chaos, coherence = (match.chaos, match.coherence) if match else (1.0, 0.0)
-    return chaos + odd_fraction(text), coherence
+    return chaos + odd_fraction(sample.decode(encoding, "replace")), coherence
+
+
+def likely_encodings(file: ByteFile, sample: bytes) -> dict[str, str]:
+    """Up to three {encoding: a line of the sample, decoded} in which a file is plausible text.
+
+    The sample must look like words, and the file must decode without errors.
+    """
+    scores = {encoding: plausibility(sample, encoding) for encoding in LIKELY_ENCODINGS}
+    plausible = (encoding for encoding in scores if scores[encoding][0] <= MAX_ODDNESS)
+    likely: dict[str, str] = {}
+    for encoding in sorted(plausible, key=lambda name: (scores[name][0], -scores[name][1])):
+        text = sample.decode(encoding, "replace")
+        if len(likely) < 3 and text not in likely.values() and decodes(file, encoding):
+            likely[encoding] = text
+    return {name: short_repr(non_ascii_part(text), 40) for name, text in likely.items()}
 
 
 def doubt_encoding(file: ByteFile, encoding: str) -> str | None:

@@ -108,38 +108,27 @@ def missing_column(where: str, column: str, names: Iterable[str]) -> NotebookErr
     )
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """How a table in CSV separates its columns."""
-
-    delimiter: str
-    has_quotes: bool  # whether "quoted" texts may contain delimiters and line ends
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of `csv.reader`."""
-        quoting = csv.QUOTE_MINIMAL if self.has_quotes else csv.QUOTE_NONE
-        return {"delimiter": self.delimiter, "quoting": quoting, "strict": True}
-
-
-DIALECTS = [  # texts with tabs or | as delimiters often contain quotes that mean nothing
-    *(Dialect(delimiter, True) for delimiter in ",;\t|"),
-    *(Dialect(delimiter, False) for delimiter in "\t|"),
+# How a table in CSV may separate its columns: options of `csv.reader`. Texts with tabs or | as delimiters often
+# contain quotes that mean nothing.
+DIALECTS: list[dict[str, Any]] = [
+    {"delimiter": delimiter, "quoting": quoting, "strict": True}
+    for quoting, delimiters in ((csv.QUOTE_MINIMAL, ",;\t|"), (csv.QUOTE_NONE, "\t|"))
+    for delimiter in delimiters
 ]
 
 
-def head_rows(head: str, dialect: Dialect) -> list[list[str]]:
+def head_rows(head: str, dialect: dict[str, Any]) -> list[list[str]]:
     """The rows in the first characters of a table, as far as they are valid in a dialect."""
     rows = []
     try:
-        for row in filter(None, csv.reader(io.StringIO(head, newline=""), **dialect.options)):
+        for row in filter(None, csv.reader(io.StringIO(head, newline=""), **dialect)):
             rows.append(row)
     except csv.Error:
         rows.append([])
     return rows
 
 
-def find_dialect(file: TextFile, column: str) -> tuple[Dialect, list[str], bool]:
+def find_dialect(file: TextFile, column: str) -> tuple[dict[str, Any], list[str], bool]:
     """The dialect in which a table's head makes most sense, its first row, and whether all rows fit.
 
     Best is a dialect in which the first row has `column`. If several have it (or none), all rows should
@@ -149,11 +138,11 @@ def find_dialect(file: TextFile, column: str) -> tuple[Dialect, list[str], bool]
     found = []
     for number, dialect in enumerate(DIALECTS):
         names, *rows = head_rows(file.head, dialect) or [[]]
-        if len(names) < 2 and not dialect.has_quotes:
+        if len(names) < 2 and dialect["quoting"] == csv.QUOTE_NONE:
             continue  # the delimiter does not occur
         counts = {len(row) for row in (rows[:-1] if is_cut else rows)}
         is_regular = counts <= {len(names)}
-        fits_name = dialect.delimiter == "\t" and suffix_of(file.name) == ".tsv"
+        fits_name = dialect["delimiter"] == "\t" and suffix_of(file.name) == ".tsv"
         score = (column in names, is_regular, len(names), fits_name, len(rows), -number)
         found.append((score, dialect, names, is_regular))
     _, dialect, names, is_regular = max(found, key=lambda item: item[0])
@@ -163,7 +152,7 @@ def find_dialect(file: TextFile, column: str) -> tuple[Dialect, list[str], bool]
 def csv_rows(file: TextFile, column: str) -> Iterator[str]:
     """CSV whose first line names the columns; the delimiter is a comma, semicolon, tab or `|`."""
     dialect, _, _ = find_dialect(file, column)
-    rows = csv.reader(file.lines(newline=""), **dialect.options)
+    rows = csv.reader(file.lines(newline=""), **dialect)
     try:
         names = next(filter(None, rows), [])
         if column not in names:
@@ -175,7 +164,7 @@ def csv_rows(file: TextFile, column: str) -> Iterator[str]:
             if len(row) != len(names):
                 raise NotebookError(
                     f"{file.name}: line {rows.line_num} has {len(row)} columns where the first has "
-                    f"{len(names)} (delimiter {dialect.delimiter!r}); is it a CSV file, and are texts "
+                    f"{len(names)} (delimiter {dialect['delimiter']!r}); is it a CSV file, and are texts "
                     "with delimiters in quotes?"
                 )
             yield row[names.index(column)]
@@ -197,7 +186,9 @@ def csv_label(file: TextFile, column: str) -> str:
     """The name of the format with its delimiter."""
     dialect, names, _ = find_dialect(file, column)
     return (
-        f"CSV with the delimiter {dialect.delimiter!r}" if len(names) > 1 else "CSV with one column"
+        f"CSV with the delimiter {dialect['delimiter']!r}"
+        if len(names) > 1
+        else "CSV with one column"
     )
 
 

@@ -5,7 +5,6 @@ training lines of `replay` are mixed into training.
 """
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +12,19 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mlm.data.corpus import is_intact, join_texts, load_corpus
+from mlm.data.corpus import is_intact, join_texts, load_corpus, mixture_entry
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.download import NAMED_TEXTS
 from mlm.data.mixture import count_units
-from mlm.data.split import SPLIT_FILES, remove_common_lines
+from mlm.data.split import SPLIT_FILES, new_files, remove_common_lines
 from mlm.env.files import (
     json_digest,
-    move_into_place,
     partial_path,
     read_checked_json,
     remove_stale_parts,
     sha256_sums,
     short_repr,
     write_checked_json,
-    write_error,
 )
 from mlm.env.names import public_name, without_secrets
 from mlm.env.notebook import NotebookError
@@ -68,17 +65,10 @@ def make_text(
     That is what `write` returns, `sha256`, a digest of all that decides the text, and the SHA-256 of the
     file. Raises NotebookError if the disk is full.
     """
-    path = partial_path(folder / name)
     if not is_intact(folder, sha256, [name]):
         remove_stale_parts(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        with new_files(folder, [name]) as (path,):
             about = write(path)
-            move_into_place(path, folder / name)
-        except OSError as error:
-            raise write_error(folder / name, error) from None
-        finally:
-            path.unlink(missing_ok=True)
         about |= {"sha256": sha256, "files": sha256_sums(folder, [name])}
         write_checked_json(folder / "corpus.json", about)
     return read_checked_json(folder / "corpus.json") or {}
@@ -137,8 +127,7 @@ def load_general(
 def evenly_chosen(path: Path) -> Iterator[str]:
     """Lines from everywhere in a text, with about GENERAL_CHARS characters before they are cut off."""
     with open(path, encoding="utf-8", newline="\n") as file:
-        sizes = Counter(min(len(line), LINE_CHARS) for line in file if line.strip())
-    num_chars = sum(size * count for size, count in sizes.items())
+        num_chars = sum(min(len(line), LINE_CHARS) for line in file if line.strip())
     step = max(1.0, num_chars / GENERAL_CHARS)  # one of `step` lines is chosen
     with open(path, encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(line for line in file if line.strip()):
@@ -205,22 +194,11 @@ def load_replay(
             join_texts([corpus_folder / SPLIT_FILES[0], replayed], path)
         finally:
             replayed.unlink(missing_ok=True)
+        entries = abouts[0].get("mixture") or [mixture_entry(corpus_folder, 1.0)]
+        name, counts = public_name(replay), {"fraction": fraction, "lines": lines}
         return {
-            "mixture": [
-                *(abouts[0].get("mixture") or [whole_text(corpus_folder)]),
-                {
-                    "name": public_name(replay),
-                    "fraction": fraction,
-                    "lines": lines,
-                    "documents": documents,
-                },
-            ],
-            "replay": {
-                "source": public_name(replay),
-                "fraction": fraction,
-                "lines": lines,
-                "sha256": sha256,
-            },
+            "mixture": [*entries, {"name": name, **counts, "documents": documents}],
+            "replay": {"source": name, **counts, "sha256": sha256},
         }
 
     corpus_files = [corpus_folder / name for name in SPLIT_FILES]
@@ -231,10 +209,3 @@ def load_replay(
             "of general, so none is left to replay; pass another replay"
         )
     return folder
-
-
-def whole_text(corpus_folder: Path) -> dict[str, Any]:
-    """A corpus as the only text of a mixture."""
-    name = corpus_folder.name.rpartition("-")[0]  # without its digest
-    lines, documents = count_units(corpus_folder / SPLIT_FILES[0])
-    return {"name": name, "weight": 1.0, "lines": lines, "documents": documents}

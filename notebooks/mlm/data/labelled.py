@@ -33,6 +33,7 @@ FRACTION = re.compile(
 SPLITS = {"train", "training", "test", "testing", "valid", "validation", "val", "dev"}
 TEST_FRACTION = 1 / 5
 MAX_TEST_TEXTS = 2000
+LABEL_SIZES = 8, 32, 128  # labels per class
 MIN_NEW_TEXTS = 5  # per class; with fewer, the test part has texts that the run trained on
 HELP = "pass a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class"
 
@@ -246,7 +247,7 @@ def sample_per_class(labels: pd.Series, number: int, seed: int) -> np.ndarray:
     return generator.permutation(np.concatenate(chosen))
 
 
-def label_sizes(labels: pd.Series, sizes: tuple[int, ...] = (8, 32, 128)) -> list[int]:
-    """The numbers of labels per class to try: all `sizes` that the largest class reaches, or its size."""
+def label_sizes(labels: pd.Series) -> list[int]:
+    """The numbers of labels per class to try: the LABEL_SIZES that the largest class reaches, or its size."""
     largest = int(labels.value_counts().max())
-    return [size for size in sizes if size <= largest] or [largest]
+    return [size for size in LABEL_SIZES if size <= largest] or [largest]

@@ -58,6 +58,39 @@ def masked_counts(
     return np.floor(mlm_probability * lengths + random).astype(np.int64)
 
 
+def choose_tokens(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Which tokens are masked, a bool (B, T): of the words with the smallest numbers in each row.
+
+    draws (B, T): a random number for each word, which its tokens share; 2.0 for special tokens.
+    counts (B,): how many words of each row are chosen.
+    """
+    sorted_draws = np.sort(draws, axis=1)
+    is_new = np.diff(sorted_draws, prepend=-1.0) != 0  # equal numbers have equal ranks
+    rank = is_new.cumsum(axis=1)
+    is_small = rank <= np.asarray(counts)[:, None]
+    largest_chosen = np.where(is_small, sorted_draws, -1.0).max(axis=1, keepdims=True)
+    return draws <= largest_chosen
+
+
+def draw_replacements(
+    original_ids: np.ndarray,
+    key: tuple,
+    mask_token_id: int,
+    vocab: np.ndarray,
+    replace: str = "80/10/10",
+) -> np.ndarray:
+    """What the model reads at masked tokens, (N,): [MASK], a random token of vocab, or the token itself.
+
+    original_ids (N,): the masked tokens. key: seed, epoch, index of the example, position, of each.
+    vocab (ids,): all token ids in use. replace: the percentages of the three cases.
+    """
+    to_mask, to_random, _ = np.cumsum([int(percent) for percent in replace.split("/")]) / 100
+    draws = uniform(*key, Purpose.REPLACEMENT)
+    random_ids = vocab[(uniform(*key, Purpose.RANDOM_TOKEN) * len(vocab)).astype(np.int64)]
+    replacements = np.where(draws < to_random, random_ids, original_ids)
+    return np.where(draws < to_mask, mask_token_id, replacements)
+
+
 def mask_tokens(
     input_ids: np.ndarray,
     special_ids: list[int],
@@ -66,10 +99,9 @@ def mask_tokens(
     epoch: int,
     indices: np.ndarray,
     mask_token_id: int,
-    vocab_size: int,
+    vocab: np.ndarray,
     word_ids: np.ndarray | None = None,
     replace: str = "80/10/10",
-    used_ids: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask tokens as BERT does (Devlin et al. 2018, arXiv:1810.04805, appendix A.1).
 
@@ -77,37 +109,17 @@ def mask_tokens(
     [PAD] and also [UNK], which may be any word. counts, indices (B,): how many tokens of each
     example are masked, and the examples' indices. With word_ids (B, T), the index of each token's
     word, counts are words, and a chosen word is masked as a whole (whole-word masking, Devlin 2019).
-    replace: percentages of masked tokens that become [MASK], a random token, or stay unchanged.
-    used_ids (ids,): the ids in use, if the vocabulary has gaps.
     Returns the masked input_ids and the labels, both (B, T); labels are -100 where nothing is predicted.
     """
     if word_ids is None:
         word_ids = np.arange(input_ids.shape[1])  # every token is a word
-    indices, counts = np.asarray(indices)[:, None], np.asarray(counts)[:, None]
+    indices = np.asarray(indices)[:, None]
+    draws = uniform(seed, epoch, indices, word_ids, Purpose.CHOICE)
+    draws = np.where(np.isin(input_ids, special_ids), 2.0, draws)  # never chosen
 
-    # Draw a number for each word: its tokens share it. Special tokens get a larger one than all words.
-    is_special = np.isin(input_ids, special_ids)
-    word_draws = np.where(is_special, 2.0, uniform(seed, epoch, indices, word_ids, Purpose.CHOICE))
-
-    # Choose the `counts` words of each row that have the smallest numbers.
-    sorted_draws = np.sort(word_draws, axis=1)
-    is_new = np.diff(sorted_draws, prepend=-1.0) != 0  # equal draws have equal ranks
-    word_rank = is_new.cumsum(axis=1)
-    last_chosen = np.where(word_rank <= counts, sorted_draws, -1.0).max(axis=1, keepdims=True)
-    row, column = np.nonzero(word_draws <= last_chosen)
-
-    # Draw what replaces each of them. By default: below 0.8 [MASK], from 0.8 to 0.9 a random token.
-    to_mask, to_random, _ = np.cumsum([int(percent) for percent in replace.split("/")]) / 100
-    key = seed, epoch, indices[row, 0], column
-    replacement_draws = uniform(*key, Purpose.REPLACEMENT)
-    random_draws = uniform(*key, Purpose.RANDOM_TOKEN)
-    if used_ids is None:
-        used_ids = np.arange(vocab_size)
-    random_ids = used_ids[(random_draws * len(used_ids)).astype(np.int64)]
-    original_ids = input_ids[row, column]
-    replacements = np.where(replacement_draws < to_random, random_ids, original_ids)
-    replacements = np.where(replacement_draws < to_mask, mask_token_id, replacements)
-
+    row, column = np.nonzero(choose_tokens(draws, counts))
+    original_ids, key = input_ids[row, column], (seed, epoch, indices[row, 0], column)
     masked_ids, labels = input_ids.copy(), np.full_like(input_ids, -100)
-    masked_ids[row, column], labels[row, column] = replacements, original_ids
+    masked_ids[row, column] = draw_replacements(original_ids, key, mask_token_id, vocab, replace)
+    labels[row, column] = original_ids
     return masked_ids, labels

@@ -16,8 +16,10 @@ a row (Krell et al. 2021, arXiv:2107.02027). The batches are fixed before the fi
 """
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +39,7 @@ MAX_MIXES = 20  # how often overfull batches are mixed with others
 MAX_OVERFULL = 0.3  # if a larger fraction of the batches is overfull, their rows become wider
 TRIAL_BATCHES = 64  # batches on which a number of rows is tried
 
+T = TypeVar("T")
 BatchKey = tuple[int, np.ndarray, np.ndarray]  # epoch, indices of examples, the row of each
 
 
@@ -349,3 +352,36 @@ class PackingPlan:
 def cached_plan(*arguments: Any, **options: Any) -> PackingPlan:
     """A PackingPlan with these arguments; a run needs the same two again and again."""
     return PackingPlan(*arguments, **options)
+
+
+# the order of a run
+
+
+def one_ahead(function: Callable[[int], T], arguments: Iterable[int]) -> Iterator[T]:
+    """function(argument) for each argument; a thread computes the next one while one is used."""
+    with ThreadPoolExecutor(1, "one-ahead") as thread:
+        tasks: deque[Future[T]] = deque()
+        for argument in arguments:
+            tasks.append(thread.submit(function, argument))
+            if len(tasks) > 1:
+                yield tasks.popleft().result()
+        for task in tasks:
+            yield task.result()
+
+
+class TrainingOrder:
+    """The keys of a plan's batches, from step `start` to step `stop` - 1.
+
+    A resumed run starts at a later step: it needs no state of a sampler. A thread lays out the next
+    epoch while the batches of an epoch are used, so there is no pause between epochs.
+    """
+
+    def __init__(self, plan: PackingPlan, start: int, stop: int) -> None:
+        self.plan, self.start, self.stop = plan, start, stop
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        length = self.plan.steps_per_epoch
+        epochs = range(self.start // length, divide_up(self.stop, length))
+        for epoch, keys in zip(epochs, one_ahead(self.plan.keys, epochs)):
+            first_step = epoch * length
+            yield from keys[max(0, self.start - first_step) : self.stop - first_step]

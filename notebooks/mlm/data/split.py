@@ -9,7 +9,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, compress, groupby, islice
@@ -39,51 +39,22 @@ ReadLines = Callable[[], Iterable[tuple[int, str]]]
 # equal lines
 
 
-def comparable(letter: str) -> str:
-    """A character in the form in which lines are compared: NFKC, spaces as " ", invisible ones as ""."""
-    if letter.isspace():
-        return " "
-    invisible = unicodedata.category(letter) in ("Cc", "Cf")  # BERT's tokenizer drops them, too
-    return "" if invisible else unicodedata.normalize("NFKC", letter)
+def is_invisible(letter: str) -> bool:
+    """Whether this is a control or format character, such as a soft hyphen; BERT's tokenizer drops them."""
+    return unicodedata.category(letter) in ("Cc", "Cf") and not letter.isspace()
 
 
-CONTROL_CHARACTERS = {
-    code: comparable(chr(code)) for code in (*range(32), 127) if chr(code) != "\n"
-}
-
-
-@lru_cache(None)
-def replaced_characters() -> re.Pattern[str]:
-    """The characters from U+0080 to U+FFFF that `comparable` changes."""
-    letters = map(chr, chain(range(0x80, 0xD800), range(0xE000, 0x10000)))
-    replaced = (letter for letter in letters if comparable(letter) != letter)
-    return re.compile(f"[{re.escape(''.join(replaced))}]")
+INVISIBLE = re.compile(f"[{re.escape(''.join(filter(is_invisible, map(chr, range(0x10000)))))}]")
 
 
 def normalize(text: str) -> str:
     """Lines in the form in which they are compared: NFKC, case folded, spaces collapsed to one.
 
     NFKC (https://unicode.org/reports/tr15) replaces compatible characters, such as full-width letters.
-    Invisible characters, such as soft hyphens, are left out. Works on one line or on many lines at once,
-    which is much faster.
+    Invisible characters are left out. Works on one line or on many lines at once.
     """
-    if not text.isascii():
-        # NFKC takes several times as long for a text with any of these.
-        for letter in set(replaced_characters().findall(text)):
-            text = text.replace(letter, comparable(letter))
-        text = unicodedata.normalize("NFKC", text)
-    text = text.casefold()
-    if text.isprintable():  # one line: "\n" is not printable
-        return " ".join(text.split())
-    bytes_ = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
-    is_space, is_control = bytes_ == ord(" "), bytes_ <= ord(" ")
-    if is_control.sum() > is_space.sum() + (bytes_ == ord("\n")).sum() or (bytes_ == 127).any():
-        text = text.translate(CONTROL_CHARACTERS)
-    elif not (is_space[1:] & is_control[:-1]).any() and not (is_control[1:] & is_space[:-1]).any():
-        return text  # no space is at an end of a line or beside another space
-    while "  " in text:
-        text = text.replace("  ", " ")
-    return text.replace(" \n", "\n").replace("\n ", "\n").strip(" ")
+    text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text)).casefold()
+    return "\n".join(" ".join(line.split()) for line in text.split("\n"))
 
 
 def line_hashes(path: Path) -> Iterator[np.ndarray]:
@@ -142,23 +113,23 @@ def remove_common_lines(path: Path, other: Path) -> int:
 
 
 @contextlib.contextmanager
-def split_files(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Context manager that yields two paths, and names these files train.txt and valid.txt at the end.
+def new_files(folder: Path, names: Sequence[str] = SPLIT_FILES) -> Iterator[list[Path]]:
+    """Context manager that yields a path for each name, and gives these files their names at the end.
 
-    Until then, no other process sees them: several may split the same text at once. Raises
+    Until then, no other process sees them: several may write the same files at once. Raises
     NotebookError if they cannot be written; then none is left.
     """
-    train, valid = (partial_path(folder / name) for name in SPLIT_FILES)
+    paths = [partial_path(folder / name) for name in names]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield train, valid
-        move_into_place(train, folder / SPLIT_FILES[0])
-        move_into_place(valid, folder / SPLIT_FILES[1])
+        yield paths
+        for path, name in zip(paths, names):
+            move_into_place(path, folder / name)
     except OSError as error:
-        raise write_error(folder / SPLIT_FILES[0], error) from None
+        raise write_error(folder / names[0], error) from None
     finally:
-        train.unlink(missing_ok=True)
-        valid.unlink(missing_ok=True)
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 class DocumentFile:
@@ -301,7 +272,7 @@ def split_text(
     lines, how many were removed, and the rule. Raises NotebookError if all lines of the text are equal.
     """
     least, most = (fraction * num_lines for fraction in VALID_FRACTIONS)
-    with split_files(folder) as (train, valid):
+    with new_files(folder) as (train, valid):
         for rule in split_rules(read, num_lines, num_documents):
             num_train, num_valid = write_split(read(), train, valid, rule.is_valid)
             if not num_valid or (rule.holds_out_documents and not least <= num_valid <= most):
@@ -326,7 +297,7 @@ def split_by_files(read: ReadLines, read_valid: ReadLines, folder: Path) -> dict
     They are removed from the validation set. If that removes most of it, they are removed from the
     training text instead. Returns what `split_text` returns. Raises NotebookError if no line is left.
     """
-    with split_files(folder) as (train, valid):
+    with new_files(folder) as (train, valid):
         num_train = write_lines(train, read())
         num_valid = write_lines(valid, read_valid())
         rule = f"valid_corpus is the validation set, {WITHOUT_DUPLICATES}"

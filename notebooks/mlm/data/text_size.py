@@ -35,13 +35,7 @@ RESULTS = (
     Result(2e6, "600 KB of prose (nietzsche)", PRETRAINED, 1, 69, 32, 4.90, 6.77, 0.24, (4.84, 4.90)),
 )  # fmt: skip
 LARGER_TEXTS = f"{PRETRAINED} for 1 epoch, or scratch:mini"  # not measured
-MEASURED = (
-    "validation loss",
-    "unigram baseline",
-    "accuracy",
-    "Intel CPU, float32",
-    "AMD CPU, bfloat16, earlier version",
-)
+MEASURED = "validation loss", "unigram baseline", "accuracy"
 CONDITIONS = "median and range of 3 seeds; seconds of training on 2 cores, float32"
 FOOTNOTE = (
     "* Measured with all-MiniLM-L6-v2: six layers, and an MLM head that starts untrained. bert-base-uncased "
@@ -50,28 +44,18 @@ FOOTNOTE = (
 
 
 def measurements(result: Result) -> list[str]:
-    """The cells of a row below MEASURED; * marks the times of `PRETRAINED`."""
+    """What was MEASURED."""
     lowest, highest = result.valid_loss_range
-    mark = "*" if result.model == PRETRAINED else ""
     return [
         f"{result.valid_loss:.2f} ({lowest:.2f} to {highest:.2f})",
         f"{result.unigram_baseline:.2f}",
         f"{result.accuracy:.0%}",
-        f"{result.seconds} s{mark}",
-        f"{result.bf16_seconds} s{mark}",
     ]
 
 
-def size_table() -> str:
-    """All results as a Markdown table, with settings as papermill takes them."""
-    header = ["text", "settings", *MEASURED[:3], *(f"training, {cpu}" for cpu in MEASURED[3:])]
-    rows = [header, ["---"] * len(header)]
-    for result in RESULTS:
-        pretrained = result.model == PRETRAINED
-        model = f"{PRETRAINED}, `" if pretrained else f"`-p model {result.model} "
-        rows.append([result.text, f"{model}-p epochs {result.epochs}`", *measurements(result)])
-    rows.append(["more", LARGER_TEXTS, "not measured", *[""] * (len(MEASURED) - 1)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def time_mark(result: Result) -> str:
+    """A mark that refers to FOOTNOTE, if it is about this result."""
+    return "*" if result.model == PRETRAINED else ""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -88,12 +72,13 @@ def suggest_settings(num_bytes: float) -> str:
     if not limits:
         return f"Suggested settings for {size} (not measured): {LARGER_TEXTS}"
     suggested = [result for result in RESULTS if result.max_bytes == min(limits)]
-    rows = [["settings", "measured on", *MEASURED[:3], "training"]]
+    rows = [["settings", "measured on", *MEASURED, "training"]]
     for result in suggested:
         model = PRETRAINED if result.model == PRETRAINED else f'model="{result.model}"'
-        measured = measurements(result)[:4]  # the times of one CPU are enough here
-        rows.append([f"{model}, epochs={result.epochs}", result.text, *measured])
+        seconds = f"{result.seconds} s{time_mark(result)}"
+        settings = f"{model}, epochs={result.epochs}"
+        rows.append([settings, result.text, *measurements(result), seconds])
     lines = [f"Suggested settings for {size} ({CONDITIONS}):", *aligned(rows)]
-    if any(result.model == PRETRAINED for result in suggested):
+    if any(map(time_mark, suggested)):
         lines.append(FOOTNOTE)
     return "\n".join(lines)

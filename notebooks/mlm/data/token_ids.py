@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ Pieces = Iterable[tuple[str, bool]]  # the text of a piece, and whether it ends 
 def join_lines(pieces: Pieces, across_documents: bool = False) -> Iterator[tuple[str, bool]]:
     """The lines of each document, joined by a space, in pieces of about MAX_PIECE_CHARS.
 
-    `pieces` are of lines; blank lines separate documents, unless `across_documents`. A piece that
+    `pieces` are of lines; blank lines separate documents. `across_documents`: all are joined as one. A piece that
     continues a document starts with the space, so that its first word gets the tokens of a word
     after a space: they are others than at the start of a text in RoBERTa's tokenizer, for example.
     """
@@ -61,16 +62,6 @@ def join_lines(pieces: Pieces, across_documents: bool = False) -> Iterator[tuple
         yield "".join(parts), True
 
 
-def documents(pieces: Pieces) -> Iterator[tuple[str, bool]]:
-    """Each document; blank lines separate them."""
-    return join_lines(pieces)
-
-
-def whole_text(pieces: Pieces) -> Iterator[tuple[str, bool]]:
-    """All documents as one."""
-    return join_lines(pieces, across_documents=True)
-
-
 def non_blank_lines(pieces: Pieces) -> Iterator[tuple[str, bool]]:
     """Each line, without blank ones."""
     starts_line = True
@@ -82,8 +73,8 @@ def non_blank_lines(pieces: Pieces) -> Iterator[tuple[str, bool]]:
 
 UNITS: dict[str, Callable[[Pieces], Pieces]] = {
     "line": non_blank_lines,
-    "document": documents,
-    "text": whole_text,
+    "document": join_lines,
+    "text": partial(join_lines, across_documents=True),
 }
 
 

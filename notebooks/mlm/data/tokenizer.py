@@ -1,25 +1,25 @@
 """The tokenizer of a model, or a vocabulary learned from a text. Taught in 03."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, BertTokenizer, BertweetTokenizer, PreTrainedTokenizerBase
 
 from mlm.data.lengths import num_positions
-from mlm.data.vocabulary_choice import choose_vocabulary
-from mlm.data.vocabulary_learning import learn_bert, learn_vocabulary
+from mlm.data.vocabulary_choice import VocabularyChoice, choose_vocabulary
+from mlm.data.vocabulary_learning import learn_vocabulary
 from mlm.data.vocabulary_names import DEFAULT_SIZE
 from mlm.data.word_counts import count_text
-from mlm.env.hub import hub_is_unreachable, load_error, model_source
+from mlm.env.hub import load_error, model_source
+from mlm.env.hub_access import hub_is_unreachable
 from mlm.env.model_folder import check_vocabulary, has_tokenizer
 from mlm.env.names import public_name
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import PREFIX, scratch_source
 
-MAX_PIECE_CHARS = (
-    2**16
-)  # characters; longer lines are cut before they are tokenized, to save memory
+MAX_PIECE_CHARS = 2**16  # longer lines are cut before they are tokenized, to save memory
 
 
 def split_long_lines(text_file: str | Path) -> Iterator[tuple[str, bool]]:
@@ -40,20 +40,16 @@ def read_lines(text_file: str | Path) -> Iterable[str]:
     return (text for text, _ in split_long_lines(text_file))
 
 
-def learn_wordpiece(
-    text_file: str | Path, vocab_size: int = DEFAULT_SIZE, min_frequency: int = 2
-) -> BertTokenizer:
+def learn_wordpiece(text_file: str | Path, vocab_size: int = DEFAULT_SIZE) -> BertTokenizer:
     """Learn an uncased WordPiece vocabulary without accents from a text, as bert-base-uncased has."""
-    counts = count_text(lambda: read_lines(text_file))
-    return learn_bert(lambda: read_lines(text_file), counts, vocab_size, min_frequency)
+    lines = partial(read_lines, text_file)
+    choice = VocabularyChoice("wordpiece", vocab_size, cased=False, keeps_accents=False)
+    return learn_vocabulary(lines, count_text(lines), choice)
 
 
 def learn_tokenizer(text_file: str | Path, vocabulary: str | None) -> Any:
     """Learn a vocabulary from a text; prints which kind, and why. `vocabulary` None: chosen from the text."""
-
-    def lines() -> Iterable[str]:
-        return read_lines(text_file)
-
+    lines = partial(read_lines, text_file)
     counts = count_text(lines)
     choice = choose_vocabulary(counts, vocabulary)
     print(f"vocabulary: {choice.reasons}")

@@ -34,11 +34,6 @@ class VocabularyChoice:
     reasons: str = ""
 
 
-def num_merged(words: Counter[str], normalized: dict[str, str]) -> int:
-    """The number of distinct words that normalization makes equal to another."""
-    return len(words) - len(set(normalized.values()))
-
-
 def mean_word_length(words: Counter[str]) -> float:
     """The mean over letters of the length of the letter's word, so that punctuation hardly counts."""
     letters = sum(count * len(word) for word, count in words.items())
@@ -101,9 +96,8 @@ def choose_vocabulary(counts: TextCounts, asked: str | None) -> VocabularyChoice
     dotless_i = sum(count * word.count("ı") for word, count in words.items()) > DOTLESS_I * letters
     normalizer = make_normalizer(cased=False, dotless_i=dotless_i)
     folded = {word: normalizer.normalize_str(word) for word in words}
-    case_effect = (
-        f"lowercasing merges {num_merged(words, folded):,} of {len(words):,} distinct words"
-    )
+    num_merged = len(words) - len({*folded.values()})  # made equal to another word
+    case_effect = f"lowercasing merges {num_merged:,} of {len(words):,} distinct words"
     keeps_accents, accent_reason = True, "as always with case"
     if not cased:
         keeps_accents, accent_reason = choose_accents(words, folded)

@@ -57,38 +57,36 @@ def normalized_letters(letters: set[str], normalizer: Any) -> list[str]:
     return sorted(letter for letter in found if not letter.isspace())
 
 
-def train(tokenizer: Any, trainer: Any, texts: Any) -> dict[str, Any]:
+def train(model: Any, trainer: Any, texts: Any, normalizer: Any, splitter: Any) -> dict[str, Any]:
     """The "model" part of a tokenizer that is trained on texts."""
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.train_from_iterator(texts, trainer)
     return json.loads(tokenizer.to_str())["model"]
 
 
 def wordpiece_vocabulary(
-    texts: Any, normalizer: Any, splitter: Any, letters: list[str], size: int, min_frequency: int
+    texts: Any, normalizer: Any, splitter: Any, letters: list[str], size: int
 ) -> dict[str, int]:
     """{token: id} of a WordPiece vocabulary (Devlin et al. 2018, arXiv:1810.04805).
 
     The pieces of one letter ("##a") are added first, in sorted order: the trainer would number them in
     the order of a hash table, and it breaks ties by these numbers.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     pieces = [f"##{letter}" for letter in letters]
     trainer = trainers.WordPieceTrainer(
         vocab_size=max(size, len(SPECIAL_TOKENS) + 2 * len(pieces)),
-        min_frequency=min_frequency,
+        min_frequency=MIN_FREQUENCY,
         special_tokens=SPECIAL_TOKENS + pieces,
         show_progress=False,
     )
-    return train(tokenizer, trainer, texts)["vocab"]
+    return train(models.WordPiece(unk_token=UNK), trainer, texts, normalizer, splitter)["vocab"]
 
 
 def bpe_model(
     texts: Any, normalizer: Any, splitter: Any, letters: list[str], size: int
 ) -> dict[str, Any]:
     """The vocabulary and merges of a byte pair encoding of characters (Sennrich et al. 2016)."""
-    tokenizer = Tokenizer(models.BPE(unk_token=UNK))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     alphabet = [SPACE, *letters]
     trainer = trainers.BpeTrainer(
         vocab_size=max(size, len(SPECIAL_TOKENS) + len(alphabet)),
@@ -98,7 +96,7 @@ def bpe_model(
         max_token_length=MAX_TOKEN_CHARS,
         show_progress=False,
     )
-    return train(tokenizer, trainer, texts)
+    return train(models.BPE(unk_token=UNK), trainer, texts, normalizer, splitter)
 
 
 def unigram_scores(
@@ -154,42 +152,31 @@ def make_fast_tokenizer(model: Any, normalizer: Any, splitter: Any, decoder: Any
     )
 
 
-def learn_bert(lines: Lines, counts: TextCounts, size: int, min_frequency: int) -> BertTokenizer:
-    """A WordPiece vocabulary for BERT's own, uncased tokenizer."""
-    vocab = wordpiece_vocabulary(
-        learning_lines(lines, counts),
-        bert_normalizer,
-        pre_tokenizers.BertPreTokenizer(),
-        normalized_letters(counts.letters, bert_normalizer),
-        size,
-        min_frequency,
-    )
-    # transformers before 5.3 lower-cases only if told to
-    return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=BERT_POSITIONS)
-
-
 def learn_vocabulary(lines: Lines, counts: TextCounts, choice: VocabularyChoice) -> Any:
-    """A fast tokenizer with a vocabulary learned from a text, as chosen for it."""
-    if not choice.keeps_accents:
-        return learn_bert(lines, counts, choice.size, MIN_FREQUENCY)
-    model: Any
-    normalizer = make_normalizer(choice.cased, choice.dotless_i)
+    """A fast tokenizer with a vocabulary learned from a text, as chosen for it.
+
+    Without accents it is BERT's own: WordPiece without case.
+    """
+    normalizer: Any = bert_normalizer
+    splitter: Any = pre_tokenizers.BertPreTokenizer()
+    if choice.keeps_accents:
+        normalizer, splitter = make_normalizer(choice.cased, choice.dotless_i), word_splitter()
     letters = normalized_letters(counts.letters, normalizer)
+    texts = learning_lines(lines, counts)
+    model: Any
     if choice.kind == "wordpiece":
-        texts, splitter = learning_lines(lines, counts), word_splitter()
-        vocab = wordpiece_vocabulary(
-            texts, normalizer, splitter, letters, choice.size, MIN_FREQUENCY
-        )
+        vocab = wordpiece_vocabulary(texts, normalizer, splitter, letters, choice.size)
+        if not choice.keeps_accents:
+            return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=BERT_POSITIONS)
         model = models.WordPiece(vocab, unk_token=UNK)
         return make_fast_tokenizer(model, normalizer, splitter, decoders.WordPiece())
 
     one_space = normalizers.Replace(Regex(r"\s+"), " ")  # every other kind of space as well
     normalizer, splitter = normalizers.Sequence([normalizer, one_space]), space_marker()
     decoder = decoders.Metaspace(SPACE, prepend_scheme="first")
-    texts = learning_lines(lines, counts)
     if choice.kind == "bpe":
         learned = bpe_model(texts, normalizer, splitter, letters, choice.size)
-        merges = [(first, second) for first, second in learned["merges"]]
+        merges = [*map(tuple, learned["merges"])]
         model = models.BPE(learned["vocab"], merges, unk_token=UNK)
     else:
         seeds = bpe_model(texts, normalizer, splitter, letters, 2 * choice.size)["vocab"]

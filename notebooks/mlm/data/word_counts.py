@@ -33,8 +33,8 @@ def take_evenly(lines: Iterable[str], num_chars: int, max_chars: int) -> Iterato
             yield line
 
 
-def count_words(lines: Iterable[str], normalizer: Any, splitter: Any, before: str = "") -> Counter:
-    """Counts of the words that a normalizer and a pre-tokenizer find; `before` is put before each.
+def count_words(lines: Iterable[str], normalizer: Any, splitter: Any) -> Counter[str]:
+    """Counts of the words that a normalizer and a pre-tokenizer find.
 
     Most of a text is repetition: texts between spaces are counted first, then split once.
     """
@@ -43,7 +43,7 @@ def count_words(lines: Iterable[str], normalizer: Any, splitter: Any, before: st
         between_spaces.update(line.split())
     words = Counter[str]()
     for text, count in between_spaces.items():
-        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(before + text)):
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)):
             words[word] += count
     return words
 

@@ -10,7 +10,9 @@ products      matrix products on a CPU: the library, bfloat16 or float32
 hardware      which CPUs, GPUs and TPU cores this machine has
 cuda_graph    Lightning's strategy for one GPU: a training step is recorded once, then replayed
 devices       the matching arguments of Lightning's Trainer
+hub_access    whether the Hugging Face Hub answers
 model_folder  what is missing in a folder that is passed as a model
+logger_names  the values of the parameter `logger`
 trackers      loggers of metrics: TensorBoard, Weights & Biases, MLflow, Trackio
 hub           what a model name refers to: a folder, or a model on the Hugging Face Hub
 """

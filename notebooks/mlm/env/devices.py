@@ -149,7 +149,9 @@ def cpu_dtype(machine: AnyMachine) -> tuple[torch.dtype, str]:
         why = "processes of a launcher cannot agree on a measurement; pass precision to choose"
         return torch.float32, why
     speed = machine.bf16_speed
-    reason = f"measured: bfloat16 is {speed:.1f} times as fast as float32 on this CPU"
+    faster, slower = ("bfloat16", "float32") if speed > 1 else ("float32", "bfloat16")
+    ratio = max(speed, 1 / speed)
+    reason = f"measured: {faster} is {ratio:.1f} times as fast as {slower} on this CPU"
     return (torch.bfloat16 if speed > MIN_BF16_SPEED else torch.float32), reason
 
 

@@ -4,16 +4,13 @@ Code that comes with a model is never executed.
 """
 
 import contextlib
-import functools
-from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import requests
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm.env.files import absolute_path, describe_path, short_repr
+from mlm.env.hub_access import hub_is_unreachable
 from mlm.env.model_folder import check_config_folder, check_model_folder, missing_model_type
 from mlm.env.names import HUB_NAME, hide_secrets
 from mlm.env.notebook import NotebookError, installed_version
@@ -24,21 +21,6 @@ MASKED_LMS = {  # model types with a masked language model, without sequence-to-
     for model_type, name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.items()
     if not name.endswith("ForConditionalGeneration")
 }
-
-
-@functools.cache
-def hub_is_unreachable(model: str) -> bool:
-    """Whether `model` is on the Hub, which does not answer: then only its local cache can be read.
-
-    The Hub is contacted once, for at most 10 seconds: its client would retry for minutes.
-    """
-    if Path(model).is_dir() or huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        requests.head(huggingface_hub.constants.ENDPOINT, timeout=10)
-    except requests.RequestException:
-        return True
-    return False
 
 
 # what an ImportError of transformers names, in lower case: how to install it

@@ -1,7 +1,6 @@
 """The loggers that 04 can send its metrics to: TensorBoard, Weights & Biases, MLflow, Trackio.
 
-LOGGERS is the table of names. Nothing is imported before it is used: a tracker needs its own package, and
-the values of parameters are checked before packages are installed.
+LOGGERS has a row for each of LOGGER_NAMES. A tracker needs its own package, which is imported when it is used.
 """
 
 import contextlib
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlm.env.logger_names import logger_names
 from mlm.env.names import hide_secrets, without_secrets
 from mlm.env.notebook import NotebookError, installed_version
 
@@ -252,21 +252,6 @@ LOGGERS = {
     "mlflow": Tracker("mlflow", open_mlflow, check_mlflow),
     "trackio": Tracker("trackio", open_trackio, check_trackio),
 }
-NO_LOGGER = "none"  # only metrics.csv, which every run has
-
-
-def logger_names(logger: str | list[str]) -> list[str]:
-    """The names of LOGGERS in a value of the parameter `logger`."""
-    names = logger if isinstance(logger, list) else [logger]
-    return [name for name in names if name != NO_LOGGER]
-
-
-def is_logger(value: Any) -> bool:
-    """Whether this is "none", or a name or a list of different names of LOGGERS."""
-    names = value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        return False
-    return names == [NO_LOGGER] or (names != [] and set(names) <= LOGGERS.keys())
 
 
 def check_loggers(logger: str | list[str]) -> None:

@@ -10,7 +10,8 @@ from transformers import AutoModelForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from mlm.data.lengths import MAX_POSITIONS
-from mlm.env.hub import hub_is_unreachable, load_error, model_source
+from mlm.env.hub import load_error, model_source
+from mlm.env.hub_access import hub_is_unreachable
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import scratch_size, scratch_source
 from mlm.models.configs import load_config, size_config, source_config

@@ -164,7 +164,7 @@ def fast_recipe(
         "schedule": ("trapezoid", "warm-up, constant, decay (arXiv:2106.04560)"),
         "weight_decay": (0.1, "better than 0.01 and 0.3 on scratch:tiny"),
         "dropout": (0.0, "better on a small text for 10 to 15 epochs"),
-        "mlm_probability": (0.3, "twice the targets of 15% (arXiv:2202.08005)"),
+        "mlm_probability": (0.3, "more targets per step (arXiv:2202.08005)"),
         "clip": (1.0, "protects from unusual batches"),
     }
 

@@ -17,10 +17,11 @@ def kind_styles(kinds: dict[str, str]) -> dict[str, tuple[str, str, str]]:
 def draw_race(
     ax: Any, rates: pd.DataFrame, kinds: dict[str, str], limits: dict[str, float]
 ) -> None:
-    """Bars of median speeds, thin lines from the slowest to the fastest repeat, and the machine's limits.
+    """Bars of median speeds, thin lines from the slowest to the fastest repeat, and limits near them.
 
     `rates` (real tokens/s) has a column per recipe and a row per repeat; `kinds` is {recipe: kind};
-    `limits` is {name: tokens/s}. The label of a bar is its ratio to the first recipe.
+    `limits` is {name: tokens/s}; one beyond twice the fastest speed is not drawn. The label of a bar is
+    its ratio to the first recipe.
     """
     ratios, styles = rates.div(rates.iloc[:, 0], axis=0).median(), kind_styles(kinds)
     labelled: set[str] = set()
@@ -33,14 +34,15 @@ def draw_race(
         ax.barh(row, middle, color=color, hatch=hatch, edgecolor="white", label=label)
         ax.plot([low, high], [row, row], color="0.2", lw=1)
         ax.text(high, row, f"  {ratios[name]:.1f} x", va="center", fontsize=9)
-    for (name, limit), style in zip(limits.items(), ("--", ":")):
-        ax.axvline(limit, color="C3", ls=style, label=f"{name}: {limit:,.0f}")
     fastest = rates.max().max()
-    ax.set_xlim(0, 1.15 * max(fastest, min(max(limits.values()), 2 * fastest)))
+    near = {name: limit for name, limit in limits.items() if limit < 2 * fastest}
+    for (name, limit), style in zip(near.items(), ("--", ":")):
+        ax.axvline(limit, color="C3", ls=style, label=name)
+    ax.set_xlim(0, 1.15 * max([fastest, *near.values()]))
     ax.set_yticks(range(len(rates.columns)), rates.columns)
     ax.set_ylim(len(rates.columns) - 0.4, -0.6)
     ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.set_xlabel("real tokens per second (a limit may be beyond the edge)")
+    ax.set_xlabel("real tokens per second")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     hide_frame(ax)
 
@@ -137,9 +139,8 @@ def draw_growth(
     label: str | None = None,
     marker: str = "o",
 ) -> None:
-    """A measured growth, and as a dotted line the proportional growth that ends in its last point."""
+    """A measured growth, and a dotted line from zero through its last point: proportional growth."""
     (line,) = ax.plot(series.index, series, f"{marker}-", label=label)
-    proportional = series.iloc[-1] * series.index.to_numpy() / series.index[-1]
-    ax.plot(series.index, proportional, ":", color=line.get_color())
+    ax.plot([0, series.index[-1]], [0, series.iloc[-1]], ":", color=line.get_color())
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
     hide_frame(ax)

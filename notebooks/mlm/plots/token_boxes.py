@@ -10,7 +10,6 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch, Rectangle
 from transformers import PreTrainedTokenizerFast
 
-from mlm.data.packing import MAX_ROW_TOKENS
 from mlm.plots.fonts import drawable
 
 TOKEN_STATES = {  # what masking did with a token: the color and the sign of its box
@@ -25,6 +24,7 @@ NOT_MASKED, MASK, RANDOM, UNCHANGED, SPECIAL, PADDING = range(len(TOKEN_STATES))
 TARGETS = (MASK, RANDOM, UNCHANGED)
 LEGEND_ORDER = (MASK, NOT_MASKED, RANDOM, SPECIAL, UNCHANGED, PADDING)  # in columns of two
 COLORS, SIGNS = zip(*TOKEN_STATES.values())
+MAX_COLUMNS = 128  # tokens of a row that `draw_batch` draws
 
 
 def token_states(
@@ -119,7 +119,7 @@ def draw_batch(
 ) -> None:
     """Draw the rows of a batch: a narrow box with a sign per token, a line before each example."""
     input_ids, labels = (
-        np.asarray(batch[name])[:max_rows, :MAX_ROW_TOKENS] for name in ("input_ids", "labels")
+        np.asarray(batch[name])[:max_rows, :MAX_COLUMNS] for name in ("input_ids", "labels")
     )
     states = token_states(input_ids, labels, tokenizer)
     num_rows, width = states.shape

@@ -16,6 +16,7 @@ lock                 one process at a time trains in a run's folder
 settings             which settings make two runs the same run
 tracking             the history of a run -> TensorBoard, Weights & Biases, MLflow, Trackio
 run                  a run's folder: open, train, resume
+config               the settings that the parameters leave open
 checkpoint_callback  CheckpointingLogger, the callback that logs, evaluates and saves checkpoints
 forgetting           what a pretrained model forgets: its loss on general text, before and after
 verdict              what the losses of a run mean, and the cause if something went wrong

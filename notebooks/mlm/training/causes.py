@@ -107,6 +107,19 @@ class StepMemory:
     mlm_probability: float
     dtype: torch.dtype
 
+    @classmethod
+    def of(cls, model: Any, data: Any, dtype: torch.dtype) -> "StepMemory":
+        """The memory of a step with the batches of `data`, a MaskedLMData; matrix products in `dtype`."""
+        return cls(
+            model,
+            data.train,
+            data.pack,
+            data.batch_size,
+            data.accumulate,
+            data.mlm_probability,
+            dtype,
+        )
+
     @property
     def weights(self) -> int:
         """Bytes of the weights, with gradients and averages."""

@@ -1,5 +1,6 @@
 """MaskedLMData: the LightningDataModule with training and validation batches."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from mlm.data.batches import MaskedBatches, TrainingOrder
+from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.packing import VALIDATION_EPOCH, cached_plan
+from mlm.data.packing import VALIDATION_EPOCH, TrainingOrder, cached_plan
 
 VALIDATION_MLM_PROBABILITY = 0.15  # the masking rate of the validation set, the same in every run
 PREFETCHED_BATCHES = 8  # batches that are prepared while a GPU computes: several are made at once
@@ -98,7 +99,7 @@ class MaskedLMData(pl.LightningDataModule):
         With gradient accumulation, a step is split like the step of `accumulate` times as many processes.
         """
         parts = world_size * self.accumulate  # of a step
-        steps_per_epoch = -(-len(self.train.epochs) // (self.batch_size * parts))
+        steps_per_epoch = math.ceil(self.train.examples_per_epoch / (self.batch_size * parts))
         plan = cached_plan(
             self.train,
             self.batch_size,

@@ -104,10 +104,7 @@ class FailureMonitor(pl.Callback):
         data, module = self.data, self.module
         if data is None:
             return None
-        step = StepMemory(
-            module.bert, data.train, data.pack, data.batch_size, data.accumulate, data.mlm_probability,
-            module.matmul_dtype,
-        )  # fmt: skip
+        step = StepMemory.of(module.bert, data, module.matmul_dtype)
         return memory_error(error, step) or model_error(error, module, self.folder / TRACEBACK_FILE)
 
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:

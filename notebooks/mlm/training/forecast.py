@@ -1,6 +1,7 @@
 """How long training takes: a forecast before it begins, and the time left while it runs."""
 
 import copy
+import math
 import time
 from collections.abc import Collection
 from typing import Any
@@ -134,7 +135,7 @@ def forecast_training(
     products, optimizer = step_seconds(module, batch)
     step = data.accumulate * products + optimizer
     per_step = data.batch_size * data.accumulate
-    steps_per_epoch = -(-len(data.train.epochs) // per_step)
+    steps_per_epoch = math.ceil(data.train.examples_per_epoch / per_step)
     valid_tokens = sum(batch["input_ids"].numel() for batch in data.validation_batches())
     evaluation = products / 3 * valid_tokens / (num_rows * width)  # a forward pass
     total = step * data.total_steps + (evaluations + 1) * evaluation

@@ -68,12 +68,16 @@ def has_dropout(model: Any) -> bool:
 
 
 def use_gradient_checkpointing(
-    gradient_checkpointing: bool | str, step: StepMemory, device: dict[str, Any]
+    gradient_checkpointing: bool | str, model: Any, data: Any, device: dict[str, Any]
 ) -> None:
-    """Switch gradient checkpointing of a model on or off as `choose_checkpointing` says, and print why."""
+    """Switch gradient checkpointing of a model on or off as `choose_checkpointing` says, and print why.
+
+    data: the MaskedLMData whose batches must fit into memory. device: from `trainer_arguments`.
+    """
+    step = StepMemory.of(model, data, device["dtype"])
     is_on, reason = choose_checkpointing(gradient_checkpointing, step, device)
     print(f"gradient checkpointing is {'on' if is_on else 'off'}: {reason}")
-    set_checkpointing(step.model, is_on)
+    set_checkpointing(model, is_on)
 
 
 def is_not_about_caches(record: logging.LogRecord) -> bool:

@@ -37,11 +37,13 @@ class MaskedLM(pl.LightningModule):
         """Logits (K, V), float32, of the K masked positions; the head skips all other positions."""
         dtype = None if self.matmul_dtype == torch.float32 else self.matmul_dtype
         with torch.autocast(batch["input_ids"].device.type, dtype, enabled=dtype is not None):
+            # a token attends only to the tokens of its own example
             attention_mask = packed_attention_mask(batch.get("sequence_ids"))
             position_ids = batch.get("position_ids")
+            # the encoder: token ids (B, T) to hidden states (B, T, H)
             hidden = hidden_states(self.bert, batch["input_ids"], attention_mask, position_ids)
             hidden = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (B, T, H) to (K, H)
-            return head_logits(self.bert, hidden).float()
+            return head_logits(self.bert, hidden).float()  # the MLM head: (K, H) to (K, V)
 
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
         """Cross-entropy in nats, averaged over the masked tokens of all processes."""

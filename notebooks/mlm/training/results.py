@@ -172,7 +172,7 @@ def evidence_of(run: Run, train: MaskedLMDataset, baseline: float) -> Evidence:
         training=[(at, loss) for at, loss in training if at <= step],
         baseline=baseline,
         from_scratch=run.settings["model"].startswith("scratch:"),
-        epochs=state["examples"] / len(train.epochs) * step / run.step,
+        epochs=state["examples"] / train.examples_per_epoch * step / run.step,
         visible_gain=visible_gain(train),
         unk_fraction=train.unk_fraction,
         repeated_fraction=repeated_fraction(train),

@@ -15,13 +15,10 @@ import pandas as pd
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from mlm.env.devices import DTYPES, check_fork
-from mlm.env.files import absolute_path
+from mlm.env.devices import check_fork
 from mlm.env.hardware import Machine
+from mlm.env.logger_names import logger_names
 from mlm.env.notebook import NotebookError
-from mlm.env.trackers import logger_names
-from mlm.models.kernels import EARLIER_KERNELS
-from mlm.optim.recipe import earlier_fine_tuning_lr
 from mlm.training.causes import free_variables
 from mlm.training.checkpoint import (
     CALLBACK_STATE,
@@ -197,35 +194,6 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
             return content["callbacks"][CALLBACK_STATE]["settings"]
     return {}
-
-
-def resumed_choices(parameters: dict[str, Any]) -> dict[str, Any]:
-    """{"precision", "kernels", "lr"} that a resumed run began with, where the parameters leave the choice.
-
-    Precision and kernels are chosen by timing on a CPU. A resumed run must not choose again: with others,
-    numbers are rounded differently. "lr" is None, except for a run whose learning rate follows a rule of
-    an earlier version. parameters: of notebook 04.
-    """
-    precision, kernels, lr = parameters["precision"], parameters["kernels"], None
-    settings = {}
-    if parameters["resume"] == "auto":
-        folder = absolute_path("workdir", parameters["workdir"]) / parameters["run_name"]
-        settings = recorded_settings(folder)
-    if settings.get("device") == "cpu":
-        names = {str(dtype): name for name, dtype in DTYPES.items()}
-        precision = names[settings["dtype"]] if precision == "auto" else precision
-        kernels = settings.get("kernels", EARLIER_KERNELS) if kernels == "auto" else kernels
-    if settings and parameters["recipe"] == "fast" and has_earlier_lr(settings):
-        lr = settings["lr"]
-    return {"precision": precision, "kernels": kernels, "lr": lr}
-
-
-def has_earlier_lr(settings: dict[str, Any]) -> bool:
-    """Whether the learning rate in a run's settings is the one that earlier versions chose for fine-tuning."""
-    if settings["model"].startswith("scratch:"):
-        return False
-    per_step = settings["batch_size"] * settings["processes"] * settings.get("accumulate", 1)
-    return settings["lr"] == earlier_fine_tuning_lr(per_step)
 
 
 def new_folder(folder: Path) -> Path:

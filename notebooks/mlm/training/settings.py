@@ -41,31 +41,25 @@ CHANGED_CONTENT = {  # settings that are SHA-256 sums: what it means that anothe
 
 
 def run_settings(
-    parameters: dict[str, Any],
-    recipe: dict[str, Any],
-    about_corpus: dict[str, Any],
-    tokenizer: Any,
-    device: dict[str, Any],
-    total_steps: int,
+    config: dict[str, Any], about_corpus: dict[str, Any], tokenizer: Any, device: dict[str, Any]
 ) -> dict[str, Any]:
     """What makes two runs the same run, as a dict of plain values.
 
-    `about_corpus` is corpus.json, with "replay" if there is any. `parameters` are from notebook 04, with
-    the chosen `batch_size`, `kernels` and `compile`; `recipe` is from `choose_recipe`, `device` from
-    `trainer_arguments`. A new parameter is compared unless it is added
-    to MAY_DIFFER.
+    config: the parameters of 04, completed by `complete_config` and `prepare_model`, and "total_steps".
+    about_corpus: corpus.json, with "replay" if there is any. device: from `trainer_arguments`. A new
+    parameter is compared unless it is added to MAY_DIFFER.
     """
-    compared = {name: value for name, value in parameters.items() if name not in MAY_DIFFER}
-    if digest := source_digest(parameters["model"]):  # its weights have no folder of their own
+    names = parameters_of("04_train").keys() - set(MAY_DIFFER)
+    compared = {name: config[name] for name in sorted(names)}
+    if digest := source_digest(config["model"]):  # its weights have no folder of their own
         compared["config_sha256"] = digest
     return {
         **compared,
-        "model": stored_model(parameters["model"]),
-        **recipe,
+        "model": stored_model(config["model"]),
         "corpus_sha256": about_corpus["sha256"],
         "replay_sha256": (about_corpus.get("replay") or {}).get("sha256"),
-        "processes": device["processes"] * parameters["num_nodes"],
-        "total_steps": total_steps,
+        "processes": device["processes"] * config["num_nodes"],
+        "total_steps": config["total_steps"],
         "device": device["kind"],
         "dtype": str(device["dtype"]),
         "vocab_size": len(tokenizer),

@@ -12,9 +12,10 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from mlm.env.files import read_checked_json, write_checked_json
+from mlm.env.logger_names import logger_names
 from mlm.env.names import hide_secrets
 from mlm.env.notebook import NotebookError
-from mlm.env.trackers import LOGGERS, TrackedRun, logger_names
+from mlm.env.trackers import LOGGERS, TrackedRun
 from mlm.training.history import Row
 
 SENT_FILE = "trackers.json"  # in logs/: {name: {"run_id": ..., "rows": number of rows sent}}
