@@ -12,14 +12,15 @@ from helpers import refused
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.models.encoders import supports_packing
-from mlm.parameters import parameters_of
-from mlm.training.checkpoint import CALLBACK_STATE
+from mlm.parameters import train
+from mlm.parameters.check import by_name
 from mlm.training.checkpoint_callback import CheckpointingLogger
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import FailureMonitor
 from mlm.training.module import MaskedLM, reset_module
-from mlm.training.results import check_files, run_results, save_model, write_results
+from mlm.training.results import run_results, save_model, write_results
 from mlm.training.run import open_run
+from mlm.training.run_files import CALLBACK_STATE, check_files
 from mlm.training.seeded_dropout import SeededDropout
 from mlm.training.settings import run_settings
 
@@ -30,7 +31,7 @@ RECIPE = dict(
     optimizer="adamw", lr=1e-2, schedule="linear", weight_decay=0.01, dropout=0.1, mlm_probability=0.15,
     clip=0.0,
 )  # fmt: skip
-DEFAULTS = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+DEFAULTS = {name: parameter.default for name, parameter in by_name(train.PARAMETERS).items()}
 PARAMETERS = dict(
     model="a folder", max_len=32, examples="line", batch_size=8, accumulate=1, seed=0, num_nodes=1,
     masking="token", replace="80/10/10", add_words=0, keep="last", evaluations=4, patience=0,

@@ -1,5 +1,6 @@
 """Parameters: what is valid, what is refused and with which message, how they are documented."""
 
+import importlib
 import json
 import re
 from typing import Any
@@ -11,18 +12,17 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from helpers import NOTEBOOKS, ROOT, refused
+from library import parameter_groups, parameters_cell
 from mlm.env.notebook import error_message
-from mlm.parameters import (
-    OTHER_NAMES,
-    REMOVED,
-    TABLE,
-    assigned_names,
-    check_parameters,
-    parameters_cell,
-    parameters_of,
-)
+from mlm.parameters.check import OTHER_NAMES, REMOVED, assigned_names, by_name, check_parameters
 
 NAMES = [path.stem for path in NOTEBOOKS]
+
+
+def parameters_of(notebook):
+    """{name: Parameter} of a notebook."""
+    return by_name(parameter_groups(notebook))
+
 
 # parameter: (valid values, invalid values, values of another type)
 VALUES = {
@@ -138,7 +138,7 @@ def check(notebook, values=None, edit=lambda source: source, before=(), after=()
         namespace["In"].append(source)
         exec(source, namespace)
     namespace["In"] += ["load_library(EMBEDDED)", "check_parameters(globals(), ...)"]
-    parameters = check_parameters(namespace, notebook)
+    parameters = check_parameters(namespace, parameter_groups(notebook))
     assert all(namespace[name] == value for name, value in parameters.items())
     return parameters
 
@@ -184,7 +184,16 @@ def test_the_check_cell_comes_before_any_other_code(notebook):
     cells = load_notebook_node(str(ROOT / "notebooks" / f"{notebook}.ipynb")).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert [cell.id for cell in code[:3]] == ["parameters", "library", "check"]
-    assert f'check_parameters(globals(), "{notebook}")' in code[2].source
+    module = (
+        parameter_groups(notebook) is importlib.import_module(imported(code[2].source)).PARAMETERS
+    )
+    assert module and "check_parameters(globals(), PARAMETERS)" in code[2].source
+
+
+def imported(source):
+    """The module from which a cell imports PARAMETERS."""
+    (module,) = re.findall("from (.+) import PARAMETERS", source)
+    return module
 
 
 @pytest.mark.parametrize("notebook", NAMES)
@@ -217,7 +226,7 @@ def test_the_parameters_of_04_are_grouped():
 
 
 def test_every_parameter_is_tried_below():
-    assert VALUES.keys() == {p.name for group in TABLE.values() for p in group}
+    assert VALUES.keys() == {name for notebook in NAMES for name in parameters_of(notebook)}
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -399,7 +408,7 @@ def test_a_removed_parameter_is_refused_with_the_reason(name, reason):
 def test_other_names_lead_to_parameters():
     assert set(OTHER_NAMES.values()) <= parameters_of("04_train").keys()
     assert not (OTHER_NAMES.keys() | REMOVED.keys()) & {
-        p.name for group in TABLE.values() for p in group
+        name for notebook in NAMES for name in parameters_of(notebook)
     }
 
 
@@ -472,6 +481,8 @@ def test_values_are_checked_without_a_history():
     """nbval leaves In empty."""
     namespace = {"In": [""]}
     exec(parameters_cell("02_corpus"), namespace)
-    assert check_parameters(namespace, "02_corpus")["corpus"] == "nietzsche"
+    assert check_parameters(namespace, parameter_groups("02_corpus"))["corpus"] == "nietzsche"
     namespace["corpus"] = ""
-    assert "corpus must be" in error_message(check_parameters, namespace, "02_corpus")
+    assert "corpus must be" in error_message(
+        check_parameters, namespace, parameter_groups("02_corpus")
+    )

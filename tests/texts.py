@@ -143,3 +143,9 @@ def about(folder: Path) -> dict[str, Any]:
 def file_names(folder: Path) -> list[str]:
     """The paths of all files below a folder, sorted."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# words of the lines of prose in tests/inference
+ANIMALS = "horse", "donkey", "rabbit", "squirrel"
+VERBS = "watches", "follows", "hears"
+PLACES = "river", "forest", "garden", "village", "mountain"

@@ -11,6 +11,7 @@ run `make fix`.
 
 import argparse
 import ast
+import importlib
 import json
 import sys
 from functools import cache
@@ -24,7 +25,7 @@ from modules import import_closure, library_texts
 from notebooks import LIBRARY_CELL, ROOT, all_notebooks, is_hidden, read, tags, write
 
 sys.path.insert(0, str(ROOT / "notebooks"))
-from mlm.parameters import parameters_cell
+from mlm.parameters.check import Groups, literal
 
 TITLE = '# @title The library `mlm`, embedded so that this file runs alone { display-mode: "form" }'
 HEAD = f"""{TITLE}
@@ -106,6 +107,29 @@ def with_quotes(source: str, texts: dict[str, str]) -> str:
             lines[first:last] = definition(texts[module], name)
             source = "\n".join(lines)
     return source
+
+
+# the parameters cell
+
+
+def parameter_groups(notebook: str) -> Groups:
+    """The parameters of a notebook, "04_train" for example, by their headings."""
+    name = {"03b_packing": "dataset"}.get(notebook, notebook.partition("_")[2])
+    return importlib.import_module(f"mlm.parameters.{name}").PARAMETERS
+
+
+def parameters_cell(notebook: str) -> str:
+    """The source of a notebook's parameters cell."""
+    groups = parameter_groups(notebook)
+    types = " ".join(p.type for parameters in groups.values() for p in parameters)
+    imports = [name for name in ("Optional", "Union") if name in types]
+    lines = ["# Edit the values here, or pass them to papermill with -p NAME VALUE."]
+    if imports:
+        lines += [f"from typing import {', '.join(imports)}"]
+    for heading, parameters in groups.items():
+        lines += ["", f"# {heading}"] if len(groups) > 1 else [""]
+        lines += [f"{p.name}: {p.type} = {literal(p.default)}  # {p.meaning}" for p in parameters]
+    return "\n".join(lines)
 
 
 # check and fix

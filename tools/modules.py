@@ -47,7 +47,7 @@ def import_closure(sources: Iterable[str], texts: dict[str, str]) -> dict[str, s
 
 
 def package_of(module: str) -> str:
-    """The subpackage of a module: "data" for "data/corpus.py", "" for "parameters.py"."""
+    """The subpackage of a module: "data" for "data/corpus.py", "" for "__init__.py"."""
     return module.rpartition("/")[0]
 
 

@@ -7,7 +7,7 @@ from mlm.benchmark.speed import Bench, sample_lines
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.tokenizer import learn_wordpiece
 from mlm.models.loading import load_model
-from mlm.training.datamodule import MaskedLMData
+from mlm.training.evaluation import validation_batches
 
 NUM_LINES = 60
 
@@ -24,19 +24,11 @@ def bench(tmp_path_factory):
         examples: MaskedLMDataset(folder / "lines.txt", tokenizer, 64, examples)
         for examples in ("line", "block")
     }
-    validation_data = MaskedLMData(
-        train=data["line"],
-        valid=data["line"],
-        batch_size=32,
-        mlm_probability=0.15,
-        seed=0,
-        total_steps=0,
-    )
     return Bench(
         model=load_model("scratch:tiny", tokenizer, max_len=64, seed=0),
         model_name="scratch:tiny",
         data=data,
-        validation_batches=list(validation_data.validation_batches()),
+        validation_batches=list(validation_batches(data["line"], seed=0, pack=True)),
         mlm_probability=0.15,
         seed=0,
         device="cpu",

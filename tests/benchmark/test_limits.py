@@ -9,12 +9,11 @@ from mlm.benchmark.limits import (
     STEP_PARTS,
     activation_bytes,
     attention_seconds,
-    bare_loop,
     lightning_loop,
     lightning_overhead,
     step_breakdown,
 )
-from mlm.benchmark.speed import Variant
+from mlm.benchmark.speed import Variant, loop_seconds
 
 OURS = Variant(
     "this suite",
@@ -39,7 +38,7 @@ def test_lightning_trains_the_same_weights_as_the_bare_loop(bench):
         for layer in dropouts:
             layer.p = 0.0
         batches = list(bench.batches(variant))
-        for loop, arguments in (bare_loop, ()), (lightning_loop, (TRAINER_ARGS,)):
+        for loop, arguments in (loop_seconds, ()), (lightning_loop, (TRAINER_ARGS,)):
             assert loop(bench, variant, batches, *arguments) > 0
             weights.append(bench.model.get_input_embeddings().weight.detach().clone())
     finally:
@@ -73,7 +72,7 @@ def test_slow_first_steps_do_not_count_in_the_breakdown(bench, monkeypatch):
 
 def test_lightning_is_compared_with_the_bare_loop_in_each_repeat(bench, monkeypatch):
     monkeypatch.setattr("mlm.benchmark.limits.LIGHTNING_SECONDS", 0)  # one epoch
-    loops = {"bare_loop": 0.5, "lightning_loop": 0.6}
+    loops = {"loop_seconds": 0.5, "lightning_loop": 0.6}
     for name, seconds in loops.items():
         monkeypatch.setattr(f"mlm.benchmark.limits.{name}", lambda *_, s=seconds: s)
     milliseconds, times = lightning_overhead(bench, OURS, TRAINER_ARGS, 2)

@@ -9,13 +9,12 @@ import torch
 from mlm.benchmark.limits import (
     activation_bytes,
     attention_seconds,
-    bare_loop,
     product_rates,
     step_breakdown,
     step_seconds,
 )
 from mlm.benchmark.race import Contender, race, recipe_settings
-from mlm.benchmark.speed import Bench, Variant, speed
+from mlm.benchmark.speed import Bench, Variant, loop_seconds, speed
 from mlm.models.loading import load_model
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM
@@ -80,7 +79,7 @@ def test_a_module_that_was_not_moved_itself(other_bench):
         lambda bench, variant: step_breakdown(bench, variant, 2),
         lambda bench, variant: activation_bytes(bench, variant, next(bench.batches(variant))),
         lambda bench, variant: step_seconds(bench, variant, next(bench.batches(variant)), 1),
-        lambda bench, variant: bare_loop(bench, variant, bench.batches(variant, 2)),
+        lambda bench, variant: loop_seconds(bench, variant, bench.batches(variant, 2)),
         lambda bench, variant: attention_seconds(bench, torch.float32, 32, 64),
         lambda bench, variant: product_rates(bench, {"a": (2, 3, 4, 1)}, torch.float32),
         lambda bench, variant: bench.valid_loss(),

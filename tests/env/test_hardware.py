@@ -1,8 +1,6 @@
 """What this machine has, found without starting CUDA or XLA in the notebook's process."""
 
-import os
 import platform
-import re
 import subprocess
 from pathlib import Path
 
@@ -60,19 +58,6 @@ torch.cuda.get_device_properties = lambda i: SimpleNamespace(
 def test_bf16_of_this_cpu():
     flags = Path("/proc/cpuinfo").read_text().split()
     assert hardware.Machine().bf16 == ("avx512_bf16" in flags or "amx_tile" in flags)
-
-
-def test_this_cpu_is_listed():
-    device, model, memory, bf16 = hardware.list_devices()[0]
-    assert device == "CPU" and f"{os.cpu_count()} cores" in model
-    assert re.fullmatch(r"\d+ GB", memory) and bf16 in ("in hardware", "emulated, slow")
-
-
-def test_matrix_products_are_exact_up_to_rounding():
-    rows = hardware.run_in_subprocess(hardware.time_matrix_products, "cpu", 64)
-    assert [row[:2] for row in rows] == [["cpu", "torch.float32"], ["cpu", "torch.bfloat16"]]
-    for (_, _, error, gflops), rounding in zip(rows, (1e-6, 1e-2)):
-        assert 0 < error < rounding and gflops > 0
 
 
 def fail():

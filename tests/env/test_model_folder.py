@@ -144,7 +144,7 @@ def test_missing_and_truncated_weights_are_refused(folder, tokenizer):
         assert_refused(
             folder,
             tokenizer,
-            f"truncated file: {WEIGHTS} has {size:,} of ",
+            f"damaged file: {WEIGHTS}: ",
             "again",
             only_model=True,
         )

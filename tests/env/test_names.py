@@ -3,14 +3,8 @@
 import pytest
 
 from mlm.env.files import short_repr
-from mlm.env.names import (
-    hide_secrets,
-    public_name,
-    shown_value,
-    stored_model,
-    without_paths,
-    without_secrets,
-)
+from mlm.env.names import public_name, stored_model, without_paths
+from mlm.env.secrets import hide_secrets, shown_value, without_secrets
 
 URLS = {  # a URL with a secret: without it
     "https://user:S3CR3T@host.org/a/b.txt": "https://host.org/a/b.txt",

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mlm.env.names import public_name, shown_value, stored_model
-from mlm.env.scratch import SIZES, WIDTHS, is_scratch, scratch_size, scratch_source
+from mlm.env.names import public_name, stored_model
+from mlm.env.scratch import PREFIX, SIZES, WIDTHS, is_scratch, scratch_size, scratch_source
+from mlm.env.secrets import NO_URL, shown_value
 
 
 def test_a_modern_layer_has_about_as_many_weights_as_berts():
@@ -60,3 +61,7 @@ def test_what_is_stored_names_the_folder_but_not_its_path(tmp_path, monkeypatch)
         assert stored_model(name) == public_name(name) == name
     assert stored_model("scratch:you/name") == "scratch:you/name"
     assert shown_value("scratch:/a/b#c?d") == "scratch:/a/b#c?d"  # no URL
+
+
+def test_the_prefix_is_not_taken_for_the_scheme_of_a_url():
+    assert PREFIX.removesuffix(":") in NO_URL

@@ -4,15 +4,11 @@ import pytest
 
 from helpers import refused
 from mlm.env import trackers
-from mlm.env.logger_names import LOGGER_NAMES, is_logger, logger_names
-from mlm.env.trackers import LOGGERS, check_loggers
+from mlm.env.loggers import LOGGERS, is_logger, logger_names
+from mlm.env.trackers import OPEN, check_loggers
 
-VALID = [*LOGGER_NAMES, "none", ["csv"], ["wandb", "mlflow"]]
+VALID = [*LOGGERS, "none", ["csv"], ["wandb", "mlflow"]]
 INVALID = ["", "tensor", [], ["none", "csv"], ["csv", "csv"], ["csv", 1], None, "csv,wandb"]
-
-
-def test_every_name_has_a_logger():
-    assert tuple(LOGGERS) == LOGGER_NAMES
 
 
 @pytest.mark.parametrize("value", VALID)
@@ -24,6 +20,10 @@ def test_a_valid_logger(value):
 @pytest.mark.parametrize("value", INVALID)
 def test_an_invalid_logger(value):
     assert not is_logger(value)
+
+
+def test_every_logger_can_be_opened():
+    assert OPEN.keys() == LOGGERS.keys()
 
 
 @pytest.mark.fault

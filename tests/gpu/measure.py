@@ -51,7 +51,6 @@ from mlm.data.batches import MaskedBatches  # noqa: E402
 from mlm.data.corpus import load_corpus  # noqa: E402
 from mlm.data.dataset import MaskedLMDataset  # noqa: E402
 from mlm.data.tokenizer import learn_wordpiece  # noqa: E402
-from mlm.env.cuda_graph import RecordedStep, record_cuda_graph  # noqa: E402
 from mlm.env.devices import trainer_arguments  # noqa: E402
 from mlm.models.compilation import compile_counts  # noqa: E402
 from mlm.models.encoders import head_layers, packed_attention_mask  # noqa: E402
@@ -62,6 +61,7 @@ from mlm.optim.optimizer import make_optimizer  # noqa: E402
 from mlm.optim.recipe import bytes_per_example  # noqa: E402
 from mlm.training.datamodule import PrefetchedBatches  # noqa: E402
 from mlm.training.module import MaskedLM  # noqa: E402
+from mlm.training.strategies import RecordedStep, record_cuda_graph  # noqa: E402
 
 IMPORTED = time.time()
 DEVICE = device()

@@ -1,17 +1,22 @@
 """A small model that makes clear predictions, and a finished run of it."""
 
+import json
 import shlex
 import shutil
 import subprocess
+from itertools import product
 
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
+from encoders import make_model
+from mlm.data.corpus import load_corpus
 from mlm.data.tokenizer import learn_wordpiece
 from mlm.env.files import sha256_sums, write_checked_json
 from mlm.inference.npm_packages import pack_command
-from mlm.training.results import output_files
+from mlm.training.run_files import output_files
+from texts import ANIMALS, PLACES, VERBS
 
 
 @pytest.fixture(scope="package")
@@ -91,3 +96,39 @@ def npm_archives(tmp_path_factory):
     if done.returncode:
         pytest.skip(f"npm cannot fetch the packages: {done.stderr[-300:]}")
     return folder
+
+
+# a text of which half the lines are prose
+
+
+@pytest.fixture(scope="package")
+def results_of():
+    """A function: the parts of run.json that say which corpus, and how it was masked."""
+
+    def parts(corpus):
+        sha256 = json.loads((corpus / "corpus.json").read_text())["sha256"]
+        return {"parameters": {"max_len": 32, "seed": 3}, "data": {"sha256": sha256}}
+
+    return parts
+
+
+@pytest.fixture(scope="package")
+def prose_corpus(tmp_path_factory):
+    """A corpus in which every second line is prose and every other line is not."""
+    folder = tmp_path_factory.mktemp("prose")
+    lines = []
+    for first, verb, second, place in product(ANIMALS, VERBS, ANIMALS, PLACES):
+        lines.append(f"The old {first} often {verb} the {second}, but never in this {place}.")
+        lines.append(f"{first}_{verb}({second}) = {place} or None  # {len(lines)}")
+    (folder / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    return load_corpus(str(folder / "text.txt"), folder)
+
+
+@pytest.fixture(scope="package")
+def prose_tokenizer(prose_corpus):
+    return learn_wordpiece(prose_corpus / "train.txt")
+
+
+@pytest.fixture(scope="package")
+def prose_model(prose_tokenizer):
+    return make_model("bert", prose_tokenizer).eval()

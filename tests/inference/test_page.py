@@ -25,10 +25,10 @@ from languages import TEXTS
 from mlm.data.tokenizer import load_tokenizer
 from mlm.env.files import sha256_of
 from mlm.inference.export import export_onnx, onnx_session
+from mlm.inference.mask_token import with_mask
 from mlm.inference.npm_packages import PACKAGES, NpmPackage, check_archives, unpack_archives
-from mlm.inference.page import MODEL_FILE, check_page, write_page
+from mlm.inference.page import check_page, write_page
 from mlm.inference.page_template import PAGE
-from mlm.inference.predict import with_mask
 from mlm.inference.quantize import quantize_onnx
 
 BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"
@@ -169,7 +169,7 @@ def test_the_browser_makes_the_same_predictions_as_python(chromium, npm_archives
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     path, _ = export_onnx(folder / "model", "page")
-    quantized = quantize_onnx(path, folder / "page" / MODEL_FILE)
+    quantized = quantize_onnx(path, folder / "page" / "model.onnx")
     page_folder = write_page(folder, model, tokenizer, RESULTS, SENTENCE, npm_archives)
     ids = np.array([tokenizer(with_mask(tokenizer, SENTENCE))["input_ids"]])
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
@@ -235,7 +235,7 @@ def test_the_browser_gives_the_same_token_ids_as_python(
     with serve(folder) as (url, _):  # without a model: the tokenizer is checked before it is loaded
         page = Page(chromium, url, SENTENCE, tmp_path / "profile")
     assert page.text("warning") == ""
-    assert MODEL_FILE in page.text("error")
+    assert "model.onnx" in page.text("error")
 
 
 @pytest.mark.slow

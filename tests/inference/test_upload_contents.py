@@ -20,7 +20,8 @@ from mlm.inference.load import describe_run, find_run, load_initial_model
 from mlm.inference.upload import upload_model
 from mlm.inference.vectors import write_sentence_transformers
 from mlm.models.loading import load_model
-from mlm.parameters import check_parameters, parameters_of
+from mlm.parameters.check import by_name, check_parameters
+from mlm.parameters.corpus import PARAMETERS as CORPUS_PARAMETERS
 from mlm.training.results import run_results, save_model, write_results
 from small_runs import BASELINE, PARAMETERS, SmallRuns
 
@@ -215,8 +216,8 @@ def test_a_failed_download_does_not_print_the_secret(place, address, path, capfd
     ],
 )
 def test_no_error_message_has_the_secret_of_a_url(place, corpus, capfd):
-    values = {name: parameter.default for name, parameter in parameters_of("02_corpus").items()}
-    check_parameters(values | {"corpus": corpus}, "02_corpus")
+    values = {name: parameter.default for name, parameter in by_name(CORPUS_PARAMETERS).items()}
+    check_parameters(values | {"corpus": corpus}, CORPUS_PARAMETERS)
     with refused() as line:
         load_corpus(corpus, place / "work")
     messages = [line()]

@@ -1,75 +1,32 @@
 """Examples from the validation set are chosen by a rule; accuracy by frequency adds up to the accuracy."""
 
-import copy
-import json
 import re
-from itertools import product
 
 import numpy as np
 import pytest
-from transformers import BertTokenizer, EsmTokenizer
+from transformers import EsmTokenizer
 
 from encoders import make_model, make_tokenizer
 from mlm.data.batches import MaskedBatches
-from mlm.data.corpus import load_corpus
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.packing import VALIDATION_EPOCH
-from mlm.data.tokenizer import learn_wordpiece
+from mlm.inference.accuracy import accuracy_by_frequency
 from mlm.inference.predict import predict_masked
 from mlm.inference.validation_examples import (
     STOP_WORDS,
     ValidationExample,
-    accuracy_by_frequency,
     find_pairs,
     format_examples,
     is_content_word,
-    is_initial_model,
-    load_split,
     masked_sentence,
     reads_as_prose,
     validation_examples,
-    validation_loss,
 )
-from mlm.models.preparation import init_head_bias
-from mlm.training.datamodule import MaskedLMData
-from mlm.training.evaluation import evaluate
-from mlm.training.module import MaskedLM
-
-ANIMALS = "horse", "donkey", "rabbit", "squirrel"
-VERBS = "watches", "follows", "hears"
-PLACES = "river", "forest", "garden", "village", "mountain"
-
-
-def results_of(corpus):
-    """The parts of run.json that say which corpus, and how it was masked."""
-    sha256 = json.loads((corpus / "corpus.json").read_text())["sha256"]
-    return {"parameters": {"max_len": 32, "seed": 3}, "data": {"sha256": sha256}}
-
-
-@pytest.fixture(scope="module")
-def prose_corpus(tmp_path_factory):
-    """A corpus in which every second line is prose and every other line is not."""
-    folder = tmp_path_factory.mktemp("prose")
-    lines = []
-    for first, verb, second, place in product(ANIMALS, VERBS, ANIMALS, PLACES):
-        lines.append(f"The old {first} often {verb} the {second}, but never in this {place}.")
-        lines.append(f"{first}_{verb}({second}) = {place} or None  # {len(lines)}")
-    (folder / "text.txt").write_text("\n".join(lines), encoding="utf-8")
-    return load_corpus(str(folder / "text.txt"), folder)
-
-
-@pytest.fixture(scope="module")
-def prose_tokenizer(prose_corpus):
-    return learn_wordpiece(prose_corpus / "train.txt")
-
-
-@pytest.fixture(scope="module")
-def prose_model(prose_tokenizer):
-    return make_model("bert", prose_tokenizer).eval()
+from texts import ANIMALS, PLACES, VERBS
 
 
 @pytest.fixture
-def examples_of(prose_corpus, prose_tokenizer):
+def examples_of(results_of, prose_corpus, prose_tokenizer):
     """A function: the examples for a model."""
 
     def examples(model, **options):
@@ -129,7 +86,9 @@ def test_predictions_are_those_for_the_shown_sentence(examples_of, prose_model, 
         assert example.predictions == {"a": [token for token, _ in row]}
 
 
-def test_without_any_prose_other_masked_words_are_shown(corpus_folder, tokenizer, bert, capsys):
+def test_without_any_prose_other_masked_words_are_shown(
+    results_of, corpus_folder, tokenizer, bert, capsys
+):
     """Each line of this corpus begins with a number."""
     workdir, results = corpus_folder.parents[1], results_of(corpus_folder)
     examples = validation_examples({"a": bert.eval()}, tokenizer, results, workdir)
@@ -137,7 +96,9 @@ def test_without_any_prose_other_masked_words_are_shown(corpus_folder, tokenizer
     assert capsys.readouterr().out == ""
 
 
-def test_without_the_corpus_there_are_no_examples(corpus_folder, tokenizer, bert, tmp_path, capsys):
+def test_without_the_corpus_there_are_no_examples(
+    results_of, corpus_folder, tokenizer, bert, tmp_path, capsys
+):
     results = results_of(corpus_folder)
     assert validation_examples({"a": bert}, tokenizer, results, tmp_path) == []
     assert accuracy_by_frequency({"a": bert}, tokenizer, results, tmp_path) is None
@@ -225,45 +186,6 @@ def test_examples_are_printed_with_aligned_answers():
     assert format_examples([]) == ""
 
 
-# accuracy by frequency
-
-
-def test_accuracy_by_frequency_adds_up_to_the_validation_accuracy(corpus_folder, tokenizer, bert):
-    workdir, results = corpus_folder.parents[1], results_of(corpus_folder)
-    table = accuracy_by_frequency({"a": bert}, tokenizer, results, workdir)
-    valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 32)
-    data = MaskedLMData(
-        train=valid, valid=valid, batch_size=32, mlm_probability=0.15, seed=3, total_steps=0
-    )
-    batches = list(data.validation_batches())
-    num_masked = sum(int((batch["labels"] != -100).sum()) for batch in batches)
-    bands, total = table.drop("all"), table.loc["all"]
-    assert bands["masked tokens"].sum() == total["masked tokens"] == num_masked and len(bands) > 1
-    for name in ("a", "most frequent token"):
-        mean = (bands[name] * bands["masked tokens"]).sum() / num_masked
-        assert total[name] == pytest.approx(mean)
-    assert evaluate(MaskedLM(bert, {}), batches)["accuracy"] == pytest.approx(total["a"])
-
-
-def test_accuracy_by_frequency_works_with_a_vocabulary_of_letters(corpus_folder):
-    """Of less than 100 tokens, like the amino acids of ESM: -100 is no index then."""
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", *letters]
-    tokens += [f"##{letter}" for letter in letters]
-    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
-    model = make_model("bert", tokenizer, num_hidden_layers=1).eval()
-    workdir, results = corpus_folder.parents[1], results_of(corpus_folder)
-    table = accuracy_by_frequency({"a": model}, tokenizer, results, workdir)
-    assert len(tokenizer) < 100 and table["masked tokens"].sum() > 0
-
-
-def test_the_most_frequent_token_is_right_only_in_the_last_band(corpus_folder, tokenizer, bert):
-    workdir, results = corpus_folder.parents[1], results_of(corpus_folder)
-    table = accuracy_by_frequency({"a": bert}, tokenizer, results, workdir)
-    accuracy = table.drop("all")["most frequent token"]
-    assert accuracy.iloc[-1] > 0 and (accuracy.iloc[:-1] == 0).all()
-
-
 def test_a_tokenizer_in_python_shows_what_the_model_reads(tmp_path):
     """It does not say where its tokens are in the line."""
     special, letters = ["<cls>", "<pad>", "<eos>", "<unk>"], [*"LAGVSERTIDPKQNFYMHWC"]
@@ -271,41 +193,3 @@ def test_a_tokenizer_in_python_shows_what_the_model_reads(tmp_path):
     tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))
     ids = tokenizer("M K V L A", add_special_tokens=False)["input_ids"]
     assert masked_sentence("M K V L A", ids, 2, tokenizer).split() == ["M", "K", "[MASK]", "L", "A"]
-
-
-# the model before training
-
-
-@pytest.mark.parametrize(
-    "precision, tolerance", [("torch.float32", 1e-4), ("torch.bfloat16", 1e-2)]
-)
-def test_a_rebuilt_model_must_have_the_loss_that_was_stored(
-    prose_corpus, prose_tokenizer, prose_model, capsys, precision, tolerance
-):
-    results, workdir = results_of(prose_corpus), prose_corpus.parents[1]
-    loss = validation_loss(prose_model, prose_tokenizer, results, prose_corpus)
-    hardware = {"device": "cpu", "precision": precision}
-    for factor, expected in ((1, True), (1 + 0.5 * tolerance, True), (1 + 2 * tolerance, False)):
-        stored = results | {"hardware": hardware, "before": {"loss": loss * factor}}
-        assert is_initial_model(prose_model, prose_tokenizer, stored, workdir) == expected
-        assert not prose_model.training  # otherwise dropout would change its predictions
-        assert ("changed after the run" in capsys.readouterr().out) != expected
-
-
-def test_a_new_head_gets_the_bias_that_training_gave_it(prose_corpus, prose_tokenizer):
-    results, before_training = results_of(prose_corpus), make_model("bert", prose_tokenizer).eval()
-    rebuilt = copy.deepcopy(before_training)
-    rebuilt.head_was_missing = True
-    init_head_bias(before_training, load_split(prose_corpus, "train", prose_tokenizer, results))
-    loss = validation_loss(before_training, prose_tokenizer, results, prose_corpus)
-    hardware = {"device": "cpu", "precision": "torch.float32"}
-    stored = results | {"hardware": hardware, "before": {"loss": loss}}
-    assert is_initial_model(rebuilt, prose_tokenizer, stored, prose_corpus.parents[1])
-
-
-def test_without_the_corpus_a_rebuilt_model_is_not_verified(
-    prose_corpus, prose_tokenizer, prose_model, tmp_path, capsys
-):
-    results = results_of(prose_corpus) | {"before": {"loss": 1.0}}
-    assert is_initial_model(prose_model, prose_tokenizer, results, tmp_path)
-    assert "not verified" in capsys.readouterr().out

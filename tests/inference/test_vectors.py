@@ -13,14 +13,13 @@ from helpers import refused
 from mlm.inference.load import find_run
 from mlm.inference.vectors import (
     check_sentence_transformers,
-    cosines,
     nearest,
     pool,
     sentence_transformers_files,
     text_vectors,
     write_sentence_transformers,
 )
-from mlm.training.results import output_files
+from mlm.training.run_files import output_files
 
 
 def test_pooling_is_the_mean_over_real_tokens():
@@ -55,15 +54,6 @@ def test_the_nearest_texts_are_sorted_by_the_angle_alone():
     assert np.array_equal(nearest(1000 * queries, keys, 4)[0], nearest(queries, keys, 4)[0])
 
 
-def test_cosines_depend_on_the_angle_alone():
-    vectors = np.random.default_rng(0).normal(size=(4, 3))
-    found = cosines(vectors, 10 * vectors)
-    assert np.allclose(np.diag(found), 1) and np.allclose(found, found.T)
-    assert np.array_equal(
-        nearest(vectors, vectors[:2])[1][:, 0], cosines(vectors, vectors[:2]).max(1)
-    )
-
-
 def test_a_vector_of_zeros_is_similar_to_nothing():
     rows, cosines = nearest(np.zeros((1, 2)), np.eye(2), 2)
     assert rows.tolist() == [[0, 1]] and not cosines.any()
@@ -91,10 +81,10 @@ def test_modules_json_is_written_last(run_folder, monkeypatch):
     folder, opened = run_folder / "model", []
     import mlm.inference.vectors as vectors
 
-    original = vectors.atomic_write
+    original = vectors.write_text
     monkeypatch.setattr(
-        vectors, "atomic_write", lambda path, *a, **k: (opened.append(path.name), original(path, *a, **k))[1]
-    )  # fmt: skip
+        vectors, "write_text", lambda path, text: (opened.append(path.name), original(path, text))
+    )
     assert write_sentence_transformers(folder, 16)[-1] == opened[-1] == "modules.json"
     assert all((folder / name).is_file() for name in sentence_transformers_files(32, 16))
 

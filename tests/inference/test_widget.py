@@ -3,7 +3,7 @@
 import pytest
 
 from encoders import CONFIGS, make_tokenizer
-from mlm.inference.predict import with_mask
+from mlm.inference.mask_token import with_mask
 from mlm.inference.validation_examples import ValidationExample
 from mlm.inference.widget import may_be_shown, widget_sentence, widget_sentences
 

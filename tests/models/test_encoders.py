@@ -6,9 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import transformers
 from IPython.display import Image
-from packaging.version import Version
 from transformers import AutoModelForMaskedLM, pipeline
 
 import mlm.training.model_card
@@ -98,8 +96,7 @@ def test_every_kind_in_the_table_is_tested_and_can_be_packed(make_small):
     unpackable = {
         kind for kind in [*KINDS, *OTHERS] if not supports_packing(make_small(kind).model.config)
     }
-    is_old = Version(transformers.__version__) < Version("5.1")
-    assert unpackable == OTHERS.keys() | ({"modernbert"} if is_old else set())
+    assert unpackable == OTHERS.keys()
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -151,10 +148,9 @@ def test_the_cpu_kernels_do_not_change_the_logits(make_small, kind):
     before = MaskedLM(model, {}).masked_logits(batch)
     after = MaskedLM(use_attention_and_dropout(model, "matmul", "16bit"), {}).masked_logits(batch)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
-    # DeBERTa has its own attention, and so does ModernBERT before transformers 5.1.
     has_own_attention = not model._supports_attention_backend
     assert (model.config._attn_implementation == "matmul") != has_own_attention
-    assert has_own_attention or kind != "deberta-v2"
+    assert has_own_attention == (kind == "deberta-v2")
 
 
 @torch.no_grad()

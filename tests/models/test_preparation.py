@@ -11,9 +11,9 @@ from encoders import make_model
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models import preparation
 from mlm.models.encoders import ENCODERS, head_logits, hidden_states
-from mlm.models.loading import load_model
+from mlm.models.loading import init_head_bias, load_model
 from mlm.models.long_rows import LONG_SDPA
-from mlm.models.preparation import init_head_bias, prepare_model
+from mlm.models.preparation import prepare_model
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate, unigram_loss
 from mlm.training.module import MaskedLM
@@ -142,7 +142,7 @@ def test_a_gpu_does_not_inherit_the_precision_of_an_earlier_run_on_the_cpu(
     bert, dataset, monkeypatch
 ):
     """Both in one kernel: oneDNN's setting would round the float32 products of the GPU."""
-    monkeypatch.setattr(preparation, "tune_for_gpu", lambda: None)
+    monkeypatch.setattr(preparation, "use_deterministic_operations", lambda: None)
     bert.head_was_missing = False
     torch.set_float32_matmul_precision("highest")
     prepared(bert, dataset, CPU, head_was_missing=False)

@@ -77,11 +77,6 @@ def test_muon_updates_the_matrices_between_hidden_states(kind, tokenizer):
         assert (groups[id(weight)]["weight_decay"] == 0) == (weight.ndim == 1), name
 
 
-def test_without_muon_adamw_updates_everything(module):
-    optimizer, _ = make_optimizer(module, "adamw", **OPTIONS)
-    assert not any(group.get("muon") for group in optimizer.param_groups)
-
-
 def test_adamw_agrees_with_torch_optim_adamw(module):
     """Five steps of the fused optimizer, compared with torch's plain one."""
     torch_module = copy.deepcopy(module)

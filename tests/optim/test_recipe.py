@@ -14,7 +14,8 @@ from mlm.env.scratch import MODERN, SIZES, WIDTHS
 from mlm.optim.optimizer import OPTIMIZERS
 from mlm.optim.recipe import RECIPE_SETTINGS, RECIPES, choose_batch_size, choose_recipe
 from mlm.optim.schedule import SCHEDULES
-from mlm.parameters import check_value, parameters_of
+from mlm.parameters.check import by_name, check_value
+from mlm.parameters.train import PARAMETERS
 
 NOTHING_SET = dict.fromkeys(RECIPE_SETTINGS) | {"recipe": "fast"}
 SCRATCH = [f"scratch:{size}" for size in WIDTHS]
@@ -22,18 +23,25 @@ MODELS = [*SCRATCH, "bert-base-uncased"]
 T4 = ("T4", 16e9, (7, 5))
 
 
+def size_of(model):
+    """(hidden size, layers) of a model in MODELS, BERT-base's for others."""
+    size = SIZES.get(model.removeprefix("scratch:"), SIZES["base"])
+    return size.hidden, size.layers
+
+
 def recipe_of(model, batch_size=32, **parameters):
     """The values that are chosen if these parameters are set."""
-    return choose_recipe(NOTHING_SET | parameters, model, batch_size)[0]
+    return choose_recipe(NOTHING_SET | parameters, model, batch_size, size_of(model))[0]
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_parameter_that_is_set_is_used_and_the_others_are_chosen(model, recipe):
-    chosen, reasons = choose_recipe(NOTHING_SET | {"recipe": recipe}, model, 32)
+    chosen, reasons = choose_recipe(NOTHING_SET | {"recipe": recipe}, model, 32, size_of(model))
     assert list(chosen) == list(reasons) == list(RECIPE_SETTINGS)
     for name, value in dict(lr=3e-4, schedule="linear", dropout=0.2, mlm_probability=0.5).items():
-        found, reasons = choose_recipe(NOTHING_SET | {"recipe": recipe, name: value}, model, 32)
+        parameters = NOTHING_SET | {"recipe": recipe, name: value}
+        found, reasons = choose_recipe(parameters, model, 32, size_of(model))
         assert found == chosen | {name: value}
         assert [n for n, r in reasons.items() if r == "set in the parameters"] == [name]
 
@@ -43,7 +51,7 @@ def test_a_parameter_that_is_set_is_used_and_the_others_are_chosen(model, recipe
 @pytest.mark.parametrize("optimizer", [None, *OPTIMIZERS])
 def test_each_setting_has_its_own_short_reason(model, recipe, optimizer):
     parameters = NOTHING_SET | {"recipe": recipe, "optimizer": optimizer}
-    chosen, reasons = choose_recipe(parameters, model, 32)
+    chosen, reasons = choose_recipe(parameters, model, 32, size_of(model))
     assert len({*reasons.values()}) == len(RECIPE_SETTINGS)
     for name, value in chosen.items():
         assert len(f"{name:>15}  {value!s:<10} {reasons[name]}") <= 80
@@ -51,14 +59,14 @@ def test_each_setting_has_its_own_short_reason(model, recipe, optimizer):
 
 def test_an_unknown_recipe_is_an_error():
     with pytest.raises(KeyError, match="slow"):
-        choose_recipe(NOTHING_SET | {"recipe": "slow"}, "scratch:tiny", 32)
+        choose_recipe(NOTHING_SET | {"recipe": "slow"}, "scratch:tiny", 32, (128, 2))
 
 
 @pytest.mark.parametrize(
     "name, table", [("recipe", RECIPES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)]
 )
 def test_the_parameters_accept_the_names_in_the_table_and_no_others(name, table):
-    parameter = parameters_of("04_train")[name]
+    parameter = by_name(PARAMETERS)[name]
     for option in table:
         check_value(parameter, option)
     with refused(name, *(f'"{option}"' for option in table)):
@@ -162,7 +170,7 @@ def batch_size_of(machine, model, train, pack=False, **parameters):
     """The batch size that is chosen for a device."""
     device = trainer_arguments(machine=machine)[1]
     values = NOTHING_SET | {"batch_size": None, "model": model} | parameters
-    return choose_batch_size(values, train, pack, device)[0]
+    return choose_batch_size(values, train, pack, device, size_of(model))[0]
 
 
 ON_T4 = SimulatedMachine(gpus=1, card=T4)

@@ -77,7 +77,7 @@ def commit_edit(repository: Path, branch: str, module: str, docstring: str) -> N
 
 
 QUOTES = '"""'
-NEIGHBOURS = "env/hub.py", "env/hub_access.py"  # one after the other in the library cell
+NEIGHBOURS = "env/hub.py", "env/loggers.py"  # one after the other in the library cell
 
 
 def test_two_branches_that_edit_different_modules_merge(repository):

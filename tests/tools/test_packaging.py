@@ -22,11 +22,11 @@ def test_an_installed_library_is_imported_from_anywhere(tmp_path):
         shutil.copy(ROOT / name, project)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(site), str(project)], check=True)
-    program = f"import sys; sys.path.insert(0, {str(site)!r}); import mlm.parameters as p; print(p.__file__)"
+    program = f"import sys; sys.path.insert(0, {str(site)!r}); import mlm.parameters.train as p; print(p.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=elsewhere, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == str(site / "mlm" / "parameters.py")
+    assert done.stdout.strip() == str(site / "mlm" / "parameters" / "train.py")
     source = project / "notebooks"
     copied = {path.relative_to(site) for path in (site / "mlm").rglob("*.py")}
     assert copied == {path.relative_to(source) for path in (source / "mlm").rglob("*.py")}

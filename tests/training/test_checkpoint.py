@@ -11,8 +11,9 @@ import torch
 from test_results import damages
 
 from helpers import refused
-from mlm.training.checkpoint import latest_good_checkpoint, selected_weights
+from mlm.training.checkpoint import latest_good_checkpoint
 from mlm.training.lock import unlock_run
+from mlm.training.run_files import selected_weights
 from small_runs import files_in, replace_file, same, stop_at
 
 

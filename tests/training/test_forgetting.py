@@ -11,7 +11,8 @@ from helpers import refused, sentences
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.general import load_general, load_replay
 from mlm.env.files import read_checked_json
-from mlm.training.forgetting import describe_forgetting, general_batches, measure_forgetting
+from mlm.training.evaluation import validation_batches
+from mlm.training.forgetting import describe_forgetting, measure_forgetting
 from mlm.training.model_card import model_card
 from small_runs import logger_state, same, stop_at
 
@@ -73,7 +74,7 @@ def test_what_was_measured_before_is_used_again_for_the_same_lines(module, gener
 
 
 def test_a_seventh_of_the_tokens_is_masked_once_for_all(module, general):
-    batches = general_batches(general, module.bert, 0)
+    batches = validation_batches(general.examples, 0, pack=True)
     masked = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     assert masked == pytest.approx(0.15 * general.examples.maskable.sum(), rel=0.1)
 

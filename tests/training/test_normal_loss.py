@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mlm.data.text_size import PRETRAINED, RESULTS
-from mlm.training.normal_loss import SIX_LAYERS, Size, compare_with_measured, similar_results
+from mlm.training.normal_loss import SIX_LAYERS, compare_with_measured, similar_results
 from mlm.training.verdict import Evidence
 
 RUN = Evidence([(0, 8.4), (2985, 3.0)], [(2985, 2.9)], 5.6, from_scratch=True, epochs=15)
@@ -14,7 +14,7 @@ RUN = Evidence([(0, 8.4), (2985, 3.0)], [(2985, 2.9)], 5.6, from_scratch=True, e
 def test_every_measured_result_is_quoted_for_its_own_kind_and_size():
     for result in RESULTS:
         model = "bert-base-uncased" if result.model == PRETRAINED else result.model
-        assert result in similar_results(Size(model, result.max_bytes, 0.3))
+        assert result in similar_results(model, result.max_bytes)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_every_measured_result_is_quoted_for_its_own_kind_and_size():
     ],
 )  # fmt: skip
 def test_the_answer_says_what_was_measured_and_what_was_not(model, kilobytes, words):
-    text = compare_with_measured(RUN, Size(model, kilobytes * 1000, 0.4))
+    text = compare_with_measured(RUN, model, kilobytes * 1000, 0.4)
     words = [
         *words,
         "40% of the tokens are masked in training, 15% in validation",
@@ -46,17 +46,17 @@ def test_the_answer_says_what_was_measured_and_what_was_not(model, kilobytes, wo
 )
 @pytest.mark.parametrize("corpus, other", [("pydoc", "nietzsche"), ("nietzsche", "pydoc")])
 def test_a_run_on_a_measured_text_is_compared_with_that_text_alone(below, words, corpus, other):
-    (result,) = similar_results(Size("scratch:tiny", 4e5, 0.3, corpus))
+    (result,) = similar_results("scratch:tiny", 4e5, corpus)
     below += (result.unigram_baseline - result.valid_loss) - 2.6
     loss = 5.6 - below
     run = Evidence([(0, 8.4), (2985, loss)], [(2985, loss)], 5.6, from_scratch=True, epochs=15)
-    text = compare_with_measured(run, Size("scratch:tiny", 4e5, 0.3, corpus))
+    text = compare_with_measured(run, "scratch:tiny", 4e5, 0.3, corpus)
     assert text.startswith(words) and corpus in text and other not in text
 
 
 def test_a_loss_above_the_baseline_is_called_so():
     run = Evidence([(0, 6.0), (9, 8.3)], [(9, 0.1)], 5.6, from_scratch=True, epochs=15)
-    text = compare_with_measured(run, Size("scratch:tiny", 1e5, 0.3))
+    text = compare_with_measured(run, "scratch:tiny", 1e5, 0.3)
     assert "the loss is 2.7 nats above the unigram baseline" in text
 
 

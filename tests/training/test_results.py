@@ -12,8 +12,9 @@ import torch
 from helpers import refused
 from mlm.env.files import read_checked_json
 from mlm.training.lock import unlock_run
-from mlm.training.results import check_files, save_model
+from mlm.training.results import save_model
 from mlm.training.run import open_run
+from mlm.training.run_files import check_files
 from small_runs import STEPS, Patch, files_in, replace_file, same, stop_at
 
 UNUSED_BY_05 = {"checkpoints/previous.ckpt", "checkpoints/sha256.json", "logs/trackers.json"}

@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import BertConfig
 
-import mlm.parameters
 from helpers import refused
 from mlm.models.kernels import KERNELS
 from mlm.optim.recipe import RECIPE_SETTINGS
-from mlm.parameters import parameters_of
+from mlm.parameters.check import by_name
+from mlm.parameters.train import PARAMETERS
 from mlm.training.history import RENAMED_METRICS
 from mlm.training.settings import CHANGED_CONTENT, MAY_DIFFER, run_settings, setting_differences
 from small_runs import logger_state, same, stop_at
 
-DEFAULTS = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+DEFAULTS = {name: parameter.default for name, parameter in by_name(PARAMETERS).items()}
 DEVICE = dict(kind="cpu", processes=1, dtype=torch.bfloat16)
 CHOSEN = dict(
     optimizer="muon", lr=0.002, schedule="trapezoid", weight_decay=0.1, dropout=0.0,
@@ -35,7 +35,7 @@ OLD_SETTINGS = {  # of a checkpoint of the first version, made with the default 
 def settings_of(tokenizer, device=DEVICE, chosen=CHOSEN, total_steps=60, **parameters):
     """Settings with the defaults of 04, except some parameters."""
     resolved = {"model": "scratch:tiny", "kernels": KERNELS[0], "compile": False}
-    defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+    defaults = {name: parameter.default for name, parameter in by_name(PARAMETERS).items()}
     config = defaults | resolved | chosen | {"total_steps": total_steps} | parameters
     return run_settings(config, {"sha256": "0" * 64}, tokenizer, device)
 
@@ -116,8 +116,8 @@ def test_another_configuration_makes_another_run(tokenizer, tmp_path):
 @pytest.fixture
 def toy_parameter(monkeypatch):
     """Parameter "toy" of notebook 04 with the default 1, as a later version may add it."""
-    toy = dataclasses.replace(parameters_of("04_train")["seed"], name="toy", default=1)
-    monkeypatch.setitem(mlm.parameters.TABLE, "Toys", [toy])
+    toy = dataclasses.replace(by_name(PARAMETERS)["seed"], name="toy", default=1)
+    monkeypatch.setitem(PARAMETERS, "Toys", [toy])
 
 
 def test_a_new_parameter_is_compared_without_further_code(runs, tmp_path, toy_parameter):

@@ -11,8 +11,9 @@ import pytest
 import mlm.env.trackers as trackers
 import mlm.training.tracking as tracking
 from helpers import refused
+from mlm.env.loggers import LOGGERS, Tracker
 from mlm.env.notebook import NotebookError
-from mlm.env.trackers import LOGGERS, Tracker
+from mlm.env.trackers import OPEN
 from mlm.training.failures import request_stop
 from mlm.training.tracking import SentRows, shown_row
 from small_runs import Patch
@@ -41,7 +42,8 @@ class Server:
 def server(monkeypatch):
     """A Server that is the logger "server"."""
     server = Server()
-    monkeypatch.setitem(LOGGERS, "server", Tracker("torch", server.open))
+    monkeypatch.setitem(LOGGERS, "server", Tracker("torch"))
+    monkeypatch.setitem(OPEN, "server", server.open)
     return server
 
 
@@ -143,7 +145,8 @@ def test_a_tracker_that_cannot_be_opened_is_one_line_before_training(
     def fail(run):
         raise RuntimeError("permission denied for key http://u:secret@host\nmore")
 
-    monkeypatch.setitem(LOGGERS, "server", Tracker("torch", fail))
+    monkeypatch.setitem(LOGGERS, "server", Tracker("torch"))
+    monkeypatch.setitem(OPEN, "server", fail)
     with refused("logger='server' does not work", "permission denied", "tensorboard") as line:
         runs.train_run(tmp_path, logger="server")
     assert "secret" not in line()

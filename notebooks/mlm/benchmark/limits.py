@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import mlm.training.strategies  # noqa: F401  # registers the names that trainer_arguments returns
 from mlm.benchmark.speed import (
     Batch,
     Bench,
@@ -29,7 +28,8 @@ from mlm.data.dataset import MaskedLMDataset
 from mlm.data.token_ids import encode_lines
 from mlm.env.products import precisions, restored_float32
 from mlm.models.cpu import PACKED_ATTENTION, keep_freed_memory
-from mlm.models.encoders import head_layers, packed_attention_mask
+from mlm.models.encoders import head_layers
+from mlm.models.kernel_choice import attention_step
 from mlm.training.seeded_dropout import SeededDropout
 
 Shapes = dict[
@@ -90,12 +90,12 @@ def product_rates(
         keep_freed_memory()
     rates, total = {}, 0.0
     for name, (rows, inner, columns, count) in shapes.items():
-        seconds = float("inf")
+        times = []
         with restored_float32():
             for precision in precisions().values() if bench.device == "cpu" else ("highest",):
                 torch.set_float32_matmul_precision(precision)
-                found = product_seconds(bench, rows, inner, columns, dtype)
-                seconds = min(seconds, found)
+                times.append(product_seconds(bench, rows, inner, columns, dtype))
+        seconds = min(times)
         rates[name] = 3 * 2 * rows * inner * columns / seconds / 1e9
         total += count * seconds
     return rates, total
@@ -107,8 +107,7 @@ def product_rates(
 @measurement
 def step_breakdown(bench: Bench, variant: Variant, max_steps: int) -> dict[str, float]:
     """{part: milliseconds per 1,000 real tokens} in the first `max_steps` steps, after two warm-up steps."""
-    bench.switch(variant)
-    loop_seconds(bench, variant, max_steps=2)
+    loop_seconds(bench, variant, bench.batches(variant, 2))
     bench.switch(variant)
     optimizer, schedule = bench.make_optimizer(variant)
     spent = dict.fromkeys(STEP_PARTS, 0.0)
@@ -169,21 +168,11 @@ def attention_seconds(
     Rows of `width` tokens have two examples each; together they have about `tokens` tokens.
     """
     config = bench.model.config
-    num_heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    shape = max(1, tokens // width), num_heads, width, size
-    q, k, v = (
-        torch.randn(shape, device=bench.device, dtype=dtype, requires_grad=True) for _ in range(3)
+    heads, rows = config.num_attention_heads, max(1, tokens // width)
+    step = attention_step(
+        heads, config.hidden_size // heads, rows, width, dtype, device=bench.device
     )
-    sequence_ids = torch.arange(width, device=bench.device).expand(shape[0], -1) < width // 2
-    layer = SimpleNamespace(training=True, is_causal=False)
-
-    def forward_backward(implementation: str) -> None:
-        attention = ALL_ATTENTION_FUNCTIONS[implementation]
-        mask = packed_attention_mask(sequence_ids)
-        output, _ = attention(layer, q, k, v, mask, scaling=size**-0.5)
-        output.sum().backward()
-
-    return {name: best_seconds(bench, partial(forward_backward, name)) for name in PACKED_ATTENTION}
+    return {name: best_seconds(bench, partial(step, name)) for name in PACKED_ATTENTION}
 
 
 # growth
@@ -194,10 +183,8 @@ def encode_seconds(
 ) -> float:
     """Seconds to tokenize `copies` copies of a text, joined in one new file in `folder`."""
     path = folder / f"copies-{time.time_ns()}.txt"
-    text = text_file.read_bytes()
     with open(path, "wb") as file:
-        for _ in range(copies):
-            file.write(text)
+        file.writelines([text_file.read_bytes()] * copies)
     start = time.perf_counter()
     encode_lines(path, tokenizer)
     return time.perf_counter() - start
@@ -226,26 +213,6 @@ def step_seconds(bench: Bench, variant: Variant, batch: Batch, repeats: int) -> 
 
 
 # Lightning
-
-
-def bare_loop(bench: Bench, variant: Variant, batches: Iterable[Batch]) -> float:
-    """Seconds of a loop over these batches that only trains."""
-    bench.switch(variant)
-    optimizer, schedule = bench.make_optimizer(variant)
-    start = bench.clock()
-    for batch in batches:
-        bench.step(variant, batch, optimizer, schedule)
-    return bench.clock() - start
-
-
-class BatchIterable:
-    """An iterable that Lightning does not recognize as a list or a DataLoader, so it leaves it as it is."""
-
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
 
 
 class TrainingTime(pl.Callback):
@@ -277,7 +244,7 @@ def lightning_loop(
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(bench.module, BatchIterable(batches))
+    trainer.fit(bench.module, iter(batches))  # it would replace a list
     return timer.seconds
 
 
@@ -292,15 +259,15 @@ def lightning_overhead(
     """
     prepared = list(bench.batches(variant))
     lightning_loop(bench, variant, prepared, trainer_args)  # warm-up
-    bare_loop(bench, variant, prepared)
-    epochs = max(1, round(LIGHTNING_SECONDS / bare_loop(bench, variant, prepared)))
+    loop_seconds(bench, variant, prepared)
+    epochs = max(1, round(LIGHTNING_SECONDS / loop_seconds(bench, variant, prepared)))
 
     def on_the_fly() -> Iterator[Batch]:
         """The same batches, each prepared when it is needed."""
         return chain.from_iterable(bench.batches(variant) for _ in range(epochs))
 
     loops: dict[str, Callable[[], float]] = {
-        "bare loop": lambda: bare_loop(bench, variant, prepared * epochs),
+        "bare loop": lambda: loop_seconds(bench, variant, prepared * epochs),
         "Lightning, prepared batches": lambda: lightning_loop(
             bench, variant, prepared * epochs, trainer_args
         ),

@@ -335,11 +335,12 @@ def adamw_weights(**options: bool) -> torch.Tensor:
 # the measurement
 
 
-def loop_seconds(bench: Bench, variant: Variant, max_steps: int | None = None) -> float:
-    """Seconds of one epoch in a plain loop; at most `max_steps` steps of it."""
+def loop_seconds(bench: Bench, variant: Variant, batches: Iterable[Batch]) -> float:
+    """Seconds of a plain loop over these batches, from the initial weights."""
+    bench.switch(variant)
     optimizer, schedule = bench.make_optimizer(variant)
     start = bench.clock()
-    for batch in bench.batches(variant, max_steps):
+    for batch in batches:
         bench.step(variant, batch, optimizer, schedule)
     return bench.clock() - start
 
@@ -406,7 +407,12 @@ def trainer_seconds(
     return timer.seconds
 
 
-EPOCH_SECONDS = {"loop": loop_seconds, "Trainer": trainer_seconds}
+EPOCH_SECONDS: dict[str, Callable[[Bench, Variant, int | None], float]] = {
+    "loop": lambda bench, variant, max_steps: loop_seconds(
+        bench, variant, bench.batches(variant, max_steps)
+    ),
+    "Trainer": trainer_seconds,
+}
 
 
 @measurement

@@ -25,9 +25,10 @@ from mlm.env.files import (
     write_checked_json,
     write_error,
 )
-from mlm.env.hub_access import hub_is_unreachable
-from mlm.env.names import hide_secrets, public_name
+from mlm.env.names import public_name
+from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError
+from mlm.env.secrets import hide_secrets
 
 pooch.get_logger().setLevel("WARNING")  # the progress bar is enough
 

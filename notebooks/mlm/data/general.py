@@ -26,8 +26,9 @@ from mlm.env.files import (
     short_repr,
     write_checked_json,
 )
-from mlm.env.names import public_name, without_secrets
+from mlm.env.names import public_name
 from mlm.env.notebook import NotebookError
+from mlm.env.secrets import without_secrets
 
 DEFAULT_GENERAL = "pydoc"  # in every CPython: technical English, a quarter of it code and tables
 GENERAL_CHARS = 20_000  # measured at most, about 5,000 tokens: a few seconds on a CPU

@@ -13,9 +13,9 @@ from mlm.data.vocabulary_learning import learn_vocabulary
 from mlm.data.vocabulary_names import DEFAULT_SIZE
 from mlm.data.word_counts import count_text
 from mlm.env.hub import load_error, model_source
-from mlm.env.hub_access import hub_is_unreachable
 from mlm.env.model_folder import check_vocabulary, has_tokenizer
 from mlm.env.names import public_name
+from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import PREFIX, scratch_source
 

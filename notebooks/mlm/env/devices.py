@@ -4,41 +4,12 @@ import re
 from typing import Any
 
 import torch
-from pytorch_lightning.strategies import StrategyRegistry, XLAStrategy
 
-from mlm.env.cuda_graph import CudaGraph
-from mlm.env.hardware import Card, Machine, SimulatedMachine
+from mlm.env.hardware import Card, Machine
 from mlm.env.notebook import NotebookError
 
-AnyMachine = Machine | SimulatedMachine
 MIN_BF16_SPEED = 1.1  # below, a CPU trains in float32, which is more precise
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
-
-
-class TpuCores(XLAStrategy):
-    """Lightning's strategy for several TPU cores, without its transfers between host and device.
-
-    The processes are forks of one notebook: weights and names are equal in all of them from the start.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(sync_module_states=False, **options)
-
-    def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Wait for all processes: none can know the sum before each has added its number."""
-        if self._launched:
-            import torch_xla.core.xla_model as xm
-
-            xm.all_reduce(xm.REDUCE_SUM, torch.zeros(4).to(self.root_device)).cpu()
-
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        """Return `obj`: every process has an equal one."""
-        return obj
-
-
-# Registered by name, so that the arguments of Trainer are plain values; override: also after an edit.
-StrategyRegistry.register("tpu_cores", TpuCores, override=True)
-
 
 # which devices
 
@@ -48,7 +19,7 @@ def counted(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
 
 
-def tpu_devices(tpu_cores: int | str | list, machine: AnyMachine) -> int | list[int]:
+def tpu_devices(tpu_cores: int | str | list, machine: Machine) -> int | list[int]:
     """The `devices` of a Trainer on a TPU: a number of cores, or [k]. Raises NotebookError."""
     number, num_cores = int(re.findall(r"-?\d+", str(tpu_cores))[0]), machine.tpu_cores
     by_index = "[" in str(tpu_cores)
@@ -74,7 +45,7 @@ def tpu_devices(tpu_cores: int | str | list, machine: AnyMachine) -> int | list[
 
 
 def choose_devices(
-    gpus: int | None, tpu_cores: int | str | list | None, cpu_processes: int, machine: AnyMachine
+    gpus: int | None, tpu_cores: int | str | list | None, cpu_processes: int, machine: Machine
 ) -> tuple[str, int | list[int]]:
     """(kind, devices): what the parameters ask for, else TPU cores, else GPUs, else the CPU.
 
@@ -138,7 +109,7 @@ def gpu_dtype(card: Card) -> tuple[torch.dtype, str]:
     return torch.float32, f"the {card.name} (capability {number}) is slow in 16 bits"
 
 
-def cpu_dtype(machine: AnyMachine) -> tuple[torch.dtype, str]:
+def cpu_dtype(machine: Machine) -> tuple[torch.dtype, str]:
     """(dtype, reason): bfloat16 if this CPU has it in hardware and computes clearly faster with it.
 
     That must be measured: some CPUs with bfloat16 are four times as fast in it, others half as fast.
@@ -155,7 +126,7 @@ def cpu_dtype(machine: AnyMachine) -> tuple[torch.dtype, str]:
     return (torch.bfloat16 if speed > MIN_BF16_SPEED else torch.float32), reason
 
 
-def choose_dtype(precision: int | str, kind: str, machine: AnyMachine) -> tuple[torch.dtype, str]:
+def choose_dtype(precision: int | str, kind: str, machine: Machine) -> tuple[torch.dtype, str]:
     """(dtype, reason) of matrix products. Raises NotebookError if the device does not support it."""
     if str(precision) == "16" and kind != "gpu":
         raise NotebookError(
@@ -177,7 +148,7 @@ def choose_dtype(precision: int | str, kind: str, machine: AnyMachine) -> tuple[
 # how processes are started
 
 
-def check_fork(kind: str, processes: int, machine: AnyMachine) -> None:
+def check_fork(kind: str, processes: int, machine: Machine) -> None:
     """Raise NotebookError if this kernel cannot be forked into several processes on GPUs.
 
     CUDA does not work in a fork of a process that has used it, and Lightning 2.6.6 does not notice.
@@ -190,11 +161,12 @@ def check_fork(kind: str, processes: int, machine: AnyMachine) -> None:
 
 
 def choose_strategy(
-    kind: str, processes: int, num_nodes: int, machine: AnyMachine, compile: bool | str = "auto"
+    kind: str, processes: int, num_nodes: int, machine: Machine, compile: bool | str = "auto"
 ) -> str:
-    """The name of Lightning's strategy. Raises NotebookError if processes cannot be started so.
+    """The name of Lightning's strategy, its own or one of mlm.training.strategies.
 
-    Several processes share the work by DDP: each has the whole model.
+    Several processes share the work by DDP: each has the whole model. Raises NotebookError if processes
+    cannot be started so.
     """
     launched = machine.started_by_launcher
     check_fork(kind, processes, machine)
@@ -213,7 +185,7 @@ def choose_strategy(
     if processes * num_nodes > 1:
         return "ddp" if launched else "ddp_notebook"  # ddp_notebook forks this kernel
     if kind == "gpu" and compile is not False:
-        return CudaGraph.strategy_name
+        return "cuda_graph"
     return "auto"
 
 
@@ -224,7 +196,7 @@ def trainer_arguments(
     num_nodes: int = 1,
     precision: int | str = "auto",
     compile: bool | str = "auto",
-    machine: AnyMachine | None = None,
+    machine: Machine | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arguments of `Trainer`, device) for the parameters of 01 and 04 on a machine (None: this one).
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from mlm.env.names import shown_value
 from mlm.env.notebook import NotebookError
+from mlm.env.secrets import shown_value
 
 
 def sha256_of(path: str | Path) -> str:
@@ -126,6 +126,12 @@ def atomic_write(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[An
             part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, with \\n at the ends of lines."""
+    with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
 def remove_stale_parts(folder: Path) -> None:
     """Remove incomplete files below `folder` whose process on this machine no longer runs."""
     for part in folder.rglob(f"*.{socket.gethostname()}-*.part"):
@@ -149,8 +155,7 @@ def json_digest(content: Any) -> str:
 def write_checked_json(path: Path, content: dict[str, Any]) -> None:
     """Write a dict as JSON, with its `json_digest` as "seal". Raises ValueError on NaN or infinity."""
     text = json.dumps({**content, "seal": json_digest(content)}, indent=1, allow_nan=False)
-    with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text + "\n")
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -164,11 +169,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_checked_json(path: Path) -> dict[str, Any] | None:
     """The dict that `write_checked_json` wrote; None if the file is missing or was changed."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if content.pop("seal") == json_digest(content) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    content = read_json(path)
+    seal = content.pop("seal", None)
+    return content if seal == json_digest(content) else None
 
 
 def sha256_sums(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import importlib.util
 import inspect
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -40,7 +39,6 @@ def as_card(row: Sequence) -> Card:
 
 
 A100 = Card("A100", 40e9, (8, 0))
-
 
 # in a subprocess
 
@@ -85,41 +83,6 @@ def list_gpus() -> list[tuple[str, int, tuple[int, int], str]]:
     return [(c.name, c.total_memory, (c.major, c.minor), failure(number)) for number, c in cards]
 
 
-def time_matrix_products(kind: str, size: int) -> list[tuple[str, str, float, float]]:
-    """(device, dtype, error, GFLOP/s) of a (size, size) matrix product on each device of a kind.
-
-    The error is the largest difference from the CPU's float64 product, relative to its largest entry.
-    The time is measured for a chain of ten products. Starts CUDA or XLA.
-    """
-    import time
-
-    import torch
-
-    devices, dtypes = [torch.device("cpu")], [torch.float32, torch.bfloat16]
-    if kind == "gpu":
-        devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-        dtypes.append(torch.float16)
-    if kind == "tpu":
-        import torch_xla
-
-        devices = torch_xla.devices()
-    torch.manual_seed(0)
-    rows, matrix = [], torch.randn(size, size) / size**0.5  # its powers neither grow nor shrink
-    for device, dtype in ((device, dtype) for device in devices for dtype in dtypes):
-        factor = matrix.to(device, dtype)
-        exact = matrix.to(dtype).double() @ matrix.to(dtype).double()
-        error = float(((factor @ factor).cpu().double() - exact).abs().max() / exact.abs().max())
-        seconds = []
-        for _ in range(3):  # the first is a warm-up: kernels are loaded, XLA compiles
-            start, product = time.perf_counter(), factor
-            for _ in range(10):
-                product = product @ factor
-            product.abs().max().item()  # waits for the device
-            seconds.append(time.perf_counter() - start)
-        rows.append((str(device), str(dtype), error, 10 * 2 * size**3 / min(seconds) / 1e9))
-    return rows
-
-
 # this machine
 
 
@@ -150,12 +113,6 @@ def count_tpu_cores() -> int:
             "server is unreachable, set TPU_SKIP_MDS_QUERY=1 and TPU_ACCELERATOR_TYPE="
             "v5litepod-1 (your type); to train without the TPU, pass tpu_cores=0"
         ) from None
-
-
-def xla_is_used() -> bool:
-    """Whether this process has started the XLA runtime: then it cannot start others on a TPU."""
-    xla = sys.modules.get("torch_xla")
-    return bool(xla and xla._XLAC._xla_runtime_is_initialized())
 
 
 class Machine:
@@ -203,8 +160,9 @@ class Machine:
 
     @property
     def xla_is_used(self) -> bool:
-        """Whether this process has started the XLA runtime."""
-        return xla_is_used()
+        """Whether this process has started the XLA runtime: then it cannot start others on a TPU."""
+        xla = sys.modules.get("torch_xla")
+        return bool(xla and xla._XLAC._xla_runtime_is_initialized())
 
     @property
     def started_by_launcher(self) -> bool:
@@ -224,7 +182,7 @@ class Machine:
 
 
 @dataclass
-class SimulatedMachine:
+class SimulatedMachine(Machine):
     """A machine with given properties, to see what `Machine` would lead to elsewhere."""
 
     gpus: int = 0
@@ -241,14 +199,8 @@ class SimulatedMachine:
 
     def __post_init__(self) -> None:
         self.card = as_card(self.card)
+        self.cards = [self.card] * self.gpus
 
-    @property
-    def cards(self) -> list[Card]:
-        """`gpus` cards of one kind."""
-        return [self.card] * self.gpus
-
-
-# its devices
 
 TPU_GB = {  # GB of memory of a core, by the type in TPU_ACCELERATOR_TYPE
     "v2": 8,
@@ -259,21 +211,3 @@ TPU_GB = {  # GB of memory of a core, by the type in TPU_ACCELERATOR_TYPE
     "v5p": 95,
     "v6e": 32,
 }
-
-
-def list_devices() -> list[tuple[str, str, str, str]]:
-    """A row for each device of this machine: (device, model, memory, support for bfloat16)."""
-    import psutil
-
-    machine = Machine()
-    bf16 = {True: "in hardware", False: "emulated, slow"}
-    memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
-    rows = [("CPU", f"{os.cpu_count()} cores, {platform.machine()}", memory, bf16[machine.bf16])]
-    for number, card in enumerate(machine.cards if machine.gpus else []):
-        supported = card.failure or bf16[card.capability >= (8, 0)]
-        rows.append((f"GPU {number}", card.name, f"{card.memory / 1e9:.0f} GB", supported))
-    for number in range(machine.tpu_cores):
-        tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
-        memory = f"{TPU_GB[tpu_type]} GB" if tpu_type in TPU_GB else "unknown until it is used"
-        rows.append((f"TPU core {number}", tpu_type, memory, bf16[True]))
-    return rows

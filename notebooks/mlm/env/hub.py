@@ -10,11 +10,12 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm.env.files import absolute_path, describe_path, short_repr
-from mlm.env.hub_access import hub_is_unreachable
 from mlm.env.model_folder import check_config_folder, check_model_folder, missing_model_type
-from mlm.env.names import HUB_NAME, hide_secrets
+from mlm.env.names import HUB_NAME
+from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError, installed_version
 from mlm.env.scratch import scratch_source
+from mlm.env.secrets import hide_secrets
 
 MASKED_LMS = {  # model types with a masked language model, without sequence-to-sequence models
     model_type
@@ -89,9 +90,7 @@ def model_source(model: str, needs_weights: bool = True) -> str:
     else:
         raise load_error(model, f"{path} {describe_path(path)}")
     config: dict[str, Any] = {}
-    with contextlib.suppress(
-        Exception
-    ):  # an unreadable config is reported when the model is loaded
+    with contextlib.suppress(Exception):  # reported when the model is loaded
         offline = hub_is_unreachable(source)
         config, _ = PretrainedConfig.get_config_dict(source, local_files_only=offline)
     model_type = config.get("model_type")

@@ -6,10 +6,10 @@ empty vocabulary.
 
 import json
 import re
-import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from mlm.env.files import read_json, short_repr
 from mlm.env.notebook import NotebookError
@@ -100,7 +100,7 @@ def other_weights(folder: Path) -> str | None:
     return None
 
 
-def not_a_model(folder: Path) -> str | None:
+def not_a_model(folder: Path) -> str:
     """An empty folder, or any other one."""
     files = sorted(path.name for path in folder.iterdir())
     content = f"contains no config.json, only {', '.join(files[:3])}" if files else "is empty"
@@ -110,13 +110,15 @@ def not_a_model(folder: Path) -> str | None:
     )
 
 
-WITHOUT_CONFIG: tuple[Callable[[Path], str | None], ...] = (
-    lora_adapter,
-    folder_of_models,
-    other_framework,
-    other_weights,
-    not_a_model,
-)
+def without_config(folder: Path) -> str:
+    """The end of a message about a folder without config.json."""
+    return (
+        lora_adapter(folder)
+        or folder_of_models(folder)
+        or other_framework(folder)
+        or other_weights(folder)
+        or not_a_model(folder)
+    )
 
 
 # A folder with config.json: whether it is complete.
@@ -166,44 +168,26 @@ def incomplete_weights(folder: Path) -> str | None:
         if lost := sorted(name for name in needed if not (folder / name).exists()):
             return f"lacks {lost[0]} ({len(lost)} of {len(needed)} files of weights); copy it again"
     for path in sorted(files):
-        with open(path, "rb") as file:
-            start = file.read(len(LFS_POINTER))
-        if start == LFS_POINTER:
-            return f"has no weights: {path.name} is only a pointer of Git LFS; run `git lfs pull` in it"
-        size = safetensors_size(path) if path.suffix == ".safetensors" else None
-        if size is not None and path.stat().st_size != size:
-            return (
-                f"has a truncated file: {path.name} has {path.stat().st_size:,} of {size:,} bytes; "
-                "copy or download it again"
-            )
+        if reason := damaged_weights(path):
+            return f"has a damaged file: {path.name}: {reason}"
     if files:
         return None
-    return (
-        lora_adapter(folder)
-        or other_framework(folder)
-        or (
-            f"has a config.json but no weights; copy {WEIGHTS[0]} into it from where the model was saved"
-        )
-    )
+    missing = f"has a config.json but no weights; copy {WEIGHTS[0]} into it from where the model was saved"
+    return lora_adapter(folder) or other_framework(folder) or missing
 
 
-def safetensors_size(path: Path) -> int | None:
-    """The number of bytes that a safetensors file should have; None if its header is no header."""
+def damaged_weights(path: Path) -> str | None:
+    """What is wrong with a file of weights, as far as its first bytes say; None if nothing is."""
     with open(path, "rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            return 8
-        length = struct.unpack("<Q", prefix)[0]
-        if length > 100_000_000:  # the format's own limit
-            return None
-        if path.stat().st_size < 8 + length:
-            return 8 + length
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            return "it is only a pointer of Git LFS; run `git lfs pull` in the folder"
+    if path.suffix == ".safetensors":
         try:
-            header = json.loads(file.read(length))
-            ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None
-    return 8 + length + max(ends, default=0)
+            with safe_open(path, "pt"):  # compares the tensors with the size of the file
+                pass
+        except (OSError, SafetensorError) as error:
+            return f"{error}; copy or download it again"
+    return None
 
 
 def check_model_folder(
@@ -215,13 +199,12 @@ def check_model_folder(
     the model itself is loaded, not only its tokenizer.
     """
     reason = None
-    if not (folder / "config.json").exists():
-        if needs_weights or not has_tokenizer(folder):
-            reason = next(filter(None, (describe(folder) for describe in WITHOUT_CONFIG)))
-    elif reason := damaged_json(folder):
-        pass
-    elif read_json(folder / "config.json").get("model_type") in known_types and needs_weights:
-        reason = incomplete_weights(folder)
+    if (folder / "config.json").exists():
+        reason = damaged_json(folder)
+        if needs_weights and read_json(folder / "config.json").get("model_type") in known_types:
+            reason = reason or incomplete_weights(folder)
+    elif needs_weights or not has_tokenizer(folder):
+        reason = without_config(folder)
     if reason:
         raise NotebookError(f"model={short_repr(model)} {reason}")
 
@@ -250,19 +233,16 @@ def check_vocabulary(model: str, tokenizer: Any, folder: Path) -> None:
     vocabulary = tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}
     if any(letter.isalnum() for token in vocabulary for letter in token):
         return
-    has_files = folder.is_dir() and any((folder / name).exists() for name in TOKENIZER_FILES)
-    parent = folder.parent if folder.is_dir() else folder
-    elsewhere = folder.is_dir() and next(
-        (name for name in TOKENIZER_FILES if (parent / name).exists()), None
-    )
-    base = read_json(folder / "config.json").get("_name_or_path")
-    where = (
-        f"copy tokenizer.json and tokenizer_config.json from {parent}"
-        if elsewhere
-        else "copy tokenizer.json and tokenizer_config.json (or vocab.txt) into it from the model that was "
-        f"fine-tuned{f', {short_repr(base)}' if base else ''}, or call tokenizer.save_pretrained"
-    )
+    files, parent = "tokenizer.json and tokenizer_config.json", folder.parent
+    if folder.is_dir() and has_tokenizer(parent):
+        where = f"copy {files} from {parent}"
+    else:
+        base = read_json(folder / "config.json").get("_name_or_path")
+        where = (
+            f"copy {files} (or vocab.txt) into it from the model that was fine-tuned"
+            f"{f', {short_repr(base)}' if base else ''}, or call tokenizer.save_pretrained"
+        )
     raise NotebookError(
-        f"model={short_repr(model)} has {'an empty' if has_files else 'no'} vocabulary: "
+        f"model={short_repr(model)} has {'an empty' if has_tokenizer(folder) else 'no'} vocabulary: "
         f"its tokenizer knows no words; {where}"
     )

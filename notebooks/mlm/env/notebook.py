@@ -119,9 +119,7 @@ def silence_warnings() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing is sent anywhere
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # all cores, no warning when forked
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # tensorboard imports TensorFlow, if installed
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorboard may import TensorFlow
     warnings.filterwarnings("ignore", "IProgress not found")  # without ipywidgets a bar is text
     warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a script that the font lacks
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch

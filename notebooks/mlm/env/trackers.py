@@ -1,6 +1,6 @@
-"""The loggers that 04 can send its metrics to: TensorBoard, Weights & Biases, MLflow, Trackio.
+"""Opens the loggers that 04 can send its metrics to: TensorBoard, Weights & Biases, MLflow, Trackio.
 
-LOGGERS has a row for each of LOGGER_NAMES. A tracker needs its own package, which is imported when it is used.
+Nothing is imported before it is used: a tracker needs its own package.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlm.env.logger_names import logger_names
-from mlm.env.names import hide_secrets, without_secrets
+from mlm.env.loggers import LOGGERS, logger_names
+from mlm.env.network import SECONDS, connection_error
 from mlm.env.notebook import NotebookError, installed_version
+from mlm.env.secrets import hide_secrets, without_secrets
 
 PROJECT = "bert-mlm"  # the project or experiment of all runs in a tracker
-SECONDS = 10  # to wait for a server before training
 
 
 @dataclass
@@ -104,29 +104,21 @@ def open_mlflow(run: TrackedRun) -> Any:
     """A run of MLflow, on its server or in workdir."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the next row tries again
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(SECONDS))
-    from mlflow import MlflowClient
     from pytorch_lightning.loggers import MLFlowLogger
 
-    for name in ("mlflow", "alembic"):  # they report each table that they create
-        logging.getLogger(name).setLevel(logging.WARNING)
-    address = mlflow_address(run.workdir)
-    client = MlflowClient(address)
-    is_new = run.run_id is None
-    if is_new:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        experiment = client.get_experiment_by_name(name)
-        files = (
-            (run.workdir / "mlruns").resolve().as_uri() if address.startswith("sqlite") else None
-        )
-        experiment_id = (
-            experiment.experiment_id if experiment else client.create_experiment(name, files)
-        )
-        run.run_id = client.create_run(experiment_id, run_name=run.folder.name).info.run_id
-    else:
-        client.update_run(run.run_id, status="RUNNING")
-    logger = MLFlowLogger(tracking_uri=address, run_id=run.run_id)
+    for name in ("mlflow", "alembic", "pytorch_lightning.loggers.mlflow"):  # all that they create
+        logging.getLogger(name).setLevel(logging.ERROR)
+    address, is_new = mlflow_address(run.workdir), run.run_id is None
+    files = (run.workdir / "mlruns").resolve().as_uri() if address.startswith("sqlite") else None
+    logger = MLFlowLogger(
+        os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), run.folder.name, address,
+        artifact_location=files, run_id=run.run_id,
+    )  # fmt: skip
+    run.run_id = logger.run_id  # created by this line if it is new
     if is_new:
         logger.log_hyperparams(run.settings)
+    else:
+        logger.experiment.update_run(run.run_id, status="RUNNING")
     print(f"mlflow: to see the curves, `mlflow ui --backend-store-uri {without_secrets(address)}`")
     return logger
 
@@ -166,20 +158,26 @@ def open_trackio(run: TrackedRun) -> Any:
     return logger
 
 
+OPEN: dict[str, Callable[[TrackedRun], Any]] = {  # for each name of LOGGERS
+    "tensorboard": open_tensorboard,
+    "csv": open_csv,
+    "wandb": open_wandb,
+    "mlflow": open_mlflow,
+    "trackio": open_trackio,
+}
+
 # checks before training
+
+SERVERS = {"mlflow": "MLFLOW_TRACKING_URI", "trackio": "TRACKIO_SERVER_URL"}  # set to use a server
 
 
 def check_server(name: str, url: str, otherwise: str) -> None:
     """Raise NotebookError if a server does not answer at all."""
-    import requests
-
-    try:
-        requests.head(url, timeout=SECONDS)
-    except requests.RequestException as error:
+    if error := connection_error(url):
         raise NotebookError(
-            f"logger={name!r}: {without_secrets(url)} cannot be reached ({type(error).__name__}): check "
-            f"the network and the address, or {otherwise}"
-        ) from None
+            f"logger={name!r}: {without_secrets(url)} cannot be reached ({error}): check the network and "
+            f"the address, or {otherwise}"
+        )
 
 
 def check_wandb() -> None:
@@ -211,56 +209,18 @@ def check_wandb() -> None:
     check_server("wandb", address, offline)
 
 
-def check_mlflow() -> None:
-    """Raise NotebookError if MLflow's server is set and cannot be reached."""
-    address = mlflow_address(Path())
-    if address.startswith(("http://", "https://")):
-        check_server("mlflow", address, "unset MLFLOW_TRACKING_URI to log to a file in workdir")
-
-
-def check_trackio() -> None:
-    """Raise NotebookError if Trackio's own server is set and cannot be reached."""
-    if address := os.environ.get("TRACKIO_SERVER_URL"):
-        check_server("trackio", address, "unset TRACKIO_SERVER_URL to log to a file in workdir")
-
-
-def no_check() -> None:
-    """Local files need no check: training reports a folder that cannot be written."""
-
-
-# the table
-
-
-@dataclass(frozen=True)
-class Tracker:
-    """A row of LOGGERS.
-
-    `continues`: a resumed run adds to what a server has. Otherwise it is a local file, in which what is
-    newer than the checkpoint is replaced.
-    """
-
-    package: str  # its name for pip
-    open: Callable[[TrackedRun], Any]
-    check: Callable[[], None] = no_check
-    continues: bool = True
-
-
-LOGGERS = {
-    "tensorboard": Tracker("tensorboard", open_tensorboard, continues=False),
-    "csv": Tracker("pytorch-lightning", open_csv, continues=False),
-    "wandb": Tracker("wandb", open_wandb, check_wandb),
-    "mlflow": Tracker("mlflow", open_mlflow, check_mlflow),
-    "trackio": Tracker("trackio", open_trackio, check_trackio),
-}
-
-
 def check_loggers(logger: str | list[str]) -> None:
     """Raise NotebookError if a logger's package is missing, or its server needs a login or is not there."""
     for name in logger_names(logger):
-        tracker = LOGGERS[name]
-        if installed_version(tracker.package) is None:
+        package = LOGGERS[name].package
+        if installed_version(package) is None:
             raise NotebookError(
-                f"logger={name!r}: the package {tracker.package} is not installed: run "
-                f"`pip install {tracker.package}`, then this cell again"
+                f"logger={name!r}: the package {package} is not installed: run `pip install {package}`, "
+                "then this cell again"
             )
-        tracker.check()
+        if name == "wandb":
+            check_wandb()
+        variable = SERVERS.get(name, "")
+        address = os.environ.get(variable, "")
+        if address.startswith(("http://", "https://")):
+            check_server(name, address, f"unset {variable} to log to a file in workdir")

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from mlm.env.notebook import NotebookError
-from mlm.inference.predict import with_mask
+from mlm.inference.mask_token import with_mask
 
 CHECKED_TOKENS = 400  # of the vocabulary, evenly spread
 TOKENS_PER_TEXT = 20
@@ -53,9 +53,7 @@ def for_browser(part: dict[str, Any] | None) -> list[dict[str, Any]]:
         return [split_at(r"[\s\S]{1," + f"{part['length']}}}")]
     if kind == "Metaspace" and part.get("split", True):  # there, it does not split
         return [part, split_at(f"{part['replacement']}[^{part['replacement']}]*")]
-    if (
-        kind == "BertPreTokenizer"
-    ):  # there, Chinese characters beyond 16 bits are no words; NEL is no space
+    if kind == "BertPreTokenizer":  # there, Chinese beyond 16 bits is no word, NEL is no space
         chinese = r"[\x{20000}-\x{2CEAF}\x{2F800}-\x{2FA1F}]"
         return [split_at(r"\x{85}", "Removed"), part, split_at(chinese)]
     if kind == "Lowercase" or (kind == "BertNormalizer" and part["lowercase"]):

@@ -22,12 +22,10 @@ from mlm.data.corpus import load_corpus, make_workdir
 from mlm.data.tokenizer import learns_vocabulary, load_tokenizer, save_tokenizer
 from mlm.data.vocabulary import init_added_embeddings
 from mlm.env.files import absolute_path
-from mlm.env.names import FOLDER_DIGEST, public_name, stored_model
+from mlm.env.names import FOLDER_DIGEST, public_name, stored_model, text_name
 from mlm.env.notebook import NotebookError
 from mlm.models.loading import load_model, quiet_transformers
-from mlm.training.checkpoint import selected_weights
-from mlm.training.model_card import text_name
-from mlm.training.results import check_files
+from mlm.training.run_files import check_files, selected_weights
 
 REQUIRED_FILES = (
     "run.json",

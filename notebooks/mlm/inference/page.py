@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm.env.files import absolute_path, atomic_write
+from mlm.env.files import absolute_path, write_text
 from mlm.env.names import public_name
 from mlm.env.notebook import NotebookError
 from mlm.inference.browser_tokenizer import browser_tokenizer
@@ -15,7 +15,6 @@ from mlm.inference.npm_packages import check_archives, unpack_archives
 from mlm.inference.page_template import PAGE
 from mlm.models.probe import longest_input
 
-MODEL_FILE = "model.onnx"
 MAX_TOKENS = 512  # of a sentence on the page, even if the model takes more: a browser is slow
 
 
@@ -33,12 +32,6 @@ def check_page(page: bool, folder: Path | None, workdir: str | Path) -> None:
             "browser cannot run it; leave page out"
         )
     check_archives(absolute_path("workdir", workdir))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file of the page."""
-    with atomic_write(path, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
 
 
 def write_page(

@@ -6,21 +6,13 @@ import torch
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm.env.notebook import NotebookError
+from mlm.inference.mask_token import with_mask
 from mlm.models.encoders import head_logits, hidden_states
 from mlm.models.probe import longest_input
 
 Predictions = list[list[tuple[str, float]]]  # for each [MASK]: (token, probability), best first
 
 # fill in masked words
-
-
-def with_mask(tokenizer: PreTrainedTokenizerBase, sentence: str) -> str:
-    """The sentence with the tokenizer's own mask token in place of [MASK].
-
-    The space before [MASK] is removed: tokenizers whose tokens begin with a space predict it as well.
-    """
-    mask = tokenizer.mask_token
-    return sentence.replace(" [MASK]", mask).replace("[MASK]", mask)
 
 
 def encode(

@@ -10,12 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from mlm.env.files import move_into_place, partial_path
 from mlm.inference.export import export_errors, onnx_session
-from mlm.inference.validation_examples import find_corpus, load_split, validation_batches
-from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY
+from mlm.inference.validation_set import find_corpus, load_split
+from mlm.training.evaluation import VALIDATION_MLM_PROBABILITY, validation_batches
 
-MEASURED_TOKENS = (
-    3000  # masked validation tokens on which two models are compared, if there are more
-)
+MEASURED_TOKENS = 3000  # masked validation tokens that are compared, if there are more
 ACCEPTED_LOSS = 0.005  # of accuracy
 
 
@@ -47,7 +45,7 @@ def masked_rows(
     All of them, or evenly spread ones with about MEASURED_TOKENS masked tokens.
     """
     valid = load_split(corpus, "valid", tokenizer, results)
-    batches = validation_batches(valid, results, pack=False)
+    batches = validation_batches(valid, results["parameters"]["seed"], pack=False)
     keys = list(batches.keys)
     times_too_many = len(valid.ids) * VALIDATION_MLM_PROBABILITY / MEASURED_TOKENS
     batches.keys = keys[:: min(len(keys), max(1, round(times_too_many)))]

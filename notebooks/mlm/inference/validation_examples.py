@@ -1,34 +1,21 @@
-"""Predictions on the validation set: chosen examples, and accuracy by how frequent a token is.
+"""Examples of predictions on the validation set of a run, chosen by a rule."""
 
-The masked tokens are those that the evaluation of a run masks, so they depend on the text, the tokenizer
-and the seed alone.
-"""
-
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm.data.batches import MaskedBatches
-from mlm.data.corpus import is_intact
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.formats import text_lines
 from mlm.data.normalization import is_word
 from mlm.data.packing import VALIDATION_EPOCH
-from mlm.env.files import absolute_path
-from mlm.models.encoders import supports_packing
-from mlm.models.preparation import init_head_bias
-from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY, MaskedLMData
-from mlm.training.evaluation import evaluate
-from mlm.training.module import MaskedLM, masked_labels
-
-FREQUENCY_BANDS = 10, 100, 1000  # upper limits of the rows of `accuracy_by_frequency`
+from mlm.inference.validation_set import find_corpus, load_split
+from mlm.training.evaluation import VALIDATION_MLM_PROBABILITY
 
 # the rule for `validation_examples`
 MIN_LINE_TOKENS, MAX_LINE_TOKENS = 8, 24
@@ -60,88 +47,6 @@ class ValidationExample:
     line: str  # without [MASK], as far as the model reads it
 
 
-def find_corpus(results: dict[str, Any], workdir: str | Path) -> Path | None:
-    """The folder with the corpus of a run. Returns None and prints why if it is not in `workdir`."""
-    for folder in absolute_path("workdir", workdir).glob("corpus/*"):
-        if is_intact(folder, results["data"]["sha256"]):
-            return folder
-    print("The corpus of this run is not in workdir, so there are no predictions on its lines.")
-    return None
-
-
-def load_split(
-    folder: Path, split: str, tokenizer: PreTrainedTokenizerBase, results: dict[str, Any]
-) -> MaskedLMDataset:
-    """The lines of "train" or "valid" of a run's corpus."""
-    return MaskedLMDataset(folder / f"{split}.txt", tokenizer, results["parameters"]["max_len"])
-
-
-def validation_batches(
-    valid: MaskedLMDataset, results: dict[str, Any], pack: bool
-) -> MaskedBatches:
-    """The validation batches of a run: with the masks of its evaluation."""
-    data = MaskedLMData(
-        train=valid,  # not used
-        valid=valid,
-        batch_size=32,
-        mlm_probability=VALIDATION_MLM_PROBABILITY,
-        seed=results["parameters"]["seed"],
-        total_steps=0,
-        pack=pack,
-    )
-    return data.validation_batches()
-
-
-def validation_loss(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    results: dict[str, Any],
-    folder: Path,
-) -> float:
-    """The loss of a model on the validation set of a run, with the run's masks, in nats per masked token.
-
-    folder: of the run's corpus.
-    """
-    valid = load_split(folder, "valid", tokenizer, results)
-    batches = validation_batches(valid, results, supports_packing(model.config))
-    module = MaskedLM(model, {}).train(model.training)  # the mode that evaluate restores
-    return evaluate(module, batches)["loss"]
-
-
-def is_initial_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    results: dict[str, Any],
-    workdir: str | Path,
-) -> bool:
-    """Whether a rebuilt model is the one that training started from; prints the reason.
-
-    It must have the validation loss that 04 stored, up to rounding. An MLM head that the model's files
-    lack first gets the bias that 04 gave it. If the run's corpus is not in `workdir`, the model counts
-    as the right one.
-    """
-    folder = find_corpus(results, workdir)
-    if folder is None:
-        print("model before training: not verified, because the run's corpus is not in workdir")
-        return True
-    if getattr(model, "head_was_missing", False):
-        init_head_bias(model, load_split(folder, "train", tokenizer, results))
-    rebuilt, stored = validation_loss(model, tokenizer, results, folder), results["before"]["loss"]
-    hardware = results.get("hardware", {})
-    is_exact = (hardware.get("device"), hardware.get("precision")) == ("cpu", "torch.float32")
-    if math.isclose(rebuilt, stored, rel_tol=1e-4 if is_exact else 0.01):
-        print(f"model before training: validation loss {rebuilt:.3f}, the same as 04 stored")
-        return True
-    print(
-        f"no comparison with the model before training: its validation loss is {rebuilt:.3f}, but 04 stored "
-        f"{stored:.3f}; the files that it is loaded from changed after the run"
-    )
-    return False
-
-
-# examples
-
-
 def reads_as_prose(line: str) -> bool:
     """Whether a line has only words and common punctuation, and does not begin with a small letter."""
     words = BETWEEN_WORDS.split(line)
@@ -156,14 +61,11 @@ def is_content_word(word: str) -> bool:
 def find_pairs(data: MaskedLMDataset, pairs: np.ndarray) -> np.ndarray:
     """Which of these pairs of token ids (n, 2) occur in a text as neighbours, (n,) bool."""
     codes = pairs[:, 0].astype(np.int64) * data.vocab_size + pairs[:, 1]
-    wanted, index = np.unique(codes, return_inverse=True)
-    occurs = np.zeros(len(wanted), bool)
+    occurs = np.zeros(len(codes), bool)
     for start in range(0, len(data.ids), CHUNK_TOKENS):  # the ids are on disk
         ids = data.ids[start : start + CHUNK_TOKENS + 1].astype(np.int64)
-        text_codes = ids[:-1] * data.vocab_size + ids[1:]
-        nearest = np.searchsorted(wanted, text_codes).clip(max=len(wanted) - 1)
-        occurs[nearest[wanted[nearest] == text_codes]] = True
-    return occurs[index]
+        occurs |= np.isin(codes, ids[:-1] * data.vocab_size + ids[1:])
+    return occurs
 
 
 def masked_sentence(
@@ -296,44 +198,3 @@ def format_examples(examples: list[ValidationExample]) -> str:
         lines = [f"    {name:<{width}}  {', '.join(tokens)}" for name, tokens in rows.items()]
         blocks.append("\n".join([example.sentence, *lines]))
     return "\n\n".join(blocks)
-
-
-# accuracy by frequency
-
-
-@torch.no_grad()
-def accuracy_by_frequency(
-    models: dict[str, PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-    results: dict[str, Any],
-    workdir: str | Path,
-) -> pd.DataFrame | None:
-    """Accuracy on all masked validation tokens, by how often the token occurs in the training text.
-
-    A row for each range of counts and one for all tokens, with the number of masked tokens, the accuracy
-    of always predicting the most frequent token, and the accuracy of each model. Returns None if the
-    run's corpus is not in `workdir`.
-    """
-    folder = find_corpus(results, workdir)
-    if folder is None:
-        return None
-    train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
-    counts = np.bincount(train.ids, minlength=train.vocab_size)
-    pack = all(supports_packing(model.config) for model in models.values())
-    batches = validation_batches(valid, results, pack)
-    labels = torch.cat([masked_labels(batch) for batch in batches]).numpy()
-    correct = {"most frequent token": np.full(len(labels), counts.argmax()) == labels}
-    for name, model in models.items():
-        module = MaskedLM(model, {}).eval()
-        predictions = [module.masked_logits(b).argmax(-1) for b in batches]
-        correct[name] = torch.cat(predictions).numpy() == labels
-    limits = (0, *FREQUENCY_BANDS)
-    names = ["never", *(f"{low + 1:,} to {high:,}" for low, high in zip(limits, FREQUENCY_BANDS))]
-    names.append(f"more than {FREQUENCY_BANDS[-1]:,}")
-    table = pd.DataFrame({"masked tokens": 1, **correct})
-    table = table[labels != -100]  # -100 fills up the positions of a batch
-    table["band"] = np.searchsorted(limits, counts[labels[labels != -100]])
-    aggregates = {"masked tokens": "sum", **dict.fromkeys(correct, "mean")}
-    bands = table.groupby("band").agg(aggregates).rename(index=dict(enumerate(names)))
-    total = table.agg(aggregates).to_frame("all").T.astype(bands.dtypes)
-    return pd.concat([bands, total]).rename_axis("times in the training text")

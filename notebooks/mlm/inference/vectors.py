@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.metrics.pairwise import cosine_similarity
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm.env.files import atomic_write
+from mlm.env.files import write_text
 from mlm.env.notebook import NotebookError
 
 READ_TEXTS = 64  # at a time
@@ -57,29 +58,20 @@ def text_vectors(
     return torch.cat(vectors).cpu().numpy()
 
 
-def cosines(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """The cosines of the angles between all vectors of queries (Q, H) and keys (K, H), (Q, K)."""
-    tiny = np.finfo(np.float32).tiny  # a vector of zeros has the similarity 0 to all others
-    queries, keys = (
-        v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), tiny) for v in (queries, keys)
-    )
-    return queries @ keys.T
-
-
 def nearest(queries: np.ndarray, keys: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """For each query (Q, H) the `count` rows of `keys` (K, H) with the most similar vectors, best first.
 
-    Returns their numbers and their cosines, (Q, count).
+    Returns their numbers and their similarities (Q, count): cosines of the angles, from -1 to 1.
     """
-    similarities = cosines(queries, keys)  # (Q, K)
-    rows = (-similarities).argsort(axis=1, kind="stable")[:, :count]
-    return rows, np.take_along_axis(similarities, rows, axis=1)
+    cosines = cosine_similarity(queries, keys)  # (Q, K)
+    rows = (-cosines).argsort(axis=1, kind="stable")[:, :count]
+    return rows, np.take_along_axis(cosines, rows, axis=1)
 
 
-def excerpts(texts: pd.DataFrame, width: int = 70) -> list[str]:
+def excerpts(texts: pd.DataFrame) -> list[str]:
     """ "(label) the beginning of the text" of each row of a table with the columns label and text."""
     return [
-        f"({label}) {shorten(text, width, placeholder=' …')}"
+        f"({label}) {shorten(text, 70, placeholder=' …')}"
         for label, text in zip(texts["label"], texts["text"])
     ]
 
@@ -147,6 +139,5 @@ def write_sentence_transformers(folder: Path, max_len: int) -> list[str]:
     width = AutoConfig.from_pretrained(folder).get_text_config().hidden_size
     files = sentence_transformers_files(width, max_len)
     for name, content in files.items():
-        with atomic_write(folder / name, "w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
+        write_text(folder / name, json.dumps(content, indent=2) + "\n")
     return list(files)

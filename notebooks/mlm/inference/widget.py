@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from mlm.inference.predict import with_mask
+from mlm.inference.mask_token import with_mask
 from mlm.inference.validation_examples import ValidationExample, reads_as_prose
 
 CREDENTIALS = re.compile(

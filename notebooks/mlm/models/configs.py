@@ -10,7 +10,7 @@ from transformers import AutoConfig, BertConfig, ModernBertConfig, PretrainedCon
 
 from mlm.data.lengths import num_positions
 from mlm.env.hub import load_error, model_source
-from mlm.env.hub_access import hub_is_unreachable
+from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import SIZES, Size, scratch_size, scratch_source
 from mlm.models.long_rows import LONG_ROW, is_long

@@ -41,9 +41,7 @@ def fast_dropout(x: torch.Tensor, p: float, training: bool = True) -> torch.Tens
     """
     if not training or p == 0:
         return x
-    if (
-        torch.compiler.is_compiling()
-    ):  # Inductor fuses torch's dropout but cannot use `random_` below
+    if torch.compiler.is_compiling():  # Inductor fuses torch's dropout, and has no `random_`
         return F.dropout(x, p)
     n, cut = x.numel(), min(round(p * 2**16), 2**16 - 1)
     bits = torch.empty(-(-n // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)

@@ -19,7 +19,7 @@ from mlm.models.long_rows import LONG_ATTENTION, dense_mask, is_long
 def default_forward(
     encoder: Any,
     input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: Any,
     position_ids: torch.Tensor | None,
 ) -> torch.Tensor:
     """The encoder's own forward pass; transformers accepts a (B, 1, T, T) bool mask unchanged."""
@@ -38,27 +38,24 @@ def packed_deberta_forward(
 def packed_modernbert_forward(
     encoder: Any,
     input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: Any,
     position_ids: torch.Tensor | None,
 ) -> torch.Tensor:
     """ModernBERT for a (B, 1, T, T) mask: most of its layers attend only within a local window.
 
-    The attention for long rows applies the window itself. It needs sequence_ids for that, if only of one example.
+    The attention for long rows applies the window itself. It needs sequence_ids for that, if only of one
+    example. Shorter rows have a mask here: without one, they take the encoder's own forward pass.
     """
-    if takes_sequence_ids(encoder, input_ids):
-        ids = (
-            torch.zeros_like(input_ids)[:, None, None] if attention_mask is None else attention_mask
-        )
-        masks = {"full_attention": attention_mask, "sliding_attention": ids}
-        return encoder(input_ids, attention_mask=masks, position_ids=position_ids).last_hidden_state
-    assert (
-        attention_mask is not None
-    )  # without one, shorter rows take the encoder's own forward pass
-    positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
-    is_near = (positions[:, None] - positions).abs() <= encoder.config.sliding_window
-    masks = {"full_attention": attention_mask, "sliding_attention": attention_mask & is_near}
-    output = encoder(input_ids, attention_mask=masks, position_ids=position_ids)
-    return output.last_hidden_state
+    if not takes_sequence_ids(encoder, input_ids):
+        positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
+        is_near = (positions[:, None] - positions).abs() <= encoder.config.sliding_window
+        local_mask = attention_mask & is_near
+    elif attention_mask is None:
+        local_mask = torch.zeros_like(input_ids)[:, None, None]
+    else:
+        local_mask = attention_mask
+    masks = {"full_attention": attention_mask, "sliding_attention": local_mask}
+    return default_forward(encoder, input_ids, masks, position_ids)
 
 
 # The table of encoders.
@@ -101,10 +98,7 @@ ENCODERS = {  # model_type: Encoder
     ),
     "electra": Encoder(head_layers=("generator_predictions", "generator_lm_head")),
     "modernbert": Encoder(
-        head_layers=("head", "decoder"),
-        packed_forward=packed_modernbert_forward,
-        # transformers 5.0 has no `sliding_window` and accepts no (B, 1, T, T) mask.
-        can_pack=lambda config: hasattr(config, "sliding_window"),
+        head_layers=("head", "decoder"), packed_forward=packed_modernbert_forward
     ),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,

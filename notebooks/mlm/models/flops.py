@@ -12,9 +12,8 @@ from mlm.models.long_rows import is_long
 
 # per token
 
-MEASURED_LENGTH = (
-    128  # tokens; what long rows cost is computed from rows of this and twice this length
-)
+# Tokens. What long rows cost is computed from rows of this and twice this length.
+MEASURED_LENGTH = 128
 
 
 def flops_per_token(model: Any, length: int, mlm_probability: float) -> float:
@@ -32,7 +31,9 @@ def flops_per_token(model: Any, length: int, mlm_probability: float) -> float:
     encoder, head = row_flops(model, length)
     config = model.config.get_text_config()  # of a model that also reads images
     outside_windows = length**2 - pairs_in_window(length, window_of(config))
-    encoder -= 4 * outside_windows * hidden_size(config) * num_window_layers(config)
+    # A local layer computes all pairs and discards most of them.
+    num_local_layers = (getattr(config, "layer_types", None) or []).count("sliding_attention")
+    encoder -= 4 * outside_windows * config.hidden_size * num_local_layers
     return 3 * (encoder + mlm_probability * head) / length
 
 
@@ -81,18 +82,7 @@ def forward_flops(model: Any, rows: int, length: int) -> tuple[int, int]:
 def window_of(config: Any) -> int:
     """The number of tokens on each side that a layer with local attention (ModernBERT) sees; 0: all."""
     layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
-    return max(
-        getattr(layer, "sliding_window", None) or getattr(layer, "local_attention", 0) // 2
-        for layer in layers
-    )
-
-
-def num_window_layers(config: Any) -> int:
-    """The number of layers with local attention, which computes all pairs and discards most of them."""
-    if kinds := getattr(config, "layer_types", None):
-        return kinds.count("sliding_attention")
-    every = getattr(config, "global_attn_every_n_layers", 1)  # ModernBERT in transformers 5.0
-    return sum(layer % every > 0 for layer in range(config.num_hidden_layers)) if every > 1 else 0
+    return max(getattr(layer, "sliding_window", None) or 0 for layer in layers)
 
 
 def pairs_in_window(length: int, window: int) -> int:
@@ -100,11 +90,6 @@ def pairs_in_window(length: int, window: int) -> int:
     if not 0 < window < length:
         return length**2
     return length * (2 * window + 1) - window * (window + 1)
-
-
-def hidden_size(config: Any) -> int:
-    """The width of the encoder; the heads of its attention share it."""
-    return getattr(config, "hidden_size", None) or config.dim
 
 
 # per second

@@ -6,7 +6,7 @@ import torch
 
 
 def use_deterministic_operations() -> None:
-    """Make torch choose operations that give the same bits each time they run on a GPU.
+    """Make torch choose operations that give the same bits each time they run on a GPU; prints a line.
 
     Without this, gradients of attention and of embeddings differ in their last bits from run to run,
     because their sums are added up in an order that changes; a resumed run could not be bit-exact. See
@@ -18,9 +18,4 @@ def use_deterministic_operations() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # it would only cost time
     # cuDNN's attention with masks gives NaN for some lengths: https://github.com/pytorch/pytorch/issues/196678
     torch.backends.cuda.enable_cudnn_sdp(False)
-
-
-def tune_for_gpu() -> None:
-    """Apply the settings to this process; prints which."""
-    use_deterministic_operations()
     print("GPU kernels: deterministic ones, so that a resumed run has the same bits")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,29 +12,37 @@ from mlm.env.notebook import NotebookError, started_by_launcher
 from mlm.env.products import linear_step, precisions, restored_float32
 from mlm.env.timing import shortest_seconds
 from mlm.models.cpu import DROPOUT_CLASSES, PACKED_ATTENTION
+from mlm.models.encoders import packed_attention_mask
 from mlm.models.kernels import KERNELS
 from mlm.models.long_rows import LONG_ROW
 
 MIN_GAIN = 0.08  # fraction of a layer's time; below, the kernels of plain torch stay
-MAX_TOKENS = (
-    256  # of the timed batch, at least one row: more change the times, but hardly their ratios
-)
+MAX_TOKENS = 256  # of the timed batch: more change the times, but hardly their ratios
 MAX_HEADS = 4  # of the timed attention
 MAX_SECONDS = 0.15  # for each of three kinds of kernels
 
 
 def attention_step(
-    heads: int, size: int, rows: int, width: int, dtype: torch.dtype, dropout: float
+    heads: int,
+    size: int,
+    rows: int,
+    width: int,
+    dtype: torch.dtype,
+    dropout: float = 0.0,
+    device: str = "cpu",
 ) -> Callable[[str], None]:
     """A function that computes the attention of packed rows forward and backward.
 
-    Its argument is the implementation. heads, size: number and size of the attention heads.
+    Its argument is the implementation. heads, size: number and size of the attention heads. Each row
+    has two examples.
     """
-    shape = rows, heads, width, size
-    q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
-    half = torch.arange(width) < width // 2  # two examples in each row
-    mask = (half[:, None] == half).expand(rows, 1, -1, -1)
-    gradient = torch.ones(rows, width, heads, size, dtype=dtype)
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    q, k, v = (
+        torch.randn(rows, heads, width, size, requires_grad=True, **options) for _ in range(3)
+    )
+    is_first = torch.arange(width, device=device) < width // 2
+    mask = packed_attention_mask(is_first.long().expand(rows, -1))
+    gradient = torch.ones(rows, width, heads, size, **options)
     layer = SimpleNamespace(training=True, is_causal=False)
 
     def step(implementation: str) -> None:
@@ -59,8 +66,8 @@ def dropout_step(rows: int, columns: int, rate: float) -> Callable[[str], None]:
 
 def layer_seconds(
     config: Any, rows: int, width: int, dtype: torch.dtype, own_attention: bool
-) -> dict[tuple[str, str], float]:
-    """{(library of products, attention): seconds of a layer, forward and backward}.
+) -> dict[str, float]:
+    """{"library of products-attention": seconds of a layer, forward and backward}.
 
     A layer has linear layers of 12 H^2 weights, H being the hidden size, of which a third is timed. Their
     products count in float32 also where training rounds to bfloat16: those that remain are in float32.
@@ -72,25 +79,23 @@ def layer_seconds(
     attention = attention_step(timed_heads, size, rows, width, dtype, dropout_rate(config))
     settings = precisions()
 
-    def attend(library: str, implementation: str) -> None:
-        torch.set_float32_matmul_precision(settings[library])
+    def attend(setting: str, implementation: str) -> None:
+        torch.set_float32_matmul_precision(setting)
         attention(implementation)
 
-    with restored_float32():
-        linear_seconds = shortest_seconds(
-            {library: partial(linear, settings[library]) for library in settings}, MAX_SECONDS
-        )
-        pairs = list(product(settings, ("sdpa",) if own_attention else PACKED_ATTENTION))
-        if own_attention:
-            return {pair: 3 * linear_seconds[pair[0]] for pair in pairs}
-        attention_seconds = shortest_seconds(
-            {"-".join(pair): partial(attend, *pair) for pair in pairs}, MAX_SECONDS
-        )
-    share = heads / timed_heads
-    return {
-        pair: 3 * linear_seconds[pair[0]] + share * attention_seconds["-".join(pair)]
-        for pair in pairs
+    products = {library: partial(linear, setting) for library, setting in settings.items()}
+    attentions = {
+        f"{library}-{name}": partial(attend, setting, name)
+        for library, setting in settings.items()
+        for name in PACKED_ATTENTION
     }
+    with restored_float32():
+        seconds = shortest_seconds(products, MAX_SECONDS)
+        if own_attention:
+            return {f"{library}-sdpa": 3 * seconds[library] for library in settings}
+        more = shortest_seconds(attentions, MAX_SECONDS)
+    share = heads / timed_heads
+    return {pair: 3 * seconds[pair.split("-")[0]] + share * more[pair] for pair in more}
 
 
 def dropout_rate(config: Any) -> float:
@@ -98,7 +103,7 @@ def dropout_rate(config: Any) -> float:
     return getattr(config, "hidden_dropout_prob", 0.0) or 0.0
 
 
-def faster(seconds: dict[Any, float], plain: Any) -> Any:
+def faster(seconds: dict[str, float], plain: str) -> str:
     """The key with the least time, if it saves MIN_GAIN of the time of `plain`; otherwise `plain`."""
     best = min(seconds, key=seconds.__getitem__)
     return best if seconds[best] < (1 - MIN_GAIN) * seconds[plain] else plain
@@ -124,15 +129,14 @@ def time_kernels(model: Any, shape: tuple[int, int], dtype: torch.dtype) -> str:
             step = dropout_step(rows * width, config.hidden_size, rate)
             functions = {name: partial(step, name) for name in DROPOUT_CLASSES}
             dropouts = shortest_seconds(functions, MAX_SECONDS)
-    plain = tuple(KERNELS[0].split("-"))
-    times = {"-".join(pair): value for pair, value in seconds.items()}
-    times |= {f"{name} dropout": value for name, value in dropouts.items() if value}
+    plain, _, plain_dropout = KERNELS[0].rpartition("-")
+    times = seconds | {f"{name} dropout": value for name, value in dropouts.items() if value}
     shown = ", ".join(f"{name} {1000 * value:.2f}" for name, value in times.items())
     print(
         f"CPU kernels, timed: ms per layer for {rows} rows of {width} tokens: {shown} "
         f"({KERNELS[0]}, unless others save {MIN_GAIN:.0%})"
     )
-    return "-".join([*faster(seconds, plain[:2]), faster(dropouts, plain[2])])
+    return f"{faster(seconds, plain)}-{faster(dropouts, plain_dropout)}"
 
 
 def choose_kernels(

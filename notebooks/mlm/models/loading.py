@@ -10,8 +10,9 @@ from transformers import AutoModelForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from mlm.data.lengths import MAX_POSITIONS
+from mlm.data.token_frequencies import log_frequencies
 from mlm.env.hub import load_error, model_source
-from mlm.env.hub_access import hub_is_unreachable
+from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import scratch_size, scratch_source
 from mlm.models.configs import load_config, size_config, source_config
@@ -232,7 +233,7 @@ def use_tokenizers_padding(model: str, masked_lm: Any, tokenizer: Any, seed: int
     return changed
 
 
-# random weights
+# random weights, new heads
 
 
 def random_model(config: Any, seed: int) -> Any:
@@ -241,6 +242,20 @@ def random_model(config: Any, seed: int) -> Any:
     masked_lm = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
     masked_lm.head_was_missing = False
     return masked_lm
+
+
+@torch.no_grad()
+def init_head_bias(model: Any, train: Any) -> bool:
+    """Set the bias of an untrained head to the log token frequencies, so it need not learn them.
+
+    train: a MaskedLMDataset. Returns False, and changes nothing, if the head has no bias per token.
+    """
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is None or len(bias) != model.config.get_text_config().vocab_size:
+        return False
+    frequencies = torch.from_numpy(log_frequencies(train)).float()
+    bias[: len(frequencies)] = frequencies
+    return True
 
 
 def keep_untied(masked_lm: Any) -> None:

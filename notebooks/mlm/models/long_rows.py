@@ -21,10 +21,8 @@ from transformers.masking_utils import sdpa_mask
 LONG_ROW = 1024  # tokens: from this length on, rows are long
 SCORES_AT_ONCE = 2**24  # of all rows and heads: 64 MiB in float32
 LONG_SDPA = "long_sdpa"  # torch's fused attention, and this module's for long rows
-LONG_ATTENTION = (
-    LONG_SDPA,
-    "matmul",
-)  # names of attention functions that take sequence_ids of long rows
+# Names of attention functions that take sequence_ids of long rows.
+LONG_ATTENTION = LONG_SDPA, "matmul"
 
 
 def is_long(num_tokens: int) -> bool:
@@ -32,17 +30,12 @@ def is_long(num_tokens: int) -> bool:
     return num_tokens >= LONG_ROW
 
 
-def dense_mask(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The (B, 1, T, T) bool mask for sequence_ids (B, 1, 1, T); any other mask, or None, stays as it is."""
-    if attention_mask is None or attention_mask.dtype != torch.long:
-        return attention_mask
-    return attention_mask.transpose(2, 3) == attention_mask
+def dense_mask(
+    mask: torch.Tensor | None, start: int = 0, stop: int | None = None
+) -> torch.Tensor | None:
+    """The mask of all queries, or of those from `start` to `stop`: (B, 1, 1 or queries, T); None stays None.
 
-
-def mask_of_queries(mask: torch.Tensor | None, start: int, stop: int) -> torch.Tensor | None:
-    """The rows `start` to `stop` of a mask, (B, 1, stop - start, T); None if there is no mask.
-
-    mask: sequence_ids (B, 1, 1, T), or (B, 1, 1 or T, T) bool or numbers that are added to scores.
+    mask: sequence_ids (B, 1, 1, T) int64, for which the result is bool; or another mask (B, 1, 1 or T, T).
     """
     if mask is None:
         return None
@@ -61,7 +54,7 @@ def attend(
     scaling: float | None,
 ) -> torch.Tensor:
     """The attention of some queries of a row, from `start` on: (B, heads, queries, d)."""
-    allowed = mask_of_queries(mask, start, start + query.shape[2])
+    allowed = dense_mask(mask, start, start + query.shape[2])
     return F.scaled_dot_product_attention(query, key, value, allowed, dropout, scale=scaling)
 
 

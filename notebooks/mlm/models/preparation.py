@@ -2,28 +2,12 @@
 
 from typing import Any
 
-import torch
-
-from mlm.data.token_frequencies import log_frequencies
 from mlm.models.compilation import compile_encoder
 from mlm.models.cpu import undo_kernels, use_kernels
-from mlm.models.gpu import tune_for_gpu
+from mlm.models.gpu import use_deterministic_operations
 from mlm.models.kernel_choice import choose_kernels
+from mlm.models.loading import init_head_bias
 from mlm.models.probe import ForwardCheck, freeze_unused_weights
-
-
-@torch.no_grad()
-def init_head_bias(model: Any, train: Any) -> bool:
-    """Set the bias of an untrained head to the log token frequencies, so it need not learn them.
-
-    train: a MaskedLMDataset. Returns False, and changes nothing, if the head has no bias per token.
-    """
-    bias = getattr(model.get_output_embeddings(), "bias", None)
-    if bias is None or len(bias) != model.config.get_text_config().vocab_size:
-        return False
-    frequencies = torch.from_numpy(log_frequencies(train)).float()
-    bias[: len(frequencies)] = frequencies
-    return True
 
 
 def prepare_model(
@@ -59,6 +43,6 @@ def prepare_model(
         undo_kernels(model)  # of an earlier run in this kernel
     check_forward()
     if device["kind"] == "gpu":
-        tune_for_gpu()
+        use_deterministic_operations()
     is_compiled = compile_encoder(model, compile, device)
     return {"kernels": chosen, "compile": is_compiled}

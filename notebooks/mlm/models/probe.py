@@ -5,6 +5,7 @@ All kinds of models are tried the same way, by small forward passes on the CPU, 
 
 import copy
 import inspect
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,8 @@ from mlm.models.encoders import (
 )
 
 LONG, SHORT = 160, 12  # tokens of a probe's longest and other examples: enough for local attention
-TOLERANCE = (
-    1e-3  # of the largest logit: float32 kernels differ by less, other positions by far more
-)
+# Of the largest logit: float32 kernels differ by less, other positions by far more.
+TOLERANCE = 1e-3
 
 
 def first_line(error: Exception) -> str:
@@ -47,9 +47,7 @@ def accepted(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
 def length_error(model: Any, num_tokens: int) -> str | None:
     """Why a model's own forward pass fails for an example of this length; None if it works."""
     token_id = model.config.get_text_config().vocab_size // 2
-    token_id += (
-        token_id == model.config.pad_token_id
-    )  # RoBERTa gives padding no position of its own
+    token_id += token_id == model.config.pad_token_id  # which has no position in RoBERTa
     input_ids = torch.full((1, num_tokens), token_id, device=model.device)
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
     # The logits of thousands of tokens would take gigabytes, and their number is no matter of the head.
@@ -74,13 +72,8 @@ def longest_input(model: Any, num_tokens: int) -> int:
     error = length_error(model, limit)
     if error is None:
         return limit
-    possible, too_long = 0, limit
-    while too_long - possible > 1:
-        middle = (possible + too_long) // 2
-        if length_error(model, middle):
-            too_long = middle
-        else:
-            possible = middle
+    shorter = range(1, limit)
+    possible = bisect_left(shorter, True, key=lambda number: bool(length_error(model, number)))
     if not possible:
         raise forward_error(model, limit, error)
     return possible
@@ -236,10 +229,6 @@ class ForwardCheck:
                 f"prediction before it ({why_one_sided(self.model.config)}); pass another model, such as BERT"
             )
 
-    def equals_padded(self, logits: torch.Tensor) -> bool:
-        """Whether the model's own forward pass gives these logits for the padded batch."""
-        return difference(logits, self.evaluate(padded_logits, self.batch)[self.cells]) < TOLERANCE
-
     def __call__(self) -> None:
         """Raise NotebookError if the logits of training differ; a line if it is only due to padding."""
         alone = self.evaluate(training_logits, {"input_ids": self.examples[0][None]})
@@ -250,7 +239,8 @@ class ForwardCheck:
             change = difference(batch, self.expected)
             if change < TOLERANCE:
                 return
-            if not supports_packing(config) and self.equals_padded(batch):
+            padded = self.evaluate(padded_logits, self.batch)[self.cells]
+            if not supports_packing(config) and difference(batch, padded) < TOLERANCE:
                 print(
                     f"padding changes the predictions of {name} (logits by {change:.0%} of the largest), also "
                     'in its own forward pass; with examples="stream" there is almost no padding'

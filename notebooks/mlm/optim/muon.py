@@ -90,9 +90,7 @@ class MuonAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if (
-            self.max_norm
-        ):  # here the gradients of all processes are already averaged, on every device
+        if self.max_norm:  # the gradients of all processes are already averaged here
             weights = [weight for group in self.param_groups for weight in group["params"]]
             self.norm = torch.nn.utils.clip_grad_norm_(weights, self.max_norm)
         groups = self.param_groups

@@ -1,5 +1,6 @@
 """Parameter groups, optimizer and learning-rate scheduler for a MaskedLM."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,40 +12,28 @@ from mlm.optim.schedule import SCHEDULES
 MUON_LR = 5.0  # Muon's learning rate relative to AdamW's: it updates matrices as a whole
 
 
-def no_matrices(module: Any) -> set[int]:
-    """No weights: AdamW updates everything."""
-    return set()
-
-
-def hidden_matrices(module: Any) -> set[int]:
-    """The ids of the matrices between hidden states: all linear layers except the decoder."""
-    decoder = module.bert.get_output_embeddings()
-    linear = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
-    return {id(layer.weight) for layer in linear if layer is not decoder}
-
-
 # Several matrices in one: the queries, keys and values, or the two inputs of a gated feed-forward layer.
-FUSED = {
-    "Wqkv": 3,
-    "Wi": 2,
-}  # {name of a linear layer in ModernBERT: number of matrices, one below the other}
+# {name of a linear layer in ModernBERT: number of matrices, one below the other}
+FUSED = {"Wqkv": 3, "Wi": 2}
 
 
-def fused_matrices(module: Any) -> dict[int, int]:
-    """{id of a weight: the number of matrices in it} for the linear layers in FUSED.
+def hidden_matrices(module: Any) -> dict[int, int]:
+    """{id of a weight: the number of matrices in it} for the matrices between hidden states.
 
-    Muon orthogonalizes each matrix by itself, as it does in BERT, where they are separate weights.
+    They are the weights of all linear layers except the decoder. Muon orthogonalizes each matrix by
+    itself, as it does in BERT, where those that ModernBERT fuses are separate weights.
     """
-    layers = [(name.rpartition(".")[2], layer) for name, layer in module.named_modules()]
+    decoder = module.bert.get_output_embeddings()
     return {
-        id(layer.weight): FUSED[name]
-        for name, layer in layers
-        if name in FUSED and isinstance(layer, torch.nn.Linear)
+        id(layer.weight): FUSED.get(name.rpartition(".")[2], 1)
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear) and layer is not decoder
     }
 
 
-OPTIMIZERS = {  # name: a function of the MaskedLM that selects the weights for Muon; AdamW updates the rest
-    "adamw": no_matrices,
+# {name: a function of the MaskedLM that selects the weights for Muon}; AdamW updates the rest.
+OPTIMIZERS: dict[str, Callable[[Any], dict[int, int]]] = {
+    "adamw": lambda module: {},
     "muon": hidden_matrices,
 }
 
@@ -65,18 +54,17 @@ def make_optimizer(
     Biases and LayerNorm have no weight decay, as is usual for BERT (Devlin et al. 2018). AdamW is fused
     where torch supports it: one pass over all weights. Raises KeyError for an unknown name.
     """
-    muon_ids = OPTIMIZERS[optimizer](module)
+    parts = OPTIMIZERS[optimizer](module)
     weights = list(module.parameters())
-    muon_weights = [weight for weight in weights if id(weight) in muon_ids]
-    adamw_weights = [weight for weight in weights if id(weight) not in muon_ids]
+    muon_weights = [weight for weight in weights if id(weight) in parts]
+    adamw_weights = [weight for weight in weights if id(weight) not in parts]
     groups: list[dict[str, Any]] = [
         {"params": [weight for weight in adamw_weights if weight.ndim > 1]},
         {"params": [weight for weight in adamw_weights if weight.ndim == 1], "weight_decay": 0.0},
     ]
     if muon_weights:
-        fused = fused_matrices(module)
-        parts = [fused.get(id(weight), 1) for weight in muon_weights]
-        groups.append({"params": muon_weights, "muon": True, "parts": parts, "lr": MUON_LR * lr})
+        numbers = [parts[id(weight)] for weight in muon_weights]
+        groups.append({"params": muon_weights, "muon": True, "parts": numbers, "lr": MUON_LR * lr})
     is_fused = weights[0].device.type in ("cpu", "cuda")
     result = MuonAdamW(groups, lr=lr, weight_decay=weight_decay, fused=is_fused)
     result.max_norm = clip

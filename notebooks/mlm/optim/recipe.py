@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from mlm.env.scratch import PREFIX, SIZES, scratch_size
+from mlm.env.scratch import PREFIX
 
 RECIPE_SETTINGS = (
     "optimizer",
@@ -24,12 +24,6 @@ MEASURED_LR = 4e-4  # for fine-tuning the encoder with which rates were tried, o
 MEASURED_SIZE = 384, 6  # (hidden size, layers)
 
 Recipe = dict[str, tuple[Any, str]]  # {setting: (value, reason)}; dropout None: the model's own
-
-
-def named_size(model: str) -> tuple[int, int]:
-    """(hidden size, layers) of a model whose name says them, "scratch:tiny" for example; otherwise BERT-base's."""
-    size = scratch_size(model) or SIZES["base"]
-    return size.hidden, size.layers
 
 
 def bytes_per_example(
@@ -72,13 +66,13 @@ def choose_batch_size(
     train: Any,
     pack: bool,
     device: dict[str, Any],
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int],
 ) -> tuple[int, str]:
     """(examples per process and batch, the reason); the parameter `batch_size` unless it is None.
 
     On a GPU or TPU: the largest power of two up to 256 that is estimated to fill at most a quarter of the
     memory. train: a MaskedLMDataset. pack: whether its examples are packed. size: (hidden size, layers),
-    from `encoder_size`; if omitted, the size in the model's name or BERT-base's.
+    from `encoder_size`.
     """
     from mlm.env.hardware import TPU_GB  # here, because that module imports torch
 
@@ -86,11 +80,9 @@ def choose_batch_size(
         return parameters["batch_size"], "set in the parameters"
     if device["kind"] == "cpu":
         return 32, "enough to keep a CPU busy"
-    model = parameters["model"]
-    hidden, layers = size or named_size(model)
-    rate = choose_recipe(parameters, model, 1, size)[0]["mlm_probability"]
+    rate = choose_recipe(parameters, parameters["model"], 1, size)[0]["mlm_probability"]
     tokens, vocab_size = tokens_per_example(train, pack), len(train.tokenizer)
-    example = bytes_per_example(hidden, layers, vocab_size, tokens, rate, device["dtype"].itemsize)
+    example = bytes_per_example(*size, vocab_size, tokens, rate, device["dtype"].itemsize)
     tpu_type = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0]
     memory = device["card"].memory if device["kind"] == "gpu" else 1e9 * TPU_GB.get(tpu_type, 16)
     examples = largest_batch(memory, example)
@@ -179,19 +171,17 @@ def choose_recipe(
     parameters: dict[str, Any],
     model: str,
     batch_size: int,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int],
     resumed_lr: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """All training settings, and the reason for each: {setting: value}, {setting: reason}.
 
     parameters: the notebook's; a setting that is not None there is used as it is. batch_size: examples per
     optimizer step, of all processes and accumulated batches. size: (hidden size, layers), from
-    `encoder_size`; if omitted, the size in the model's name or BERT-base's. resumed_lr: the learning rate of a run of an
+    `encoder_size`. resumed_lr: the learning rate of a run of an
     earlier version, from `resumed_choices`. Raises KeyError if `parameters["recipe"]` is not in RECIPES.
     """
-    recipe = RECIPES[parameters["recipe"]](
-        model, batch_size, parameters["optimizer"], size or named_size(model)
-    )
+    recipe = RECIPES[parameters["recipe"]](model, batch_size, parameters["optimizer"], size)
     if resumed_lr not in (None, recipe["lr"][0]):
         recipe["lr"] = resumed_lr, "as this run began: the rule of an earlier version"
     for name in RECIPE_SETTINGS:

@@ -3,6 +3,8 @@
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
+import torch
 
 from mlm.plots.fonts import drawable
 from mlm.plots.style import hide_frame
@@ -46,19 +48,12 @@ def percent(p: float) -> str:
 
 def draw_surprisals(ax: Any, tokens: list[str], nats: dict[str, Any]) -> None:
     """A bar for each token and model: the surprisal of the token. `nats` is {model: (tokens,)}."""
-    width, positions = 0.8 / len(nats), range(len(tokens))
-    for number, (name, heights) in enumerate(nats.items()):
-        ax.bar(
-            [x + width * number for x in positions],
-            [float(height) for height in heights],
-            width,
-            label=name,
-            edgecolor="white",
-            hatch=["", "///"][number % 2],
-        )
-    centers = [x + width * (len(nats) - 1) / 2 for x in positions]
+    table = pd.DataFrame({name: torch.as_tensor(heights) for name, heights in nats.items()})
+    table.plot.bar(ax=ax, width=0.8, edgecolor="white")
+    for bars, hatch in zip(ax.containers, ("", "///")):
+        plt.setp(bars, hatch=hatch)
     labels, options = drawable(tokens)
-    ax.set_xticks(centers, [labels[token] for token in tokens], rotation=30, **options)
+    ax.set_xticks(range(len(tokens)), [labels[token] for token in tokens], rotation=30, **options)
     ax.set_ylabel("surprisal in nats")
     hide_frame(ax)
     ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)

@@ -1,6 +1,7 @@
 """A run: train, evaluate, log, checkpoint, resume, write the results.
 
 module               MaskedLM, the LightningModule
+strategies           Lightning's strategies for one GPU (a recorded step is replayed) and for TPU cores
 evaluation           validation loss and accuracy, the unigram baseline
 datamodule           MaskedLMData, the LightningDataModule
 seeded_dropout       dropout that a resumed run repeats exactly
@@ -11,6 +12,7 @@ logging              TrainingLogger, the callback that logs and evaluates
 causes               the cause of an error in one line: memory, or the model or the data
 gradient_checkpointing  less memory for more time: whether a batch needs it
 failures             an error in one process ends all of them; an interrupt reaches all of them
+run_files            the files of a run: names, and whether they are as they were written
 checkpoint           checkpoint files: atomic, verified, the previous one kept
 lock                 one process at a time trains in a run's folder
 settings             which settings make two runs the same run

@@ -16,19 +16,27 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
 from mlm.env.notebook import NotebookError
 from mlm.optim.recipe import bytes_per_example, largest_batch, tokens_per_example
-from mlm.training.module import MaskedLM
+from mlm.training.module import MaskedLM, is_checkpointing
 
 OUT_OF_MEMORY = re.compile(  # CUDA, MPS, XLA; cuBLAS and cuDNN; torch's CPU allocator; NumPy
     "out of memory|RESOURCE_EXHAUSTED|_ALLOC_FAILED|can't allocate memory|not enough memory"
     "|unable to allocate",
     re.IGNORECASE,
 )
+OWN_MODULES = "mlm.", "transformers_modules."  # this suite; the code that comes with a model
+OWN_FILES = (
+    "<frozen",
+    "<eval_with_key",
+    sysconfig.get_path("stdlib"),
+)  # the second: of torch.compile
+OWN_FOLDERS = "site-packages", "dist-packages", "torchinductor"
 BYTES_PER_WEIGHT = 18  # the weight, its gradient, two averages of AdamW; a copy in 16 bits
 
 CAUSES = {  # in the message of an error: what it means
@@ -130,11 +138,6 @@ class StepMemory:
         """The number of examples in a batch."""
         return min(self.batch_size, len(self.train.lengths))
 
-    @property
-    def is_checkpointing(self) -> bool:
-        """Whether the model uses gradient checkpointing."""
-        return any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
-
     def bytes_per_example(self, checkpointing: bool) -> float:
         """Bytes for each example of a batch, with or without gradient checkpointing (estimated)."""
         config = self.model.config.get_text_config()
@@ -156,7 +159,7 @@ class StepMemory:
         """A smaller batch size that probably fits into `memory` bytes; 0 if there is none."""
         if self.weights > memory:
             return 0
-        example = self.bytes_per_example(self.is_checkpointing)
+        example = self.bytes_per_example(is_checkpointing(self.model))
         return min(largest_batch(memory - self.weights, example), self.examples // 2)
 
     def advice(self, memory: float) -> str:
@@ -164,7 +167,7 @@ class StepMemory:
         fitting = self.fitting_batch_size(memory)
         supported = getattr(self.model, "supports_gradient_checkpointing", False)
         slower = ""
-        if self.accumulate is not None and supported and not self.is_checkpointing:
+        if self.accumulate is not None and supported and not is_checkpointing(self.model):
             slower = (
                 "; or gradient_checkpointing=True, which stores less and takes a third more time"
             )
@@ -217,10 +220,8 @@ def free_variables(error: BaseException) -> None:
 
 def method_sources(module_class: type) -> dict[str, str]:
     """{name: source} of the methods of a class. The source of a class itself is unknown in a notebook."""
-    methods = {
-        name: value for name, value in vars(module_class).items() if inspect.isfunction(value)
-    }
-    return {name: textwrap.dedent(inspect.getsource(method)) for name, method in methods.items()}
+    methods = filter(inspect.isfunction, vars(module_class).values())
+    return {method.__name__: textwrap.dedent(inspect.getsource(method)) for method in methods}
 
 
 def is_unedited(module_class: type) -> bool:
@@ -231,19 +232,17 @@ def is_unedited(module_class: type) -> bool:
         return False
 
 
-def is_own_code(filename: str, module_name: str, function: str) -> bool:
+def is_own_code(frame: FrameType) -> bool:
     """Whether a function is neither the user's nor a test's: of a package, of Python or of this suite."""
+    function, filename = frame.f_code.co_name, frame.f_code.co_filename
+    module_name = frame.f_globals.get("__name__", "")
     if module_name == "__main__":  # a notebook
         return function == "<module>" or function in vars(MaskedLM)
-    if module_name.partition(".")[0] in (
-        "mlm",
-        "transformers_modules",
-    ):  # the latter: a model's own code
-        return True
-    if filename.startswith(("<frozen", "<eval_with_key", sysconfig.get_path("stdlib"))):
-        return True  # the second is from torch.compile, as is torchinductor
-    places = "site-packages", "dist-packages", "torchinductor"
-    return any(part.startswith(places) for part in Path(filename).parts)
+    return (
+        module_name.startswith(OWN_MODULES)
+        or filename.startswith(OWN_FILES)
+        or any(part.startswith(OWN_FOLDERS) for part in Path(filename).parts)
+    )
 
 
 def model_error(error: BaseException, module: Any, path: Path) -> NotebookError | None:
@@ -254,13 +253,7 @@ def model_error(error: BaseException, module: Any, path: Path) -> NotebookError 
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, NotebookError | OSError) or not isinstance(error, Exception):
         return None
-    own = (
-        is_own_code(
-            frame.f_code.co_filename, frame.f_globals.get("__name__", ""), frame.f_code.co_name
-        )
-        for frame in frames
-    )
-    if not (is_unedited(type(module)) and all(own)):
+    if not (is_unedited(type(module)) and all(map(is_own_code, frames))):
         return None
     message = str(error).strip().partition("\n")[0][:200]
     cause = next(text for pattern, text in CAUSES.items() if re.search(pattern, message))

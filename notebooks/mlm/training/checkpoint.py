@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -20,15 +20,13 @@ from safetensors import SafetensorError
 
 from mlm.env.files import move_into_place, read_checked_json, sha256_of, write_checked_json
 from mlm.env.notebook import NotebookError
+from mlm.training.run_files import LAST, PREVIOUS
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 CHECKSUMS = "sha256.json"
 STAGING = "parts"  # the folder of files that are being written; emptied when a run is opened
 TORCH_WRITE_ERROR = re.compile(  # a RuntimeError of torch that is a failed write
     "PytorchStreamWriter|inline_container|iostream error|cannot be opened|Parent directory .* does not exist"
 )
-# The key of CheckpointingLogger's state in a checkpoint: a former class name, kept for old checkpoints.
-CALLBACK_STATE = "Keeper"
 
 
 class StoredCheckpoint(NamedTuple):
@@ -132,12 +130,6 @@ def save_checkpoint(
 
 
 # read
-
-
-def selected_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights that a run keeps, from the content of a checkpoint: the best ones, if stored."""
-    state = checkpoint.get("callbacks", {}).get(CALLBACK_STATE, {})
-    return state.get("best", checkpoint["state_dict"])
 
 
 def is_undamaged(path: Path) -> bool:

@@ -7,13 +7,14 @@ import pytorch_lightning as pl
 import torch
 
 from mlm.models.compilation import compile_counts
-from mlm.training.checkpoint import CALLBACK_STATE, save_checkpoint
+from mlm.training.checkpoint import save_checkpoint
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import stop_requested
 from mlm.training.history import out_of_patience, selected_row, write_metrics
 from mlm.training.logging import TrainingLogger, xla_counts
 from mlm.training.module import MaskedLM
 from mlm.training.run import Run
+from mlm.training.run_files import CALLBACK_STATE
 
 
 class CheckpointingLogger(TrainingLogger):

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.packing import VALIDATION_EPOCH, TrainingOrder, cached_plan
+from mlm.data.packing import TrainingOrder, cached_plan
+from mlm.training.evaluation import validation_batches
 
-VALIDATION_MLM_PROBABILITY = 0.15  # the masking rate of the validation set, the same in every run
 PREFETCHED_BATCHES = 8  # batches that are prepared while a GPU computes: several are made at once
 
 Batch = dict[str, Any]
@@ -69,7 +69,8 @@ class MaskedLMData(pl.LightningDataModule):
 
     `batch_size` counts examples per process and batch. A step has `accumulate` batches per process
     (gradient accumulation). `pack`: several short examples share a row. `masking` and `replace` are
-    the options of MaskedBatches, for training only. `on_error` is called with an error in a batch.
+    the options of MaskedBatches, for training only. `on_error`, an attribute, is called with an error in a
+    training batch.
     """
 
     def __init__(
@@ -84,14 +85,13 @@ class MaskedLMData(pl.LightningDataModule):
         masking: str = "token",
         replace: str = "80/10/10",
         accumulate: int = 1,
-        on_error: Callable[[Exception], None] | None = None,
     ) -> None:
         super().__init__()
         self.train, self.valid = train, valid
         self.batch_size, self.accumulate = batch_size, accumulate
         self.mlm_probability, self.seed, self.total_steps = mlm_probability, seed, total_steps
         self.pack, self.masking, self.replace = pack, masking, replace
-        self.on_error = on_error
+        self.on_error: Callable[[Exception], None] = lambda error: None
 
     def train_batches(self, start: int = 0, rank: int = 0, world_size: int = 1) -> MaskedBatches:
         """The training batches of process `rank` from step `start` to the last step.
@@ -123,42 +123,19 @@ class MaskedLMData(pl.LightningDataModule):
         )
 
     def validation_batches(self, rank: int = 0, world_size: int = 1) -> MaskedBatches:
-        """The validation batches of process `rank`.
-
-        Their masks depend only on the text, the tokenizer and the seed, not on how training masks.
-        """
-        plan = cached_plan(
-            self.valid,
-            self.batch_size,
-            VALIDATION_MLM_PROBABILITY,
-            self.seed,
-            (VALIDATION_EPOCH,),
-            world_size,
-            pack=self.pack,
-        )
-        return MaskedBatches(
-            self.valid,
-            plan.keys(VALIDATION_EPOCH),
-            VALIDATION_MLM_PROBABILITY,
-            self.seed,
-            shape=plan.shape,
-            rank=rank,
+        """The validation batches of process `rank`."""
+        return validation_batches(
+            self.valid, self.seed, self.pack, self.batch_size, rank, world_size
         )
 
     def train_dataloader(self) -> Any:
+        """The training batches of this process from the Trainer's step on; see also `on_error`."""
         trainer = self.trainer
-        if trainer is None:  # used without Lightning
-            return DataLoader(self.guarded(self.train_batches()), batch_size=None)
-        batches = self.guarded(
-            self.train_batches(
-                start=trainer.global_step, rank=trainer.global_rank, world_size=trainer.world_size
-            )
+        batches = GuardedBatches(
+            self.train_batches(trainer.global_step, trainer.global_rank, trainer.world_size),
+            self.on_error,
         )
         device = trainer.strategy.root_device
         if device.type == "cuda":  # on XLA, Lightning's loader prefetches
             return PrefetchedBatches(batches, device)
         return DataLoader(batches, batch_size=None)
-
-    def guarded(self, batches: MaskedBatches) -> IterableDataset:
-        """The batches; errors in them are reported to `on_error`, if there is one."""
-        return GuardedBatches(batches, self.on_error) if self.on_error else batches

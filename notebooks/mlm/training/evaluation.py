@@ -1,4 +1,4 @@
-"""Validation loss and accuracy, and the unigram baseline."""
+"""The validation batches, validation loss and accuracy, and the unigram baseline."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,13 +8,34 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.packing import VALIDATION_EPOCH, cached_plan
 from mlm.data.token_frequencies import log_frequencies
 from mlm.env.notebook import NotebookError
 from mlm.training.module import MaskedLM, masked_labels
 
-HASH_TOKENS = 10**6  # tokens that `repeated_fraction` reads at a time
+VALIDATION_MLM_PROBABILITY = 0.15  # the masking rate of the validation set, the same in every run
 MAX_EXPONENT = 700  # the exponential of a larger loss is no float
+
+
+def validation_batches(
+    valid: MaskedLMDataset,
+    seed: int,
+    pack: bool,
+    batch_size: int = 32,
+    rank: int = 0,
+    world_size: int = 1,
+) -> MaskedBatches:
+    """The validation batches of process `rank`. `pack`: several short examples share a row.
+
+    Their masks depend only on the text, the tokenizer and the seed, not on how training masks.
+    """
+    rate, epochs = VALIDATION_MLM_PROBABILITY, (VALIDATION_EPOCH,)
+    plan = cached_plan(valid, batch_size, rate, seed, epochs, world_size, pack=pack)
+    return MaskedBatches(
+        valid, plan.keys(VALIDATION_EPOCH), rate, seed, shape=plan.shape, rank=rank
+    )
 
 
 @torch.no_grad()
@@ -72,22 +93,10 @@ def repeated_fraction(train: MaskedLMDataset) -> float:
 
     Only a 64-bit hash of each example is kept in memory.
     """
-    factors = np.random.default_rng(0).integers(
-        2**64, size=int(train.lengths.max()) + 1, dtype=np.uint64
-    )
-    ends = np.cumsum(train.lengths)
-    hashes = []
-    first = 0
-    while first < len(train):
-        tokens_before = ends[first] - train.lengths[first]
-        last = max(first + 1, int(np.searchsorted(ends, tokens_before + HASH_TOKENS, side="right")))
-        lengths = train.lengths[first:last].astype(np.int64)
-        row_starts = np.cumsum(lengths) - lengths
-        position = np.arange(lengths.sum()) - np.repeat(row_starts, lengths)
-        ids = train.ids[np.repeat(train.starts[first:last], lengths) + position].astype(np.uint64)
-        hashes.append(np.add.reduceat((ids + np.uint64(1)) * factors[position], row_starts))
-        first = last
-    return 1 - len(np.unique(np.concatenate(hashes))) / len(train)
+    ids = np.asarray(train.ids)  # slices of a memory map take longer
+    bounds = zip(train.starts, train.starts + train.lengths)
+    hashes = (hash(ids[start:end].tobytes()) for start, end in bounds)
+    return 1 - len(np.unique(np.fromiter(hashes, np.int64, len(train)))) / len(train)
 
 
 def visible_gain(train: MaskedLMDataset) -> float:

@@ -147,9 +147,7 @@ def stop_on_signal(folder: Path) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, second_interrupt)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with contextlib.suppress(
-            OSError
-        ):  # disk full or folder gone: the next checkpoint reports it
+        with contextlib.suppress(OSError):  # disk full: the next checkpoint reports it
             request_stop(folder)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

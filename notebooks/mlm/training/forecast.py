@@ -103,12 +103,8 @@ def step_seconds(module: MaskedLM, batch: dict[str, Any]) -> tuple[float, float]
         timed_step(trial, optimizer, part_of(batch, 1, SHORT))  # warm-up
         times = [(SHORT, fastest_step(trial, optimizer, part_of(batch, 1, min(width, SHORT))))]
         while True:
-            times.append(
-                (
-                    rows * part_width,
-                    fastest_step(trial, optimizer, part_of(batch, rows, part_width)),
-                )
-            )
+            part = part_of(batch, rows, part_width)
+            times.append((rows * part_width, fastest_step(trial, optimizer, part)))
             if times[-1][1][0] > ENOUGH_SECONDS or rows == num_rows:
                 break
             rows = min(2 * rows, num_rows)

@@ -6,12 +6,9 @@ import torch
 
 from mlm.data.general import GeneralText
 from mlm.models.encoders import supports_packing
-from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY, MaskedLMData
-from mlm.training.evaluation import evaluate
+from mlm.training.evaluation import evaluate, validation_batches
 from mlm.training.lock import is_main_process
 from mlm.training.module import MaskedLM
-
-BATCH_SIZE = 32  # lines; the masks do not depend on it
 
 
 def measure_forgetting(
@@ -32,7 +29,8 @@ def measure_forgetting(
         return None
     if stored and stored["sha256"] == general.about["sha256"]:
         return stored
-    batches = general_batches(general, module.bert, seed)
+    pack = supports_packing(module.bert.config)
+    batches = list(validation_batches(general.examples, seed, pack))
     plain = MaskedLM(module.bert, {})  # with the same weights; cross-entropy, whatever was edited
     plain.train(module.training)  # the mode that evaluate restores
     trained = {name: weight.clone() for name, weight in module.state_dict().items()}
@@ -50,20 +48,6 @@ def measure_forgetting(
         "before": before,
         "after": after,
     }
-
-
-def general_batches(general: GeneralText, model: Any, seed: int) -> list[dict[str, Any]]:
-    """The batches of general text, masked as a validation set is."""
-    data = MaskedLMData(
-        train=general.examples,  # not used
-        valid=general.examples,
-        batch_size=BATCH_SIZE,
-        mlm_probability=VALIDATION_MLM_PROBABILITY,
-        seed=seed,
-        total_steps=0,
-        pack=supports_packing(model.config),
-    )
-    return list(data.validation_batches())
 
 
 def describe_forgetting(measured: dict[str, Any] | None) -> str:

@@ -53,14 +53,9 @@ def lock_run(folder: Path) -> None:
     HELD_LOCKS[path] = file
     with contextlib.suppress(OSError):  # disk full: the lock holds without the owner's name
         file.truncate(0)
-        file.write(lock_owner())
+        began = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"by process {os.getpid()} on {socket.gethostname()} since {began}")
         file.flush()
-
-
-def lock_owner() -> str:
-    """This process, described for the error message of others."""
-    began = time.strftime("%Y-%m-%d %H:%M:%S")
-    return f"by process {os.getpid()} on {socket.gethostname()} since {began}"
 
 
 def unlock_run(folder: Path) -> None:

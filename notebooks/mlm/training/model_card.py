@@ -6,8 +6,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from mlm.env.files import atomic_write
-from mlm.env.names import HUB_NAME, public_name
+from mlm.env.files import atomic_write, write_text
+from mlm.env.names import HUB_NAME, public_name, text_name
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.plots.training import curve_image
 from mlm.training.forgetting import describe_forgetting
@@ -68,11 +68,6 @@ What the model forgets while it learns this text: {sentence}.
 | this model | {after} |
 
 """
-
-
-def text_name(source: str | list[str]) -> str:
-    """The name of a text, or the names of several texts."""
-    return ", ".join(map(public_name, [source] if isinstance(source, str) else source))
 
 
 def quoted(name: str) -> str:
@@ -196,5 +191,4 @@ def write_card(
     """
     with atomic_write(folder / "curve.png") as file:
         file.write(curve_image(history, results["baseline"]["loss"]).data)
-    with atomic_write(folder / "README.md", "w", encoding="utf-8", newline="\n") as file:
-        file.write(model_card(name, results, widget))
+    write_text(folder / "README.md", model_card(name, results, widget))

@@ -19,6 +19,11 @@ def masked_labels(batch: dict[str, Any]) -> torch.Tensor:
     return batch["labels"].flatten().index_select(0, batch["positions"])
 
 
+def is_checkpointing(model: torch.nn.Module) -> bool:
+    """Whether gradient checkpointing is on. transformers' own property has another name in each version."""
+    return any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+
+
 class MaskedLM(pl.LightningModule):
     """A masked language model with its loss and its optimizer, as Lightning trains it.
 

@@ -1,35 +1,24 @@
 """Is my loss normal? What similar runs reached, in a few sentences. docs/loss.md says more."""
 
 import math
-from dataclasses import dataclass
 
 from mlm.data.text_size import PRETRAINED, RESULTS, Result
 from mlm.env.scratch import PREFIX
-from mlm.training.datamodule import VALIDATION_MLM_PROBABILITY
+from mlm.training.evaluation import VALIDATION_MLM_PROBABILITY
 from mlm.training.verdict import Evidence
 
 SIX_LAYERS = "a pretrained encoder of six layers with a new MLM head"
 USUAL = 0.3  # nats: runs that differ by less are called equally good; seeds differ by up to 0.1
 
 
-@dataclass(frozen=True)
-class Size:
-    """What decides how low a loss can get, besides the length of training: model, text, masking rate."""
-
-    model: str  # the parameter of 04
-    num_bytes: float  # of the text
-    mlm_probability: float  # in training
-    source: object = None  # "source" in corpus.json
-
-
-def similar_results(size: Size) -> list[Result]:
+def similar_results(model: str, num_bytes: float, source: object = None) -> list[Result]:
     """The measured results of the same kind of model: on the same text, otherwise on texts of similar size."""
-    model = "scratch:tiny" if size.model.startswith(PREFIX) else PRETRAINED
-    results = [result for result in RESULTS if result.model == model]
-    if same_text := [result for result in results if f"({size.source})" in result.text]:
+    kind = "scratch:tiny" if model.startswith(PREFIX) else PRETRAINED
+    results = [result for result in RESULTS if result.model == kind]
+    if same_text := [result for result in results if f"({source})" in result.text]:
         return same_text
     limits = sorted({result.max_bytes for result in results})
-    limit = next((limit for limit in limits if size.num_bytes <= limit), limits[-1])
+    limit = next((limit for limit in limits if num_bytes <= limit), limits[-1])
     return [result for result in results if result.max_bytes == limit]
 
 
@@ -42,10 +31,9 @@ def described(result: Result) -> str:
     )
 
 
-def opening(run: Evidence, size: Size, results: list[Result]) -> str:
+def opening(run: Evidence, model: str, source: object, result: Result) -> str:
     """Whether the loss is normal; a question if the same model was not measured on the same text."""
-    result = results[0]
-    if f"({size.source})" not in result.text or size.model != result.model:
+    if f"({source})" not in result.text or model != result.model:
         return "Is this normal?"
     more = run.below - (result.unigram_baseline - result.valid_loss)
     if abs(more) <= USUAL:
@@ -53,26 +41,29 @@ def opening(run: Evidence, size: Size, results: list[Result]) -> str:
     return f"This is {'better' if more > 0 else 'worse'} than the runs that we measured."
 
 
-def compare_with_measured(run: Evidence, size: Size) -> str:
+def compare_with_measured(
+    run: Evidence, model: str, num_bytes: float, mlm_probability: float, source: object = None
+) -> str:
     """What to expect of this kind of model and text, next to this run: a few sentences.
 
     The distance to the unigram baseline is compared: the loss itself also depends on text and tokenizer.
+    model: the parameter of 04. num_bytes: of the text. mlm_probability: in training. source: in corpus.json.
     """
-    results = similar_results(size)
-    kind = "scratch:tiny" if size.model.startswith(PREFIX) else SIX_LAYERS
+    results = similar_results(model, num_bytes, source)
+    kind = "scratch:tiny" if model.startswith(PREFIX) else SIX_LAYERS
     note = ""
-    if size.num_bytes > results[0].max_bytes:
+    if num_bytes > results[0].max_bytes:
         note = "; longer texts were not measured"
     elif kind == SIX_LAYERS:
         note = "; models that come with their head, such as bert-base-uncased, end lower"
-    elif size.model != kind:
-        note = f"; for {size.model} there is no such figure, and wider models need more steps"
+    elif model != kind:
+        note = f"; for {model} there is no such figure, and wider models need more steps"
     place = (
         f"{abs(run.below):.1f} nats {'below' if run.below >= 0 else 'above'} the unigram baseline"
     )
     return (
-        f"{opening(run, size, results)} After {run.epochs:.3g} epoch(s), the loss is {place}. The median of "
+        f"{opening(run, model, source, results[0])} After {run.epochs:.3g} epoch(s), the loss is {place}. The median of "
         f"three runs of {kind} was {' and '.join(map(described, results))}{note}. Losses on other texts or "
-        f"with other tokenizers are not comparable, nor is the training loss: {size.mlm_probability:.0%} of "
+        f"with other tokenizers are not comparable, nor is the training loss: {mlm_probability:.0%} of "
         f"the tokens are masked in training, {VALIDATION_MLM_PROBABILITY:.0%} in validation."
     )

@@ -25,23 +25,22 @@ from mlm.env.files import (
     short_repr,
     write_checked_json,
 )
-from mlm.env.names import public_names, without_paths
+from mlm.env.names import public_names, public_parameters, without_paths
 from mlm.env.notebook import NotebookError, installed_version
 from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
-from mlm.parameters import public_parameters
-from mlm.training.checkpoint import LAST, is_write_error, staging_folder, write_errors
+from mlm.training.checkpoint import is_write_error, staging_folder, write_errors
 from mlm.training.evaluation import repeated_fraction, visible_gain
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
 from mlm.training.model_card import write_card
 from mlm.training.module import MaskedLM
-from mlm.training.normal_loss import Size, compare_with_measured
+from mlm.training.normal_loss import compare_with_measured
 from mlm.training.run import Run
+from mlm.training.run_files import CHECKPOINT, output_files
 from mlm.training.verdict import Evidence, verdict
 
 CONFIGS = "config.json", "tokenizer_config.json"  # in model/
-CHECKPOINT = f"checkpoints/{LAST}"
 PACKAGES = "torch", "torch_xla", "transformers", "pytorch-lightning"  # their versions are stored
 
 
@@ -50,12 +49,6 @@ def stored_results(run: Run) -> dict[str, Any] | None:
     results = read_checked_json(run.folder / "run.json") or {}
     sha256 = results.get("files", {}).get(CHECKPOINT)
     return results if run.stored and sha256 == run.stored.sha256 else None
-
-
-def output_files(folder: Path) -> list[str]:
-    """The names of the files whose SHA-256 is in run.json, without the checkpoint, sorted."""
-    model = [f"model/{path.name}" for path in (folder / "model").glob("*") if path.is_file()]
-    return sorted(["logs/metrics.csv", "saved.bin", *model])
 
 
 # the model
@@ -119,9 +112,7 @@ def write_model(module: MaskedLM, tokenizer: Any, folder: Path) -> None:
     try:
         save_tokenizer(tokenizer, folder / "model")
     except Exception as error:
-        if (
-            type(error) is Exception
-        ):  # tokenizers raises a bare Exception, for example on a full disk
+        if type(error) is Exception:  # of tokenizers, for example on a full disk
             raise OSError(str(error)) from None
         raise
     for name in CONFIGS:
@@ -198,7 +189,8 @@ def run_results(
     state, settings, kept = run.state or {}, run.settings, run.kept
     evaluations = run.evaluations.loc[: kept["step"]]
     evidence = evidence_of(run, train, baseline)
-    size = Size(
+    comparison = compare_with_measured(
+        evidence,
         settings["model"],
         about_corpus["bytes"],
         settings["mlm_probability"],
@@ -221,11 +213,10 @@ def run_results(
         },
         "data": {
             "source": public_names(about_corpus["source"]),  # of an earlier version
-            "sha256": about_corpus["sha256"],
-            "text_sha256": about_corpus["text_sha256"],
-            "bytes": about_corpus["bytes"],
-            "lines": about_corpus["lines"],
-            "split": about_corpus["split"],
+            **{
+                name: about_corpus[name]
+                for name in ("sha256", "text_sha256", "bytes", "lines", "split")
+            },
             "tokens": len(train.own_ids),
             "replay": about_corpus.get("replay"),
         },
@@ -243,7 +234,7 @@ def run_results(
         "after": evaluations.iloc[-1].to_dict(),
         "kept": {"which": settings["keep"], **kept},
         "baseline": {"loss": baseline},
-        "verdict": {**verdict(evidence), "comparison": compare_with_measured(evidence, size)},
+        "verdict": {**verdict(evidence), "comparison": comparison},
         "xla": state.get("xla"),
         "compile": state.get("compile"),
     }
@@ -263,20 +254,3 @@ def write_results(results: dict[str, Any], run: Run, widget: Sequence[str] = ())
                 sums[CHECKPOINT] = run.stored.sha256
             write_checked_json(run.folder / "run.json", {**results, "files": sums})
     unlock_run(run.folder)
-
-
-def check_files(folder: Path) -> None:
-    """Raises NotebookError if a file of a finished run is damaged: its SHA-256 is not the one in run.json.
-
-    The checkpoint may be missing: it is not needed to predict.
-    """
-    results = read_checked_json(folder / "run.json")
-    sums = dict(results.get("files", {})) if results else {}
-    if not (folder / CHECKPOINT).exists():
-        sums.pop(CHECKPOINT, None)
-    damaged = first_damaged(folder, sums) if sums else "run.json"
-    if damaged:
-        raise NotebookError(
-            f"{folder / damaged} is not as it was written: run 04_train.ipynb again with the same "
-            "parameters, it rebuilds the file from the checkpoint; or copy the whole folder again"
-        )

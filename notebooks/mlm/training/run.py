@@ -5,6 +5,7 @@ otherwise the weights would belong to neither run.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,35 +16,23 @@ import pandas as pd
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
+import mlm.training.strategies  # noqa: F401  # registers the names that trainer_arguments returns
 from mlm.env.devices import check_fork
 from mlm.env.hardware import Machine
-from mlm.env.logger_names import logger_names
+from mlm.env.loggers import logger_names
 from mlm.env.notebook import NotebookError
 from mlm.training.causes import free_variables
-from mlm.training.checkpoint import (
-    CALLBACK_STATE,
-    LAST,
-    PREVIOUS,
-    STAGING,
-    latest_good_checkpoint,
-    restore_checksums,
-    selected_weights,
-    write_errors,
-)
+from mlm.training.checkpoint import STAGING, latest_good_checkpoint, restore_checksums, write_errors
 from mlm.training.failures import (
     clear_failure_and_stop,
     quiet_writer_threads,
     reported_failure,
     stop_on_signal,
 )
-from mlm.training.history import (
-    history_table,
-    out_of_patience,
-    selected_row,
-    with_current_names,
-)
+from mlm.training.history import history_table, out_of_patience, selected_row, with_current_names
 from mlm.training.lock import is_main_process, lock_run, unlock_run
 from mlm.training.module import MaskedLM
+from mlm.training.run_files import CALLBACK_STATE, LAST, PREVIOUS, selected_weights
 from mlm.training.settings import setting_differences
 from mlm.training.tracking import SentRows, open_loggers, shown_row
 
@@ -56,13 +45,10 @@ class Run:
     after a stop.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: dict[str, Any],
-        resume_hint: str = "run this cell and all below again",
-    ) -> None:
-        self.folder, self.settings, self.resume_hint = folder, settings, resume_hint
+    resume_hint = "run this cell and all below again"
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.settings = folder, settings
         self.total_steps: int = settings["total_steps"]
         self.outputs_intact = False  # whether all output files of a finished run are as written
         self.read()
@@ -203,14 +189,13 @@ def new_folder(folder: Path) -> Path:
             "resume='never': processes that torchrun or SLURM started cannot agree on a new folder; "
             "pass another run_name instead"
         )
-    candidate, number = folder, 1
-    while True:
-        try:
+    candidate = folder
+    for number in itertools.count(2):
+        with contextlib.suppress(FileExistsError):
             candidate.mkdir(parents=True)
-            return candidate
-        except FileExistsError:
-            number += 1
-            candidate = folder.with_name(f"{folder.name}-{number}")
+            break
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
 
 
 def lock_folder(folder: Path, resume: str) -> Path:

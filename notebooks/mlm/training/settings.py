@@ -5,7 +5,8 @@ from typing import Any
 from mlm.data.tokenization import tokenizer_digest
 from mlm.env.names import stored_model
 from mlm.models.configs import source_digest
-from mlm.parameters import parameters_of
+from mlm.parameters.check import by_name
+from mlm.parameters.train import PARAMETERS
 
 MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others are
     # the same weights with less memory
@@ -49,7 +50,7 @@ def run_settings(
     about_corpus: corpus.json, with "replay" if there is any. device: from `trainer_arguments`. A new
     parameter is compared unless it is added to MAY_DIFFER.
     """
-    names = parameters_of("04_train").keys() - set(MAY_DIFFER)
+    names = by_name(PARAMETERS).keys() - set(MAY_DIFFER)
     compared = {name: config[name] for name in sorted(names)}
     if digest := source_digest(config["model"]):  # its weights have no folder of their own
         compared["config_sha256"] = digest
@@ -73,7 +74,7 @@ def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> lis
     A changed text or tokenizer is said in words. A checkpoint of an earlier version lacks newer settings: they are compared with the default of the
     parameter, unless that is "auto". It may have a setting that no longer exists: its value must be None.
     """
-    defaults = {name: parameter.default for name, parameter in parameters_of("04_train").items()}
+    defaults = {name: parameter.default for name, parameter in by_name(PARAMETERS).items()}
     defaults |= {name: settings.get(name) for name in defaults if defaults[name] == "auto"}
     known = {name: defaults[name] for name in settings.keys() & defaults.keys()} | stored
     known["model"] = stored_model(known["model"])  # earlier versions stored its path

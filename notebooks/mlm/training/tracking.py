@@ -12,10 +12,10 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from mlm.env.files import read_checked_json, write_checked_json
-from mlm.env.logger_names import logger_names
-from mlm.env.names import hide_secrets
+from mlm.env.loggers import LOGGERS, logger_names
 from mlm.env.notebook import NotebookError
-from mlm.env.trackers import LOGGERS, TrackedRun
+from mlm.env.secrets import hide_secrets
+from mlm.env.trackers import OPEN, TrackedRun
 from mlm.training.history import Row
 
 SENT_FILE = "trackers.json"  # in logs/: {name: {"run_id": ..., "rows": number of rows sent}}
@@ -81,7 +81,7 @@ class SentRows(Logger):
         if self.logger:
             return
         try:
-            self.logger = LOGGERS[self.name].open(self.run)
+            self.logger = OPEN[self.name](self.run)
         except Exception as error:
             if not LOGGERS[self.name].continues:  # a local file: the folder of the run is named
                 raise

@@ -76,14 +76,6 @@ class Evidence:
         return max(MIN_BELOW_BASELINE, self.visible_gain + MARGIN)
 
     @property
-    def without_context(self) -> str:
-        """The losses that need no context, as text."""
-        return (
-            f"{self.baseline - self.visible_gain:.2f}, which needs no context (unigram baseline: "
-            f"{self.baseline:.2f}; 10% of the masked tokens stay visible)"
-        )
-
-    @property
     def is_finite(self) -> bool:
         """Whether all losses are numbers."""
         losses = [loss for _, loss in (*self.validation, *self.training)]
@@ -213,25 +205,27 @@ def was_made_worse(run: Evidence) -> str:
     )
 
 
-def has_unknown_tokens(run: Evidence) -> str:
+def no_context(run: Evidence, yet: str = "") -> str:
+    """The beginning of a sentence: the loss is no lower than one that needs no context."""
     return (
-        f"The model does not use context: its validation loss of {run.after:.2f} is not clearly below "
-        f"{run.without_context}, because the vocabulary does not fit the text"
+        f"The model does not use context{yet}: its validation loss of {run.after:.2f} is not clearly below "
+        f"{run.baseline - run.visible_gain:.2f}, which needs no context (unigram baseline: "
+        f"{run.baseline:.2f}; 10% of the masked tokens stay visible)"
     )
+
+
+def has_unknown_tokens(run: Evidence) -> str:
+    return f"{no_context(run)}, because the vocabulary does not fit the text"
 
 
 def needs_more_steps(run: Evidence) -> str:
-    return (
-        f"The model does not use context yet: its validation loss of {run.after:.2f} is not clearly "
-        f"below {run.without_context} after {run.steps:,} step(s); "
-        f"{longer_training(run.steps, run.epochs, run.from_scratch)}"
-    )
+    advice = longer_training(run.steps, run.epochs, run.from_scratch)
+    return f"{no_context(run, ' yet')} after {run.steps:,} step(s); {advice}"
 
 
 def is_at_plateau(run: Evidence) -> str:
     return (
-        f"The model does not use context: its validation loss of {run.after:.2f} is not clearly below "
-        f"{run.without_context}, and no longer falls; either the learning rate does not suit the model "
+        f"{no_context(run)}, and no longer falls; either the learning rate does not suit the model "
         "(leave lr to the recipe), or neighbouring tokens do not predict each other in this text (lists, "
         "random words, very short lines)"
     )

@@ -1,6 +1,6 @@
-"""CudaGraph, Lightning's strategy for one GPU: a training step is recorded once, then replayed.
+"""Lightning's strategies for one GPU and for several TPU cores. Importing this module registers their names.
 
-A step of BERT consists of about a thousand small kernels. For small batches, Python takes longer to
+For one GPU, a training step is recorded once, then replayed. A step of BERT consists of about a thousand small kernels. For small batches, Python takes longer to
 start them than a fast GPU takes to compute them. A CUDA graph starts all of them at once
 (https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/). That is possible because all
 training batches have one shape. On an H100, BERT-base with 32 lines per batch became seven times as
@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pytorch_lightning.strategies import SingleDeviceStrategy, StrategyRegistry
+from pytorch_lightning.strategies import SingleDeviceStrategy, StrategyRegistry, XLAStrategy
+
+from mlm.training.module import is_checkpointing
 
 Batch = dict[str, Any]
 WARM_UP_STEPS = 3  # before recording: kernels are loaded and chosen, buffers are allocated
@@ -74,18 +76,16 @@ class RecordedStep:
         device = parameters[0].device
         self.inputs = {k: torch.as_tensor(v, device=device).clone() for k, v in batch.items()}
         self.parameters = parameters
-        self.results: dict[
-            str, torch.Tensor
-        ] = {}  # other tensors that `compute_loss` sets, by name
+        # other tensors that `compute_loss` sets, by name
+        self.results: dict[str, torch.Tensor] = {}
 
         def step() -> None:
             for parameter in parameters:
                 parameter.grad = None
             loss = compute_loss(self.inputs)
             loss.backward()
-            self.loss = (
-                loss.detach()
-            )  # no reference to the autograd graph: its nodes belong to a stream
+            # no reference to the autograd graph: its nodes belong to a stream
+            self.loss = loss.detach()
 
         self.repeat, self.speedup = record(step)
         self.gradients = [parameter.grad for parameter in parameters]
@@ -123,8 +123,6 @@ class CudaGraph(SingleDeviceStrategy):
     stored in checkpoints, because recorded steps of large batches can differ in their last bits.
     """
 
-    strategy_name = "cuda_graph"
-
     def __init__(self, device: str = "cuda:0", **options: Any) -> None:
         super().__init__(device=device, **options)
         self.use_graph: bool | None = None  # None: not decided yet
@@ -138,11 +136,8 @@ class CudaGraph(SingleDeviceStrategy):
         module = self.lightning_module
         assert module is not None
         # Checkpointing restores the random state, which some versions of torch cannot record (pytorch#162504).
-        is_checkpointing = any(
-            getattr(m, "gradient_checkpointing", False) for m in module.modules()
-        )
         accumulates = module.trainer.accumulate_grad_batches > 1
-        if self.use_graph is False or accumulates or is_checkpointing:
+        if self.use_graph is False or accumulates or is_checkpointing(module):
             return None
         self.pool = self.pool or torch.cuda.graph_pool_handle()
 
@@ -217,5 +212,27 @@ class CudaGraph(SingleDeviceStrategy):
         super().teardown()
 
 
+class TpuCores(XLAStrategy):
+    """Lightning's strategy for several TPU cores, without its transfers between host and device.
+
+    The processes are forks of one notebook: weights and names are equal in all of them from the start.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(sync_module_states=False, **options)
+
+    def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Wait for all processes: none can know the sum before each has added its number."""
+        if self._launched:
+            import torch_xla.core.xla_model as xm
+
+            xm.all_reduce(xm.REDUCE_SUM, torch.zeros(4).to(self.root_device)).cpu()
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        """Return `obj`: every process has an equal one."""
+        return obj
+
+
 # Registered by name, so that the arguments of Trainer are plain values; override: also after an edit.
 StrategyRegistry.register("cuda_graph", CudaGraph, override=True)
+StrategyRegistry.register("tpu_cores", TpuCores, override=True)

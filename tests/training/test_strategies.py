@@ -6,9 +6,16 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import StrategyRegistry
 
-from mlm.env import cuda_graph
-from mlm.env.cuda_graph import CudaGraph, RecordedStep
+import notebooks
+from helpers import ROOT
+from library import code_sources
+from mlm.env.devices import trainer_arguments
+from mlm.env.hardware import SimulatedMachine
+from mlm.training import strategies
+from mlm.training.strategies import CudaGraph, RecordedStep
+from modules import import_closure, library_texts
 
 
 def record_on_cpu(
@@ -106,7 +113,7 @@ def train_recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Line,
         record = record_on_cpu(
             list(module.parameters()), lambda: [module.loss_sums, strategy.unscaled_loss], speedup
         )
-        monkeypatch.setattr(cuda_graph, "record_cuda_graph", record)
+        monkeypatch.setattr(strategies, "record_cuda_graph", record)
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
         return train(strategy, module, **options)
 
@@ -146,7 +153,7 @@ def test_a_step_that_cannot_be_recorded_runs_as_written(monkeypatch, capsys):
         step()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(cuda_graph, "record_cuda_graph", fail)
+    monkeypatch.setattr(strategies, "record_cuda_graph", fail)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
     plain, _ = train()
     recorded, _ = train(CudaGraph(device="cpu"))
@@ -185,3 +192,16 @@ def test_numbers_of_a_batch_are_not_frozen():
     step = RecordedStep(loss, first, [parameter], lambda f: (f(), (f, 1.0))[1])
     step.replay({"x": torch.tensor([1.0, 2.0]), "scale": 5})
     assert parameter.grad.tolist() == [5.0, 10.0]
+
+
+@pytest.mark.parametrize("machine", [SimulatedMachine(gpus=1), SimulatedMachine(tpu_cores=8)])
+def test_lightning_knows_the_strategies_that_a_machine_gets(machine):
+    names = StrategyRegistry.available_strategies()
+    assert trainer_arguments(machine=machine)[0]["strategy"] in names
+
+
+@pytest.mark.parametrize("notebook", ["04_train", "06_speed"])
+def test_notebooks_that_train_with_lightning_register_the_strategies(notebook):
+    """01 shows the names without this module."""
+    sources = code_sources(notebooks.read(ROOT / "notebooks" / f"{notebook}.ipynb"))
+    assert "training/strategies.py" in import_closure(sources, library_texts())

@@ -1,0 +1,44 @@
+"""A rebuilt model is the one before training only if it has the loss that was stored."""
+
+import copy
+
+import pytest
+
+from encoders import make_model
+from mlm.inference.validation_set import is_initial_model, load_split, validation_loss
+from mlm.models.loading import init_head_bias
+
+
+@pytest.mark.parametrize(
+    "precision, tolerance", [("torch.float32", 1e-4), ("torch.bfloat16", 1e-2)]
+)
+def test_a_rebuilt_model_must_have_the_loss_that_was_stored(
+    results_of, prose_corpus, prose_tokenizer, prose_model, capsys, precision, tolerance
+):
+    results, workdir = results_of(prose_corpus), prose_corpus.parents[1]
+    loss = validation_loss(prose_model, prose_tokenizer, results, prose_corpus)
+    hardware = {"device": "cpu", "precision": precision}
+    for factor, expected in ((1, True), (1 + 0.5 * tolerance, True), (1 + 2 * tolerance, False)):
+        stored = results | {"hardware": hardware, "before": {"loss": loss * factor}}
+        assert is_initial_model(prose_model, prose_tokenizer, stored, workdir) == expected
+        assert not prose_model.training  # otherwise dropout would change its predictions
+        assert ("changed after the run" in capsys.readouterr().out) != expected
+
+
+def test_a_new_head_gets_the_bias_that_training_gave_it(results_of, prose_corpus, prose_tokenizer):
+    results, before_training = results_of(prose_corpus), make_model("bert", prose_tokenizer).eval()
+    rebuilt = copy.deepcopy(before_training)
+    rebuilt.head_was_missing = True
+    init_head_bias(before_training, load_split(prose_corpus, "train", prose_tokenizer, results))
+    loss = validation_loss(before_training, prose_tokenizer, results, prose_corpus)
+    hardware = {"device": "cpu", "precision": "torch.float32"}
+    stored = results | {"hardware": hardware, "before": {"loss": loss}}
+    assert is_initial_model(rebuilt, prose_tokenizer, stored, prose_corpus.parents[1])
+
+
+def test_without_the_corpus_a_rebuilt_model_is_not_verified(
+    results_of, prose_corpus, prose_tokenizer, prose_model, tmp_path, capsys
+):
+    results = results_of(prose_corpus) | {"before": {"loss": 1.0}}
+    assert is_initial_model(prose_model, prose_tokenizer, results, tmp_path)
+    assert "not verified" in capsys.readouterr().out
