@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
 
 from mlm.data.tokenizer import learn_wordpiece
 
@@ -171,3 +172,14 @@ def make_model(kind: str, tokenizer: Any, **changes: Any) -> Any:
     )
     torch.manual_seed(0)
     return transformers.AutoModelForMaskedLM.from_config(config)
+
+
+class BertPred(nn.Module):
+    """The class that 05 loads weights into."""
+
+    def __init__(self, config: transformers.PretrainedConfig) -> None:
+        super().__init__()
+        self.bert = transformers.AutoModelForMaskedLM.from_config(config)
+
+    def forward(self, **batch: torch.Tensor) -> torch.Tensor:
+        return self.bert(**batch).logits

@@ -108,7 +108,7 @@ VALUES = {
         [7],
     ),
     "resume": (["auto", "never"], ["always", ""], [None, True]),
-    "sentence": (["What is [MASK]?"], ["", "no mask"], [None]),
+    "sentence": ([None, "What is [MASK]?"], ["", "no mask"], [7]),
     "sentence_transformers": ([True, False], [], [None, 1, "yes"]),
     "widget": ([0, 3, 8], [-1, 9], [None, 1.5, "three"]),
     "onnx": ([True, False], [], [None, 1, "yes"]),

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForMaskedLM, pipeline
 
+from encoders import BertPred
 from helpers import refused
 from mlm.env.files import read_checked_json, write_checked_json
 from mlm.inference.load import (
     REQUIRED_FILES,
-    BertPred,
     check_tied,
     describe_run,
     find_run,
@@ -114,7 +114,7 @@ def test_damaged_results_are_refused_with_the_reason(run_folder, results, change
 
 @pytest.mark.parametrize("name", ["saved.bin", "checkpoints/last.ckpt"])
 def test_a_loaded_model_gives_bit_identical_logits(finished_run, model, word_tokenizer, name):
-    pred = load_pred(finished_run / name, finished_run / "model")
+    pred = load_pred(finished_run / name, finished_run / "model", BertPred)
     batch = encode(model, word_tokenizer, SENTENCE)
     with torch.no_grad():
         assert torch.equal(pred(**batch), model(**batch).logits)
@@ -147,7 +147,7 @@ def test_an_unreadable_weights_file_is_named(run_folder, name, damage):
         f"{path} cannot be read (",
         "it is truncated, or not from 04_train.ipynb; copy it again, or train again",
     ):
-        load_pred(path, run_folder / "model")
+        load_pred(path, run_folder / "model", BertPred)
 
 
 @pytest.mark.fault
@@ -185,7 +185,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(run_folder, damage):
         f"{path} does not fit {run_folder / 'model'} (",
         "are from different runs; copy the whole folder of a run, or train again",
     ):
-        load_pred(path, run_folder / "model")
+        load_pred(path, run_folder / "model", BertPred)
 
 
 @pytest.mark.fault
@@ -241,7 +241,7 @@ def test_an_untrained_model_is_saved_in_the_forms_of_a_run(text, tmp_path):
     file = tmp_path / "mine.txt"
     file.write_text("\n".join(f"{number} {text}" for number in range(20)))
     folder = save_untrained("scratch:tiny", str(file), tmp_path / "work", 3)
-    pred = load_pred(folder / "saved.bin", folder / "model")
+    pred = load_pred(folder / "saved.bin", folder / "model", BertPred)
     copy = BertForMaskedLM.from_pretrained(folder / "model").state_dict()
     last = read_weights(folder / "checkpoints" / "last.ckpt")
     for name, weight in pred.bert.state_dict().items():

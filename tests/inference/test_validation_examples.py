@@ -56,6 +56,7 @@ def test_examples_are_masked_content_words_in_lines_of_prose(
         (number,) = [n for n, s in enumerate(lines) if s == f"{before}{example.answer}{after}"]
         masked = batch["labels"][number]
         assert example.answer in prose_tokenizer.convert_ids_to_tokens(masked[masked != -100])
+        assert example.line == lines[number]
         assert lines[number].startswith("The ") and example.answer not in STOP_WORDS
         assert example.answer in {*ANIMALS, *VERBS, *PLACES}
         left, right = before.split()[-1], re.match(r" ?(\w+|\W)", after)[0]
@@ -166,8 +167,10 @@ def test_the_shown_line_keeps_its_spelling_around_the_mask(corpus_folder, model_
 
 def test_examples_are_printed_with_aligned_answers():
     examples = [
-        ValidationExample("A [MASK].", "dog", {"before": ["x", "y"], "after": ["cat", "dog"]}),
-        ValidationExample("The [MASK].", "sun", {"before": ["z", "y"], "after": ["sun", "sea"]}),
+        ValidationExample("A [MASK].", "dog", {"before": ["x", "y"], "after": ["cat", "dog"]}, ""),
+        ValidationExample(
+            "The [MASK].", "sun", {"before": ["z", "y"], "after": ["sun", "sea"]}, ""
+        ),
     ]
     assert format_examples(examples).splitlines() == [
         "A [MASK].",

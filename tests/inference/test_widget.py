@@ -9,7 +9,7 @@ from mlm.inference.widget import may_be_shown, widget_sentence, widget_sentences
 
 
 def example(sentence, answer="good", *predicted):
-    return ValidationExample(sentence, answer, {"after training": list(predicted) or ["evil"]})
+    return ValidationExample(sentence, answer, {"after training": list(predicted) or ["evil"]}, "")
 
 
 def test_right_predictions_come_first_in_the_order_of_the_lines(word_tokenizer):
@@ -27,8 +27,8 @@ def test_right_predictions_come_first_in_the_order_of_the_lines(word_tokenizer):
 
 def test_the_model_after_training_decides(word_tokenizer):
     lines = [
-        ValidationExample("One [MASK] two.", "a", {"before": ["a"], "after": ["b"]}),
-        ValidationExample("Two [MASK] two.", "a", {"before": ["b"], "after": ["a"]}),
+        ValidationExample("One [MASK] two.", "a", {"before": ["a"], "after": ["b"]}, ""),
+        ValidationExample("Two [MASK] two.", "a", {"before": ["b"], "after": ["a"]}, ""),
     ]
     assert widget_sentences(lines, word_tokenizer, 1) == ["Two [MASK] two."]
 

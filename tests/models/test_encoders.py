@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, pipeline
 import mlm.training.model_card
 import mlm.training.results
 import small_runs
-from encoders import CONFIGS, OTHERS, ROBERTA, make_model, make_tokenizer
+from encoders import CONFIGS, OTHERS, ROBERTA, BertPred, make_model, make_tokenizer
 from helpers import masked_loss, refused, unpack_examples
 from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
@@ -255,7 +255,7 @@ def test_a_run_resumes_and_all_its_copies_predict_the_same(
     stop_at(cut_runs, tmp_path / "cut", 3, evaluations=1)
     assert same(folder, cut_runs(tmp_path / "cut", evaluations=1))
 
-    pred = load_pred(folder / "saved.bin", folder / "model")
+    pred = load_pred(folder / "saved.bin", folder / "model", BertPred)
     model, tokenizer = pred.bert, load_tokenizer(str(folder / "model"), None)
     decoder = model.get_output_embeddings().weight
     embeddings = model.get_input_embeddings().weight
@@ -264,7 +264,7 @@ def test_a_run_resumes_and_all_its_copies_predict_the_same(
     batch = encode(model, tokenizer, SENTENCE)
     assert (batch["input_ids"] == tokenizer.mask_token_id).sum() == 2
     copies = [
-        load_pred(folder / "checkpoints/last.ckpt", folder / "model").bert,
+        load_pred(folder / "checkpoints/last.ckpt", folder / "model", BertPred).bert,
         AutoModelForMaskedLM.from_pretrained(folder / "model").eval(),
         load_model(str(folder / "model"), tokenizer, 32).eval(),
     ]

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import mlm.training.logging
+from encoders import BertPred
 from helpers import refused
 from mlm.inference.load import load_pred
 from mlm.training.datamodule import MaskedLMData
@@ -79,7 +80,7 @@ def test_all_saved_files_have_the_weights_of_the_best_evaluation(unsteady, tmp_p
     best = min(losses, key=losses.get)
     assert 1 < best < STEPS and list(losses) == list(range(1, STEPS + 1))
     saved, last = torch.load(folder / "saved.bin"), torch.load(folder / "checkpoints/last.ckpt")
-    loaded = load_pred(folder / "checkpoints/last.ckpt", folder / "model").state_dict()
+    loaded = load_pred(folder / "checkpoints/last.ckpt", folder / "model", BertPred).state_dict()
     for name, weight in weights_at[best].items():
         assert torch.equal(saved[name], weight) and torch.equal(loaded[name], weight)
         assert torch.equal(last["state_dict"][name], weights_at[STEPS][name])  # to resume with

@@ -97,7 +97,7 @@ def nietzsche_text(downloads: Path) -> Path:
 
 
 def pydoc_text(downloads: Path) -> Path:
-    """The file of Python's help pages: English text in every CPython, so it needs no network."""
+    """The file of Python's manual (its help pages): English text in every CPython, so it needs no network."""
     from pydoc_data.topics import topics
 
     path = downloads / "pydoc" / "pydoc.txt"

@@ -28,9 +28,9 @@ class Result:
 
 # PRETRAINED was measured with all-MiniLM-L6-v2, an encoder of six layers whose MLM head starts untrained.
 RESULTS = (
-    Result(5e4, "20 KB of manuals", PRETRAINED, 3, 8, 5, 5.65, 7.62, 0.16, (5.57, 5.98)),
-    Result(3e5, "100 KB of manuals", "scratch:tiny", 20, 23, 23, 4.04, 5.79, 0.35, (3.93, 4.25)),
-    Result(2e6, "380 KB of manuals (pydoc)", "scratch:tiny", 15, 67, 61, 3.42, 5.94, 0.42, (3.33, 3.42)),
+    Result(5e4, "20 KB of Python's manual", PRETRAINED, 3, 8, 5, 5.65, 7.62, 0.16, (5.57, 5.98)),
+    Result(3e5, "100 KB of Python's manual", "scratch:tiny", 20, 23, 23, 4.04, 5.79, 0.35, (3.93, 4.25)),
+    Result(2e6, "370 KB of Python's manual (pydoc)", "scratch:tiny", 15, 67, 61, 3.42, 5.94, 0.42, (3.33, 3.42)),
     Result(2e6, "600 KB of prose (nietzsche)", "scratch:tiny", 10, 71, 53, 4.70, 6.54, 0.29, (4.65, 4.72)),
     Result(2e6, "600 KB of prose (nietzsche)", PRETRAINED, 1, 69, 32, 4.90, 6.77, 0.24, (4.84, 4.90)),
 )  # fmt: skip

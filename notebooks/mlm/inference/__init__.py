@@ -7,6 +7,7 @@ generation           fill in several masks step by step
 validation_set       the validation set of a run, and whether a rebuilt model has the stored loss
 validation_examples  predictions on masked validation lines
 accuracy             accuracy by how frequent a token is
+sentences            sentences to try a model with, from its run's validation set
 widget               examples for the model's page on the Hub
 vectors              texts -> vectors, nearest texts, files for sentence-transformers
 task                 texts -> vectors -> classes, with a frozen and with a fine-tuned encoder

@@ -25,9 +25,9 @@ def accuracy_by_frequency(
 ) -> pd.DataFrame | None:
     """Accuracy on all masked validation tokens, by how often the token occurs in the training text.
 
-    A row for each range of counts, with the number of masked tokens, the accuracy of always predicting
-    the most frequent token, and the accuracy of each model. Returns None if the run's corpus is not in
-    `workdir`.
+    A row for each range of counts and one for all tokens, with the number of masked tokens, the accuracy
+    of always predicting the most frequent token, and the accuracy of each model. Returns None if the
+    run's corpus is not in `workdir`.
     """
     folder = find_corpus(results, workdir)
     if folder is None:
@@ -49,5 +49,6 @@ def accuracy_by_frequency(
     table = table[labels != -100]  # -100 fills up the positions of a batch
     table["band"] = np.searchsorted(limits, counts[labels[labels != -100]])
     aggregates = {"masked tokens": "sum", **dict.fromkeys(correct, "mean")}
-    table = table.groupby("band").agg(aggregates)
-    return table.rename(index=dict(enumerate(names))).rename_axis("times in the training text")
+    bands = table.groupby("band").agg(aggregates).rename(index=dict(enumerate(names)))
+    total = table.agg(aggregates).to_frame("all").T.astype(bands.dtypes)
+    return pd.concat([bands, total]).rename_axis("times in the training text")

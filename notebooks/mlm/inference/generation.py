@@ -63,7 +63,7 @@ def fill_masks(
 ) -> list[FillStep]:
     """Fill in every [MASK]: each step keeps the most probable predictions, then predicts again.
 
-    steps: 1 fills in all at once, None one per step. Returns the sentence before the first step and
+    steps=1: all masks at once; None: one mask per step. Returns the sentence before the first step and
     after each step. Special tokens are never filled in. Raises NotebookError if the sentence has no
     [MASK] or is too long, or if the predictions are not finite.
     """
@@ -72,7 +72,8 @@ def fill_masks(
     history = [FillStep(to_line(tokenizer, ids[0]), [])]
     for count in tokens_per_step(int((ids == tokenizer.mask_token_id).sum()), steps):
         p = model(**{**batch, "input_ids": ids}).logits.softmax(-1)  # (1, T, V)
-        confidence, best = (p * text_tokens(tokenizer, p.shape[-1])).max(-1)  # (1, T)
+        is_text = text_tokens(tokenizer, p.shape[-1])  # (V,): 0 for special tokens
+        confidence, best = (p * is_text).max(-1)  # (1, T)
         confidence = confidence.where(ids == tokenizer.mask_token_id, -1)  # keep what is known
         kept, positions = confidence.topk(count)  # (1, count)
         if not kept.isfinite().all():

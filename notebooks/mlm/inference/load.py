@@ -14,8 +14,6 @@ from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForMaskedLM,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -155,18 +153,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return selected_weights(contents) if contents.get("state_dict") else contents
 
 
-class BertPred(nn.Module):
-    """A masked language model. Called with a batch, it returns the logits (B, T, V)."""
-
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__()
-        self.bert = AutoModelForMaskedLM.from_config(config)
-
-    def forward(self, **batch: torch.Tensor) -> torch.Tensor:
-        return self.bert(**batch).logits
-
-
-def load_pred(path: Path, config: Path, module_class: type[nn.Module] = BertPred) -> Any:
+def load_pred(path: Path, config: Path, module_class: type[nn.Module]) -> Any:
     """A module of class `module_class` with the weights in `path`, in eval mode.
 
     `config` is the folder with config.json. Raises NotebookError if the weights do not fit it.

@@ -6,11 +6,14 @@ Taught in 07. Both encoders of a comparison, before and after training, are trea
 import copy
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.stats import t as student_t
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
@@ -23,6 +26,22 @@ from mlm.inference.vectors import READ_TEXTS, pool, to_batch
 
 TRAIN_TEXTS = 16  # per batch of fine-tuning
 BASE_LR, BASE_WIDTH = 5e-5, 768  # of fine-tuning BERT-base; narrower encoders take larger steps
+
+KINDS = "frozen", "fine-tuned"  # of encoders
+# comparisons of methods, and what a clear difference (1, -1) or none (0) means; {}: "8 and 32 labels per class"
+TRAINING = "{} encoder, after - before training"
+TRAINING_ANSWERS = {
+    1: "training on your text helps with {}",
+    0: "training on your text makes no clear difference with {}",
+    -1: "training on your text hurts with {}",
+}
+NEED = "better encoder - TF-IDF"
+NEED_ANSWERS = {
+    1: "yes with {} (it is better than TF-IDF)",
+    0: "not clearly with {} (no clear difference from the simpler TF-IDF)",
+    -1: "no with {} (TF-IDF is better)",
+}
+START = "fine-tuned encoder before training - majority class"
 
 # classifiers
 
@@ -107,11 +126,15 @@ def fine_tune(
 # results
 
 
-def scores(labels: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
-    """Accuracy, and macro-F1: the mean of the classes' F1, so that a rare class counts as much."""
+def scores(labels: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, macro-F1 (the mean of the classes' F1, so that a rare class counts as much), and "correct".
+
+    "correct" says for each text whether its class is right, (texts,) bool.
+    """
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "macro-F1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "correct": np.asarray(labels) == np.asarray(predicted),
     }
 
 
@@ -131,30 +154,98 @@ def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     )
 
 
-def verdict(table: pd.DataFrame, labels: int, kind: str, before: str, after: str) -> str:
-    """One sentence: did training help, by more than the spread of the seeds, and is TF-IDF better?
+# comparisons
 
-    table: see `summary`. labels: per class. kind: "frozen" or "fine-tuned"; before, after: the names of
-    the models. The seeds draw the same labelled texts for both, so differences are taken per seed.
+
+@dataclass(frozen=True)
+class Difference:
+    """Between the accuracies of two methods, in points, and the half-width of its 95% interval."""
+
+    points: float
+    half_width: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the interval does not contain 0, else 0."""
+        return 0 if abs(self.points) <= self.half_width else int(np.sign(self.points))
+
+    def __str__(self) -> str:
+        return f"{round(self.points, 1) + 0.0:+.1f} ± {self.half_width:.1f}"  # never "-0.0"
+
+
+def mean_difference(gains: np.ndarray) -> Difference:
+    """The mean of paired differences (seeds, texts), each 1, 0 or -1, and its 95% interval.
+
+    Other texts or other seeds would change the mean. So its variance is estimated as the sum of two: the
+    variance over the texts / their number, and the variance over the seeds / their number. Student's t has
+    the degrees of freedom of Welch and Satterthwaite. If n texts have no exception, a rate of 3/n is
+    possible ("rule of three"), so the half-width is at least that.
     """
-    rows = table[table["labels"] == labels]
-    accuracy = 100 * rows.pivot(index="seed", columns="method", values="accuracy")
-    old, new, tfidf = (accuracy[m] for m in (f"{kind}, {before}", f"{kind}, {after}", "TF-IDF"))
-    gains = new - old
-    gain, spread = gains.mean(), gains.max() - gains.min()
-    if abs(gain) <= spread:
-        effect = "makes no clear difference"
-    else:
-        effect = "helps" if gain > 0 else "hurts"
-    relation = "more" if abs(gain) > spread else "not more"
-    lead = tfidf - (old if old.mean() > new.mean() else new)
-    rival = f"TF-IDF without a language model reaches {tfidf.mean():.1f}%, "
-    if abs(lead.mean()) <= lead.max() - lead.min():
-        rival += "no clear difference from the better encoder"
-    else:
-        rival += "more: it wins" if lead.mean() > 0 else "less"
-    return (
-        f"With {labels} labels per class and a {kind} encoder, training on your text {effect}: accuracy "
-        f"{old.mean():.1f}% before, {new.mean():.1f}% after, a difference of {round(gain, 1) + 0.0:+.1f} points, which is "
-        f"{relation} than its spread over {len(gains)} seeds ({spread:.1f} points); {rival}."
-    )
+    means = [m for m in (gains.mean(0), gains.mean(1)) if len(m) > 1]  # of each text, of each seed
+    variances = [m.var(ddof=1) / len(m) for m in means]
+    half_width = 3 / gains.shape[1]
+    if total := sum(variances):
+        freedom = total**2 / sum(v**2 / (len(m) - 1) for v, m in zip(variances, means))
+        half_width = max(half_width, student_t.ppf(0.975, freedom) * total**0.5)
+    return Difference(float(100 * gains.mean()), float(100 * half_width))
+
+
+def difference(table: pd.DataFrame, labels: int, new: str, old: str) -> Difference:
+    """The accuracy of the method `new` minus the accuracy of `old`, for a number of labels per class.
+
+    table: a row for each trained classifier, with the columns method, labels, seed and "correct" (`scores`).
+    Both methods have the same test texts and labelled samples, so differences are paired.
+    """
+    rows = table[table["labels"] == labels].set_index(["method", "seed"])["correct"]
+    correct = [np.stack(rows.loc[method].sort_index()).astype(int) for method in (new, old)]
+    return mean_difference(correct[0] - correct[1])
+
+
+def compare(
+    table: pd.DataFrame, after: str, before: str | None
+) -> dict[str, dict[int, Difference]]:
+    """{comparison: {labels per class: difference}}, for the comparisons named above.
+
+    table: see `difference`. after, before: the names of the models; None: there is no model before.
+    The better encoder is the frozen or the fine-tuned one of `after`, whichever has the higher accuracy.
+    """
+    means = table.pivot_table(index="method", columns="labels", values="accuracy")
+    kinds = [kind for kind in KINDS if f"{kind}, {after}" in means.index]
+    encoders = [f"{kind}, {after}" for kind in kinds]
+    pairs = {}  # {comparison: the new and the old method for each number of labels}
+    if before:
+        for kind in kinds:
+            new, old = f"{kind}, {after}", f"{kind}, {before}"
+            pairs[TRAINING.format(kind)] = dict.fromkeys(means, (new, old))
+        if "fine-tuned" in kinds:
+            pairs[START] = dict.fromkeys(means, (f"fine-tuned, {before}", "majority class"))
+    pairs[NEED] = {n: (means.loc[encoders, n].idxmax(), "TF-IDF") for n in means}
+    return {
+        comparison: {n: difference(table, n, *methods) for n, methods in columns.items()}
+        for comparison, columns in pairs.items()
+    }
+
+
+def verdict(found: dict[str, dict[int, Difference]]) -> str:
+    """What clear differences mean, a line for each comparison of `compare`."""
+
+    def with_sizes(answers: dict[int, str], differences: dict[int, Difference]) -> str:
+        parts = []
+        for sign, answer in answers.items():
+            sizes = [str(n) for n, d in differences.items() if d.sign == sign]
+            if sizes:
+                parts.append(answer.format(f"{', '.join(sizes)} labels per class"))
+        return "; ".join(parts)
+
+    lines = []
+    for kind in KINDS:
+        if differences := found.get(TRAINING.format(kind)):
+            lines.append(f"{kind} encoder: {with_sizes(TRAINING_ANSWERS, differences)}.")
+    weak = [str(n) for n, d in found.get(START, {}).items() if d.sign < 1]
+    if weak:
+        lines[-1] += (
+            f" But before training it is not clearly better than the majority class with {', '.join(weak)} "
+            "labels per class: only more finetune_steps make this a fair comparison."
+        )
+    answer = with_sizes(NEED_ANSWERS, found[NEED])
+    return "\n".join([*lines, f"Do you need the encoder? {answer[0].upper()}{answer[1:]}."])

@@ -44,6 +44,7 @@ class ValidationExample:
     sentence: str  # with [MASK]
     answer: str
     predictions: dict[str, list[str]]  # {model: its most likely tokens, best first}
+    line: str  # without [MASK], as far as the model reads it
 
 
 def reads_as_prose(line: str) -> bool:
@@ -84,6 +85,12 @@ def masked_sentence(
     start, end = offsets[position]
     start += len(line[start:end]) - len(line[start:end].lstrip())  # tokens may begin with a space
     return f"{line[:start]}[MASK]{line[end:]}"
+
+
+def line_as_read(line: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The line, or the text of its `ids` if the tokenizer gives others, because the line is cut off."""
+    encoded = tokenizer(line, add_special_tokens=False, split_special_tokens=True)
+    return line if encoded["input_ids"] == ids else tokenizer.decode(ids)
 
 
 def masked_words(data: MaskedLMDataset, seed: int) -> list[tuple[int, int]]:
@@ -169,14 +176,16 @@ def validation_examples(
     examples = []
     for number, position in (chosen[index] for index in spread):
         ids = data[number][None].clone()  # (1, T)
-        sentence = masked_sentence(lines[number], ids[0, 1:-1].tolist(), position, tokenizer)
+        line_ids = ids[0, 1:-1].tolist()
+        sentence = masked_sentence(lines[number], line_ids, position, tokenizer)
         ids[0, position + 1] = tokenizer.mask_token_id
         predictions = {}
         for name, model in models.items():
             best = model(ids).logits[0, position + 1].topk(top_k).indices
             predictions[name] = tokenizer.convert_ids_to_tokens(best.tolist())
         (answer,) = tokenizer.convert_ids_to_tokens(data[number][[position + 1]].tolist())
-        examples.append(ValidationExample(sentence, answer, predictions))
+        line = line_as_read(lines[number], line_ids, tokenizer)
+        examples.append(ValidationExample(sentence, answer, predictions, line))
     return examples
 
 

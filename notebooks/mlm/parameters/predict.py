@@ -7,9 +7,9 @@ from mlm.parameters.text import A_SEED, VOCABULARY
 # fmt: off
 PARAMETERS = {  # {heading in the parameters cell: parameters}
     "Most used": [
-        P("sentence", "str", "What is done out of [MASK] always takes place beyond good and [MASK].",
-          "your own",
-          Valid("a sentence with at least one [MASK]", lambda v: "[MASK]" in v)),
+        P("sentence", "Optional[str]", None, "your own, with [MASK]; None: a validation line of the run",
+          either(None, "a validation line of the run",
+                 Valid("a sentence with at least one [MASK]", lambda v: "[MASK]" in v))),
         P("top_k", "int", 8, "number of predictions for each [MASK]", number(1, 100)),
         P("seed", "int", 0, "of shuffled sentences and untrained weights", A_SEED),
         *RUN,

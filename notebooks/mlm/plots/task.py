@@ -9,11 +9,10 @@ from mlm.plots.style import hide_frame
 MARKERS = "osD^vPX"
 
 
-def draw_label_curves(ax: Any, table: pd.DataFrame, baseline: float) -> None:
+def draw_label_curves(ax: Any, table: pd.DataFrame) -> None:
     """Mean accuracy over the labels per class, a curve for each method, with lines from lowest to highest.
 
-    `table` has a row for each trained classifier, with the columns method, labels (per class) and accuracy;
-    `baseline` is the accuracy of the majority class.
+    `table` has a row for each trained classifier, with the columns method, labels (per class) and accuracy.
     """
     for number, (method, rows) in enumerate(table.groupby("method", sort=False)):
         values = 100 * rows.groupby("labels")["accuracy"].agg(["mean", "min", "max"])
@@ -21,7 +20,6 @@ def draw_label_curves(ax: Any, table: pd.DataFrame, baseline: float) -> None:
         spread = [values["mean"] - values["min"], values["max"] - values["mean"]]
         marker = MARKERS[number % len(MARKERS)]
         ax.errorbar(x, values["mean"], spread, marker=marker, capsize=3, label=method)
-    ax.axhline(100 * baseline, ls=":", color="0.4", label="majority class")
     sizes = sorted(table["labels"].unique())
     ax.set_xscale("log", base=2)
     ax.set_xticks(sizes, sizes)
