@@ -74,7 +74,8 @@ def choose_checkpointing(
     memory = device_memory(device)
     needed, less = step.bytes_needed(False), step.bytes_needed(True)
     if needed <= FILLED[device["kind"]] * memory:
-        return False, f"a step takes about {needed / 1e9:.1f} of {memory / 1e9:.0f} GB (estimated)"
+        needs = f"about {needed / 1e9:.1f}" if needed >= 1e8 else "less than 0.1"
+        return False, f"a step takes {needs} of {memory / 1e9:.0f} GB (estimated)"
     return True, (
         f"without it, a step would take about {needed / 1e9:.1f} of {memory / 1e9:.0f} GB, with it "
         f"{less / 1e9:.1f} GB (estimated); {PRICE}"

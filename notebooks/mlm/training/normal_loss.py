@@ -62,7 +62,7 @@ def compare_with_measured(
         f"{abs(run.below):.1f} nats {'below' if run.below >= 0 else 'above'} the unigram baseline"
     )
     return (
-        f"{opening(run, model, source, results[0])} After {run.epochs:.3g} epoch(s), the loss is {place}. The median of "
+        f"{opening(run, model, source, results[0])} After {round(run.epochs, 2):g} epoch(s), the loss is {place}. The median of "
         f"three runs of {kind} was {' and '.join(map(described, results))}{note}. Losses on other texts or "
         f"with other tokenizers are not comparable, nor is the training loss: {mlm_probability:.0%} of "
         f"the tokens are masked in training, {VALIDATION_MLM_PROBABILITY:.0%} in validation."
