@@ -4,12 +4,15 @@ import json
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForMaskedLM, BertConfig, DistilBertConfig
 
 from encoders import CONFIGS, make_model
 from helpers import peak_memory, refused
+from mlm.models import model_size
 from mlm.models.configs import load_config
-from mlm.models.model_size import MANY_LAYERS, count_weights
+from mlm.models.model_size import MANY_LAYERS, count_weights, host_memory
 
 SIZES = dict(vocab_size=90, hidden_size=32, num_attention_heads=2, intermediate_size=64)
 
@@ -17,7 +20,7 @@ SIZES = dict(vocab_size=90, hidden_size=32, num_attention_heads=2, intermediate_
 def write_config(folder, **values):
     config = BertConfig(**SIZES, num_hidden_layers=2).to_dict() | values
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(b"never read")
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")  # intact, and never used
     return str(folder)
 
 
@@ -84,3 +87,13 @@ def test_an_entry_is_named_as_its_kind_of_model_writes_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"dim": -32}))
     with refused(": dim must be at least 1 in its config.json, got -32"):
         load_config(f"scratch:{tmp_path}")
+
+
+@pytest.mark.parametrize("content, limits", [("1000000\n", True), ("max\n", False), (None, False)])
+def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch, content, limits):
+    path = tmp_path / "memory.max"
+    monkeypatch.setattr(model_size, "CONTAINER_LIMITS", [str(path)])
+    plain = host_memory()
+    if content:
+        path.write_text(content)
+    assert host_memory() == (1_000_000 if limits else plain)

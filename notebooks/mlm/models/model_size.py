@@ -3,8 +3,10 @@
 A size that is wrong by some zeros would otherwise fill the memory, until the operating system ends the kernel.
 """
 
+import contextlib
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,13 +26,21 @@ SIZE_ENTRIES = (  # of a config; each is at least 1 in every kind of model that 
 MANY_LAYERS = 64  # a model with more takes long to build, even without memory
 MAX_LAYERS = 1000  # known models have at most 200; 10,000 layers take minutes to build
 BYTES_PER_WEIGHT = 4  # in float32
+CONTAINER_LIMITS = (  # Linux, cgroups of version 2 and 1: bytes
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
 
 
 def host_memory() -> int:
-    """The memory of this computer in bytes."""
+    """The memory of this computer in bytes, or of the container that this process is in, if it has less."""
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    limits = [int(psutil.virtual_memory().total)]
+    for path in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file; "max": no limit
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 def layers_entry(config: Any) -> str:
