@@ -158,7 +158,8 @@ def load_corpus(
             documents=documents,
         )
         return load_mixture(corpus, workdir, load, one_validation_set=valid_corpus is not None)
-    if all(text in NAMED_TEXTS for text in (corpus, valid_corpus or corpus)):
+    names = [corpus] if valid_corpus is None else [corpus, valid_corpus]
+    if all(isinstance(name, str) and name in NAMED_TEXTS for name in names):
         encoding = None  # they are UTF-8, whatever other texts are
     valid_files = fetch_corpus(valid_corpus, workdir, "valid_corpus") if valid_corpus else ()
     files = tuple(
