@@ -129,7 +129,7 @@ def test_a_limit_far_beyond_all_speeds_is_not_drawn():
 
 
 def test_label_curves_have_a_legend_entry_and_a_marker_for_each_method():
-    methods = ["majority class", "TF-IDF", "frozen, before training", "frozen, after training"]
+    methods = ["majority class", "TF-IDF", "frozen, before MLM", "frozen, after MLM"]
     rows = [
         {"method": method, "labels": labels, "accuracy": 0.5 + 0.01 * seed}
         for method in methods
@@ -137,8 +137,8 @@ def test_label_curves_have_a_legend_entry_and_a_marker_for_each_method():
         for seed in range(3)
     ]
     _, ax = plt.subplots()
-    draw_label_curves(ax, pd.DataFrame(rows))
-    assert {text.get_text() for text in ax.get_legend().get_texts()} == {*methods}
+    draw_label_curves(ax, pd.DataFrame(rows), guessing=0.25)
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {*methods, "guessing"}
     markers = [container[0].get_marker() for container in ax.containers]
     assert len({*markers}) == len(methods)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "32"]

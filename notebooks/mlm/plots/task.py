@@ -9,10 +9,11 @@ from mlm.plots.style import hide_frame
 MARKERS = "osD^vPX"
 
 
-def draw_label_curves(ax: Any, table: pd.DataFrame) -> None:
+def draw_label_curves(ax: Any, table: pd.DataFrame, guessing: float) -> None:
     """Mean accuracy over the labels per class, a curve for each method, with lines from lowest to highest.
 
     `table` has a row for each trained classifier, with the columns method, labels (per class) and accuracy.
+    guessing: the accuracy of guessing, 1 / number of classes; a dotted line.
     """
     for number, (method, rows) in enumerate(table.groupby("method", sort=False)):
         values = 100 * rows.groupby("labels")["accuracy"].agg(["mean", "min", "max"])
@@ -20,6 +21,7 @@ def draw_label_curves(ax: Any, table: pd.DataFrame) -> None:
         spread = [values["mean"] - values["min"], values["max"] - values["mean"]]
         marker = MARKERS[number % len(MARKERS)]
         ax.errorbar(x, values["mean"], spread, marker=marker, capsize=3, label=method)
+    ax.axhline(100 * guessing, ls=":", color="gray", label="guessing")
     sizes = sorted(table["labels"].unique())
     ax.set_xscale("log", base=2)
     ax.set_xticks(sizes, sizes)
