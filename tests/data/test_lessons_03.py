@@ -58,7 +58,7 @@ def test_the_text_names_what_the_steps_do_to_the_toy_sentence(toy):
 
 def test_the_steps_equal_mask_tokens_for_any_example(toy):
     for index in range(200):
-        names = run_cells("03_dataset", *STEPS, "words", **toy | {"key": (0, 1, index)})
+        names = run_cells("03_dataset", *STEPS, "words", **toy | {"example_key": (0, 1, index)})
         ids, word_ids = names["ids"], names["word_ids"]
         options = {
             "special_ids": list(names["special_ids"]),

@@ -74,19 +74,19 @@ def choose_tokens(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def draw_replacements(
     original_ids: np.ndarray,
-    key: tuple,
+    token_key: tuple,
     mask_token_id: int,
     vocab: np.ndarray,
     replace: str = "80/10/10",
 ) -> np.ndarray:
     """What the model reads at masked tokens, (N,): [MASK], a random token of vocab, or the token itself.
 
-    original_ids (N,): the masked tokens. key: seed, epoch, index of the example, position, of each.
+    original_ids (N,): the masked tokens. token_key: seed, epoch, example and position of each.
     vocab (ids,): all token ids in use. replace: the percentages of the three cases.
     """
     to_mask, to_random, _ = np.cumsum([int(percent) for percent in replace.split("/")]) / 100
-    draws = uniform(*key, Purpose.REPLACEMENT)
-    random_ids = vocab[(uniform(*key, Purpose.RANDOM_TOKEN) * len(vocab)).astype(np.int64)]
+    draws = uniform(*token_key, Purpose.REPLACEMENT)
+    random_ids = vocab[(uniform(*token_key, Purpose.RANDOM_TOKEN) * len(vocab)).astype(np.int64)]
     replacements = np.where(draws < to_random, random_ids, original_ids)
     return np.where(draws < to_mask, mask_token_id, replacements)
 
@@ -118,8 +118,10 @@ def mask_tokens(
     draws = np.where(np.isin(input_ids, special_ids), 2.0, draws)  # never chosen
 
     row, column = np.nonzero(choose_tokens(draws, counts))
-    original_ids, key = input_ids[row, column], (seed, epoch, indices[row, 0], column)
+    original_ids, token_key = input_ids[row, column], (seed, epoch, indices[row, 0], column)
     masked_ids, labels = input_ids.copy(), np.full_like(input_ids, -100)
-    masked_ids[row, column] = draw_replacements(original_ids, key, mask_token_id, vocab, replace)
+    masked_ids[row, column] = draw_replacements(
+        original_ids, token_key, mask_token_id, vocab, replace
+    )
     labels[row, column] = original_ids
     return masked_ids, labels

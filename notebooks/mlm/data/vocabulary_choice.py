@@ -77,6 +77,8 @@ def choose_accents(words: Counter[str], folded: dict[str, str]) -> tuple[bool, s
     # Folded words, not words: in Turkish, only the folding without accents makes "Işık" and "ışık" differ.
     merged = len({(folded[w], plain[w]) for w in words}) - len({*plain.values()})
     fraction = sum(words[word] for word in changed) / max(1, words.total())
+    if not changed:
+        return False, "no word has any"
     if fraction <= FEW_ACCENTS and merged <= FEW_MERGED * len(words):
         return False, f"{len(changed):,} distinct words have any; removing them merges {merged:,}"
     return True, f"{fraction:.0%} of the words have any; removing them merges {merged:,}"
