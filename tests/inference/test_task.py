@@ -190,6 +190,21 @@ def test_fine_tuning_that_starts_at_guessing_gives_no_conclusion(after):
     assert "no conclusion" not in frozen
 
 
+def test_the_yardstick_of_a_start_is_guessing_whatever_the_majority_class_reaches():
+    methods = {
+        "majority class": 60,
+        "TF-IDF": 50,
+        "fine-tuned, before": 40,
+        "fine-tuned, after": 45,
+    }
+    found = compare(
+        results_table({m: {8: [v] * 3} for m, v in methods.items()}), "after", "before", 5
+    )
+    start = found["fine-tuned before MLM minus guessing"][8]
+    assert start.points == pytest.approx(40 - 20) and start.sign == 1
+    assert "no conclusion" not in verdict(found)
+
+
 def test_the_verdict_says_which_differences_the_test_can_detect():
     values = {**LEVELS, "frozen, after": [50, 53, 50]}
     found = compare(results_table({m: {8: v, 32: v} for m, v in values.items()}), "after", None, 5)
