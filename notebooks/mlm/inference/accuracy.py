@@ -1,4 +1,4 @@
-"""Accuracy on the validation set of a run, by how frequent a token is in the training text."""
+"""Accuracy on the validation set of a run, by what is visible of a token and by its frequency."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mlm.training.evaluation import validation_batches
 from mlm.training.module import MaskedLM, masked_labels
 
 FREQUENCY_BANDS = 10, 100, 1000  # upper limits of the rows of `accuracy_by_frequency`
+SHOWN = "[MASK]", "a random token", "the token itself"  # what the model sees at a masked position
 
 
 @torch.no_grad()
@@ -23,21 +24,24 @@ def accuracy_by_frequency(
     results: dict[str, Any],
     workdir: str | Path,
 ) -> pd.DataFrame | None:
-    """Accuracy on all masked validation tokens, by how often the token occurs in the training text.
+    """Accuracy on the masked validation tokens, by how often the token occurs in the training text.
 
-    A row for each range of counts and one for all tokens, with the number of masked tokens, the accuracy
-    of always predicting the most frequent token, and the accuracy of each model. Returns None if the
-    run's corpus is not in `workdir`.
+    Tokens shown as [MASK] have a row for each range of counts: others could be copied without any
+    context. Then come rows ("all") for each of SHOWN, and for all masked tokens. The columns are the
+    number of masked tokens, the accuracy of always predicting the most frequent token, which is printed,
+    and the accuracy of each model. Returns None if the run's corpus is not in `workdir`.
     """
     folder = find_corpus(results, workdir)
     if folder is None:
         return None
     train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
     counts = np.bincount(train.ids, minlength=train.vocab_size)
+    most_frequent = int(counts.argmax())
+    print(f"most frequent token: {tokenizer.convert_ids_to_tokens(most_frequent)!r}")
     pack = all(supports_packing(model.config) for model in models.values())
     batches = validation_batches(valid, results["parameters"]["seed"], pack)
     labels = torch.cat([masked_labels(batch) for batch in batches]).numpy()
-    correct = {"most frequent token": np.full(len(labels), counts.argmax()) == labels}
+    correct = {"most frequent token": labels == most_frequent}
     for name, model in models.items():
         module = MaskedLM(model, {}).eval()
         predictions = [module.masked_logits(b).argmax(-1) for b in batches]
@@ -45,10 +49,17 @@ def accuracy_by_frequency(
     limits = (0, *FREQUENCY_BANDS)
     names = ["never", *(f"{low + 1:,} to {high:,}" for low, high in zip(limits, FREQUENCY_BANDS))]
     names.append(f"more than {FREQUENCY_BANDS[-1]:,}")
-    table = pd.DataFrame({"masked tokens": 1, **correct})
-    table = table[labels != -100]  # -100 fills up the positions of a batch
-    table["band"] = np.searchsorted(limits, counts[labels[labels != -100]])
+    inputs = torch.cat([b["input_ids"].flatten()[b["positions"]] for b in batches]).numpy()
+    is_target = labels != -100  # -100 fills up the positions of a batch
+    inputs, labels = inputs[is_target], labels[is_target]
+    table = pd.DataFrame({"masked tokens": 1, **correct})[is_target]
+    shown = np.select([inputs == tokenizer.mask_token_id, inputs == labels], [0, 2], 1)
+    band = np.searchsorted(limits, counts[labels])
+    groups = {(0, name): (shown == 0) & (band == i) for i, name in enumerate(names)}
+    groups |= {(i, "all"): shown == i for i in range(len(SHOWN))}
+    rows = {(SHOWN[i], name): table[group] for (i, name), group in groups.items() if group.any()}
+    rows["all", "all"] = table
     aggregates = {"masked tokens": "sum", **dict.fromkeys(correct, "mean")}
-    bands = table.groupby("band").agg(aggregates).rename(index=dict(enumerate(names)))
-    total = table.agg(aggregates).to_frame("all").T.astype(bands.dtypes)
-    return pd.concat([bands, total]).rename_axis("times in the training text")
+    result = pd.DataFrame({key: group.agg(aggregates) for key, group in rows.items()}).T
+    result = result.rename_axis(["shown as", "times in the training text"])
+    return result.astype({"masked tokens": int})

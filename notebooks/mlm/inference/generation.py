@@ -70,7 +70,8 @@ def fill_masks(
     batch = encode(model, tokenizer, sentence)
     ids = batch["input_ids"]  # (1, T): every step has this shape
     history = [FillStep(to_line(tokenizer, ids[0]), [])]
-    for count in tokens_per_step(int((ids == tokenizer.mask_token_id).sum()), steps):
+    num_masks = int((ids == tokenizer.mask_token_id).sum())
+    for count in tokens_per_step(num_masks, steps):  # of 4 masks: [1, 1, 1, 1]; [4] if steps=1
         p = model(**{**batch, "input_ids": ids}).logits.softmax(-1)  # (1, T, V)
         is_text = text_tokens(tokenizer, p.shape[-1])  # (V,): 0 for special tokens
         confidence, best = (p * is_text).max(-1)  # (1, T)

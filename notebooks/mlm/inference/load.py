@@ -229,7 +229,7 @@ def save_untrained(
     seed: int,
     vocabulary: str | None = None,
 ) -> Path:
-    """A temporary folder with an untrained model in the forms that 04 writes.
+    """A temporary folder with `model`, not trained further, in the forms that 04 writes.
 
     It is removed when Python exits. A "scratch:" model may need a vocabulary: it is learned from the
     corpus, which is stored in `workdir`; `vocabulary` says which kind (`load_tokenizer`).
