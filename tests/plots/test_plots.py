@@ -128,8 +128,18 @@ def test_a_limit_far_beyond_all_speeds_is_not_drawn():
     plt.close(figure)
 
 
+@pytest.mark.parametrize("correct", [54, 55, 57, 101])  # of 60 or 127: not exact in binary
+@pytest.mark.parametrize("num_texts", [60, 127])
+def test_label_curves_can_have_equal_accuracies(correct, num_texts):
+    """The mean of three equal numbers may be lower or higher than each by a rounding error."""
+    accuracy = {"method": "TF-IDF", "labels": 8, "accuracy": correct / num_texts}
+    _, ax = plt.subplots()
+    draw_label_curves(ax, pd.DataFrame([accuracy] * 3), guessing=0.5)
+    plt.close("all")
+
+
 def test_label_curves_have_a_legend_entry_and_a_marker_for_each_method():
-    methods = ["majority class", "TF-IDF", "frozen, before training", "frozen, after training"]
+    methods = ["majority class", "TF-IDF", "frozen, before MLM", "frozen, after MLM"]
     rows = [
         {"method": method, "labels": labels, "accuracy": 0.5 + 0.01 * seed}
         for method in methods
@@ -137,8 +147,8 @@ def test_label_curves_have_a_legend_entry_and_a_marker_for_each_method():
         for seed in range(3)
     ]
     _, ax = plt.subplots()
-    draw_label_curves(ax, pd.DataFrame(rows))
-    assert {text.get_text() for text in ax.get_legend().get_texts()} == {*methods}
+    draw_label_curves(ax, pd.DataFrame(rows), guessing=0.25)
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {*methods, "guessing"}
     markers = [container[0].get_marker() for container in ax.containers]
     assert len({*markers}) == len(methods)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "32"]

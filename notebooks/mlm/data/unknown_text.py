@@ -65,7 +65,7 @@ def describe_unknown(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], m
     lines = [text[: 4 * max_len] for text in texts]  # characters: a token has about four
     unknown = sum(unknown_chars(tokenizer, lines)) if tokenizer.unk_token_id is not None else 0
     fraction = unknown / max(1, sum(map(num_letters, lines)))
-    text = f"{fraction:.1%} of the letters of the texts are in [UNK], not in the vocabulary"
+    text = f"{fraction:.1%} of the letters of the texts became [UNK]"
     if fraction >= MANY_UNK:
         text += (
             ": the encoder cannot read them, so its results say nothing about training; use a run whose "
