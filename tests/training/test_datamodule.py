@@ -1,6 +1,7 @@
 """MaskedLMData: every process, device, start and accumulation sees the same examples and masks."""
 
 import math
+import pickle
 import threading
 import time
 from itertools import islice
@@ -40,6 +41,11 @@ def test_a_resumed_run_gets_the_remaining_batches(make_data, start):
     assert same_batches(data.train_batches(start), all_batches[start:])
     data.trainer = trainer_at(start)
     assert same_batches(data.train_dataloader(), all_batches[start:])
+
+
+def test_it_can_be_pickled_as_the_launcher_for_several_tpu_cores_does(make_data):
+    data = make_data()
+    assert same_batches(pickle.loads(pickle.dumps(data)).train_batches(), data.train_batches())
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

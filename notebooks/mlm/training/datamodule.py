@@ -61,6 +61,10 @@ class PrefetchedBatches:
                 yield batch
 
 
+def ignore(error: Exception) -> None:
+    """Nobody is told about an error: `FailureMonitor` sets another function."""
+
+
 class MaskedLMData(pl.LightningDataModule):
     """Training batches for `total_steps` optimizer steps, and validation batches.
 
@@ -91,7 +95,7 @@ class MaskedLMData(pl.LightningDataModule):
         self.batch_size, self.accumulate = batch_size, accumulate
         self.mlm_probability, self.seed, self.total_steps = mlm_probability, seed, total_steps
         self.pack, self.masking, self.replace = pack, masking, replace
-        self.on_error: Callable[[Exception], None] = lambda error: None
+        self.on_error: Callable[[Exception], None] = ignore  # no lambda: XLA's launcher pickles it
 
     def train_batches(self, start: int = 0, rank: int = 0, world_size: int = 1) -> MaskedBatches:
         """The training batches of process `rank` from step `start` to the last step.
