@@ -1,4 +1,4 @@
-"""Whether a server answers. It is asked once: clients would retry for minutes."""
+"""Whether a server answers. There is one request: clients would retry for minutes."""
 
 import functools
 from pathlib import Path

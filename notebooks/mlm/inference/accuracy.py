@@ -18,6 +18,20 @@ SHOWN = "[MASK]", "a random token", "the token itself"  # what the model sees at
 
 
 @torch.no_grad()
+def masked_predictions(model: PreTrainedModel, batches: list[dict[str, Any]]) -> np.ndarray:
+    """The most likely token at each of the `positions` of the batches, (K of all batches,)."""
+    module = MaskedLM(model, {}).eval()
+    predictions = [module.masked_logits(batch).argmax(-1) for batch in batches]
+    return torch.cat(predictions).numpy()
+
+
+def frequency_bands() -> list[str]:
+    """The names of the ranges of FREQUENCY_BANDS, from "never" on."""
+    limits = (0, *FREQUENCY_BANDS)
+    names = [f"{low + 1:,} to {high:,}" for low, high in zip(limits, FREQUENCY_BANDS)]
+    return ["never", *names, f"more than {FREQUENCY_BANDS[-1]:,}"]
+
+
 def accuracy_by_frequency(
     models: dict[str, PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
@@ -41,21 +55,19 @@ def accuracy_by_frequency(
     pack = all(supports_packing(model.config) for model in models.values())
     batches = validation_batches(valid, results["parameters"]["seed"], pack)
     labels = torch.cat([masked_labels(batch) for batch in batches]).numpy()
-    correct = {"most frequent token": labels == most_frequent}
-    for name, model in models.items():
-        module = MaskedLM(model, {}).eval()
-        predictions = [module.masked_logits(b).argmax(-1) for b in batches]
-        correct[name] = torch.cat(predictions).numpy() == labels
-    limits = (0, *FREQUENCY_BANDS)
-    names = ["never", *(f"{low + 1:,} to {high:,}" for low, high in zip(limits, FREQUENCY_BANDS))]
-    names.append(f"more than {FREQUENCY_BANDS[-1]:,}")
     inputs = torch.cat([b["input_ids"].flatten()[b["positions"]] for b in batches]).numpy()
+    correct = {"most frequent token": labels == most_frequent}
+    correct |= {
+        name: masked_predictions(model, batches) == labels for name, model in models.items()
+    }
+
     is_target = labels != -100  # -100 fills up the positions of a batch
-    inputs, labels = inputs[is_target], labels[is_target]
     table = pd.DataFrame({"masked tokens": 1, **correct})[is_target]
+    inputs, labels = inputs[is_target], labels[is_target]
     shown = np.select([inputs == tokenizer.mask_token_id, inputs == labels], [0, 2], 1)
-    band = np.searchsorted(limits, counts[labels])
-    groups = {(0, name): (shown == 0) & (band == i) for i, name in enumerate(names)}
+    band = np.searchsorted((0, *FREQUENCY_BANDS), counts[labels])
+    bands = enumerate(frequency_bands())
+    groups = {(0, name): (shown == 0) & (band == i) for i, name in bands}
     groups |= {(i, "all"): shown == i for i in range(len(SHOWN))}
     rows = {(SHOWN[i], name): table[group] for (i, name), group in groups.items() if group.any()}
     rows["all", "all"] = table

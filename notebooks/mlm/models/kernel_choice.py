@@ -134,7 +134,7 @@ def time_kernels(model: Any, shape: tuple[int, int], dtype: torch.dtype) -> str:
     shown = ", ".join(f"{name} {1000 * value:.2f}" for name, value in times.items())
     print(
         f"CPU kernels (products-attention; dropout), ms per layer for {rows} rows of {width} tokens: "
-        f"{shown}; those of plain torch, {KERNELS[0]}, stay unless others save {MIN_GAIN:.0%}"
+        f"{shown}; plain torch's kernels ({KERNELS[0]}) stay unless others save {MIN_GAIN:.0%}"
     )
     return f"{faster(seconds, plain)}-{faster(dropouts, plain_dropout)}"
 

@@ -1,4 +1,4 @@
-"""The settings that the parameters leave open: those of a resumed run, or chosen for model, text and device."""
+"""Settings that the parameters leave open: kept from a resumed run, or chosen for model, text and device."""
 
 from typing import Any
 
