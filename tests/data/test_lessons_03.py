@@ -4,6 +4,7 @@ Each test executes the cells by their ids, so it tests what a class reads. Prope
 masks and batches are tested in test_masking.py, test_batches.py and test_packing.py.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -74,6 +75,11 @@ def test_the_steps_equal_mask_tokens_for_any_example(toy):
         assert labels.tolist() == names["labels"].tolist()
         _, (labels,) = mask_tokens(ids[None], **options, word_ids=word_ids[None])
         assert ((labels != -100) == (names["word_rank"] <= 4)).all()
+
+
+def test_a_tokenizer_without_words_draws_no_whole_words():
+    train = SimpleNamespace(lengths=[5], word_counts=None)  # as with the tokenizer of ESM-2
+    assert "masked" not in run_cells("03_dataset", "whole-words", train=train, few=[0])
 
 
 # 03: the check of the masking rates

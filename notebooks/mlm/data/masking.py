@@ -59,7 +59,7 @@ def masked_counts(
 
 
 def choose_tokens(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Whether each token is chosen, (B, T) bool: the words with the smallest numbers of each row are.
+    """True for the tokens of the words with the smallest numbers in each row, (B, T) bool.
 
     draws (B, T): a random number for each word, which its tokens share; 2.0 for special tokens.
     counts (B,): how many words of each row are chosen.
