@@ -270,7 +270,7 @@ def test_valid_values_pass_and_others_are_refused(name, capsys):
 @pytest.mark.parametrize("notebook", NAMES)
 @pytest.mark.fault
 def test_half_of_a_surrogate_pair_is_refused_in_every_text(notebook):
-    """UTF-8 has no such characters. The JSON "\\ud83d\\ude00" has two, if it is read as YAML."""
+    """UTF-8 has no such characters; an escape in the parameters cell makes one."""
     value = "this [MASK] is \ud83d\ude00"
     for name, parameter in parameters_of(notebook).items():
         given = {"str": value, "list": [value]}
