@@ -12,7 +12,7 @@ from mlm.data.batches import MaskedBatches
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.packing import VALIDATION_EPOCH
 from mlm.training.datamodule import MaskedLMData
-from mlm.training.evaluation import evaluate, unigram_loss
+from mlm.training.evaluation import evaluate, training_unigram_loss, unigram_loss
 from mlm.training.module import MaskedLM
 from small_runs import FEW_EXAMPLES, OPTIMIZER, batch_of
 
@@ -93,6 +93,8 @@ def test_unigram_loss_by_hand():
     expected = -(2 * math.log(4 / 10) + math.log(2 / 10) + math.log(1 / 10)) / 4
     batches = [{"labels": labels[:1]}, {"labels": labels[1:]}]
     assert unigram_loss(train, batches) == pytest.approx(expected, rel=1e-12)
+    entropy = -sum(p * math.log(p) for p in (0.4, 0.2, 0.1, 0.2, 0.1))
+    assert training_unigram_loss(train) == pytest.approx(entropy, rel=1e-12)
 
 
 def test_the_unigram_loss_is_below_the_uniform_loss(dataset):

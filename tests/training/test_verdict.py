@@ -59,6 +59,12 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         # each example was seen at most once: a gap between the two losses is no overfitting
         ("too few steps", evidence((8.4, 6.3, 6.1), (7.0, 5.9, 5.1, 4.8), steps=30, epochs=0.15), False, "does not use context yet"),
         ("overfitting", evidence((8.4, 6.3, 6.1), (7.0, 5.9, 5.1, 4.8), epochs=0.5, repeated_fraction=0.6), False, "are copies of others"),
+        # pydoc, measured: the training text has easier tokens, so its loss is lower from the first epoch on
+        ("too few steps", evidence((8.4, 5.98, 5.72, 5.59, 5.53), (6.5, 5.2, 4.9, 4.7, 4.6, 4.5), steps=398, epochs=2,
+         baseline=6.02, visible_gain=0.48, easier=0.74), False, "does not use context yet"),
+        ("overfitting", evidence((8.4, 5.9, 5.8), (6.9, 5.0, 4.0, 3.0), easier=0.74), False, "overfits"),
+        # a validation text that is easier than the training text hides no overfitting, and makes none
+        ("too few steps", evidence((8.3, 5.5), (6.4, 5.8, 5.6, 5.4), steps=1500, easier=-2.0), False, "pass about"),
         ("too few steps", evidence((8.3, 5.86), FLAT, steps=57), False, "too short for a model from scratch: fine-tune"),
         ("too few steps", evidence((8.3, 5.5), FLAT, steps=1500, epochs=1), False, "pass about 2 epochs"),
         ("too few steps", evidence((10.7, 5.5), (9.0, 7.0, 6.5, 6.0, 5.6), False, steps=100, epochs=1), False, "pass more epochs, or use more text"),

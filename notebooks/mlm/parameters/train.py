@@ -59,7 +59,7 @@ PARAMETERS = {  # {heading in the parameters cell: parameters}
         P("replay", "Optional[str]", None,
           "general text mixed into training against forgetting",
           either(None, "no replay", Valid(TEXTS, is_text))),
-        P("replay_fraction", "float", 0.1, "fraction of each epoch's examples that are of replay",
+        P("replay_fraction", "float", 0.1, "fraction of each epoch's examples that come from replay",
           number(above=0, below=1)),
         EXAMPLES,
         MAX_LEN,
@@ -77,7 +77,7 @@ PARAMETERS = {  # {heading in the parameters cell: parameters}
     ],
     "Optimizer": [
         P("recipe", "str", "fast",
-          '"fast": chosen for model and batch size; "tutorial": as in 2020',
+          '"fast": chosen for model and batch size; "tutorial": of the 2020 tutorial',
           one_of("fast", "tutorial")),
         P("optimizer", "Optional[str]", None, '"adamw" or "muon"; None: the recipe\'s',
           either(None, RECIPE, one_of("adamw", "muon"))),

@@ -88,6 +88,16 @@ def unigram_loss(train: MaskedLMDataset, validation_batches: Iterable[dict[str, 
     return float(-log_frequencies(train)[masked].mean())
 
 
+def training_unigram_loss(train: MaskedLMDataset) -> float:
+    """The unigram loss (nats) of the training text itself.
+
+    It is lower than the baseline if the training text repeats lines, such as the rules of tables: the
+    validation set has no line of the training text.
+    """
+    log_p = log_frequencies(train)
+    return float(-(np.exp(log_p) * log_p).sum())
+
+
 def repeated_fraction(train: MaskedLMDataset) -> float:
     """The fraction of a dataset's examples that are copies of an earlier example.
 

@@ -54,9 +54,8 @@ class MaskedLM(pl.LightningModule):
         """Cross-entropy in nats, averaged over the masked tokens of all processes."""
         logits, labels = self.masked_logits(batch), masked_labels(batch)
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
-        self.loss_sums = torch.stack(
-            [loss.detach(), (labels != -100).sum()]
-        )  # CheckpointingLogger reads it
+        # CheckpointingLogger reads these sums
+        self.loss_sums = torch.stack([loss.detach(), (labels != -100).sum()])
         # DDP averages the gradients of all processes; world_size turns this into their sum
         return loss * self.trainer.world_size / batch["num_masked"].clamp(min=1e-9)
 

@@ -30,7 +30,7 @@ from mlm.env.notebook import NotebookError, installed_version
 from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.training.checkpoint import is_write_error, staging_folder, write_errors
-from mlm.training.evaluation import repeated_fraction, visible_gain
+from mlm.training.evaluation import repeated_fraction, training_unigram_loss, visible_gain
 from mlm.training.history import write_metrics
 from mlm.training.lock import is_main_process, unlock_run
 from mlm.training.model_card import write_card
@@ -167,6 +167,7 @@ def evidence_of(run: Run, train: MaskedLMDataset, baseline: float) -> Evidence:
         visible_gain=visible_gain(train),
         unk_fraction=train.unk_fraction,
         repeated_fraction=repeated_fraction(train),
+        easier=baseline - training_unigram_loss(train),
     )
 
 

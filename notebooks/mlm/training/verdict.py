@@ -32,7 +32,8 @@ class Evidence:
     validation: the first loss was measured before training. training: means since the last log line.
     baseline: the unigram loss. visible_gain: nats below it that need no context. epochs: how often the
     model saw the text. unk_fraction: letters of the training text that are in [UNK].
-    repeated_fraction: training examples that are copies of another.
+    repeated_fraction: training examples that are copies of another. easier: nats by which the unigram loss
+    of the training text is below the baseline.
     """
 
     validation: Losses
@@ -43,6 +44,7 @@ class Evidence:
     visible_gain: float = 0.0
     unk_fraction: float = 0.0
     repeated_fraction: float = 0.0
+    easier: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -122,7 +124,7 @@ class Evidence:
 def is_overfitted(run: Evidence, is_worse: bool) -> bool:
     """Whether the training loss is far below the validation loss, or fell while that one rose."""
     best_step, best = run.best
-    gap = run.after - run.last_training
+    gap = run.after - run.last_training - max(0.0, run.easier)
     if not is_worse:  # an example that was seen once is not memorized, unless it has copies
         seen_again = run.epochs >= 1 or run.repeated_fraction >= MANY_COPIES
         return gap > MIN_GAP and seen_again
