@@ -129,7 +129,9 @@ def pip_install(*requirements: str) -> None:
     versions of what it installs.
     """
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, *requirements], stderr=subprocess.PIPE, text=True, errors="replace")
+    done = subprocess.run(
+        [*pip, *requirements], stderr=subprocess.PIPE, text=True, errors="replace"
+    )
     print(done.stderr, end="", file=sys.stderr)
     if done.returncode:
         raise NotebookError(
@@ -137,7 +139,9 @@ def pip_install(*requirements: str) -> None:
             "them yourself, then run this cell again"
         )
     if "dependency conflicts" in done.stderr:
-        print("pip succeeded. Its conflicts concern other packages, which the notebooks do not need.")
+        print(
+            "pip succeeded. Its conflicts concern other packages, which the notebooks do not need."
+        )
 
 
 # warnings
