@@ -132,7 +132,7 @@ def pip_install(*requirements: str) -> None:
     done = subprocess.run(
         [*pip, *requirements], stderr=subprocess.PIPE, text=True, errors="replace"
     )
-    print(done.stderr, end="", file=sys.stderr)
+    print(done.stderr, end="", file=sys.stderr, flush=True)  # before what is said about it
     if done.returncode:
         raise NotebookError(
             f"pip could not install {', '.join(requirements)} for the reason above: fix that or install "
