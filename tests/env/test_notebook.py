@@ -32,26 +32,32 @@ def test_the_notebooks_require_what_requirements_txt_says():
 @pytest.fixture
 def pip(monkeypatch):
     """install_missing on a machine with the packages `installed`; `calls` is how pip was run."""
-    installed, calls, failures = {}, [], []
+    installed, calls, failures, replaced, stderr = {}, [], [], {}, []
 
     def version(name):
         if name not in installed:
             raise PackageNotFoundError(name)
         return installed[name]
 
-    def run(command):
+    def run(command, **_):
         calls.append(command)
-        return SimpleNamespace(returncode=len(failures))
+        installed.update(replaced)
+        return SimpleNamespace(returncode=len(failures), stderr="".join(stderr))
 
     def install(requirements):
         monkeypatch.setattr(notebook, "REQUIREMENTS", requirements)
         notebook.install_missing()
 
     monkeypatch.setattr(notebook, "version", version)
-    monkeypatch.setattr(notebook, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(notebook, "subprocess", SimpleNamespace(run=run, PIPE=-1))
     monkeypatch.setattr(notebook, "silence_warnings", lambda: None)
     return SimpleNamespace(
-        installed=installed, calls=calls, install=install, fail=lambda: failures.append(1)
+        installed=installed,
+        calls=calls,
+        install=install,
+        fail=lambda: failures.append(1),
+        replaces=replaced.update,
+        says=stderr.append,
     )
 
 
@@ -90,6 +96,39 @@ def test_a_failure_of_pip_is_one_line(pip):
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("package", notebook.REPLACEABLE)
+@pytest.mark.parametrize("is_imported", [True, False])
+def test_a_package_that_was_imported_and_is_replaced_needs_a_restart(
+    pip, package, is_imported, monkeypatch
+):
+    """Colab 2026.01 has transformers 4.57; mixed with modules of 5, the next import failed."""
+    for module in notebook.REPLACEABLE.values():
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    if is_imported:
+        monkeypatch.setitem(sys.modules, notebook.REPLACEABLE[package], None)
+    pip.installed |= {"torch": "2.9.0", "transformers": "4.57.6", package: "0.1"}
+    pip.replaces({package: "5.24.0"})
+    line = error_message(pip.install, ["torch>=2.8,<2.14", "transformers>=5.8,<6"])
+    assert line == (
+        f"{package} had been imported before and is now replaced: restart the kernel (on Colab: "
+        "Runtime > Restart session) and run the notebook from the top"
+        if is_imported
+        else None
+    )
+    assert error_message(pip.install, ["torch>=2.8,<2.14"]) is None  # nothing is replaced
+
+
+def test_conflicts_of_packages_that_the_notebooks_do_not_need_are_explained(pip, capsys):
+    pip.says("ERROR: ... the following dependency conflicts.\ngradio 5.50.0 requires ...\n")
+    pip.install(["pooch>=1.8"])
+    out, err = capsys.readouterr()
+    assert "gradio 5.50.0" in err and "pip succeeded" in out
+    pip.installed["pooch"] = "1.8"
+    pip.install(["pooch>=1.8"])
+    assert "pip succeeded" not in capsys.readouterr().out
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "version, valid",
     [
@@ -122,6 +161,7 @@ def test_warnings_of_other_packages_are_silenced(monkeypatch):
         warnings.resetwarnings()
         notebook.silence_warnings()
         warnings.warn("TensorFloat32 tensor cores for float32 matrix multiplication", stacklevel=1)
+        warnings.warn("Please use the new API settings to control TF32 behavior", stacklevel=1)
         warnings.warn("Detected call of `lr_scheduler.step()` before `optim", stacklevel=1)
         assert caught == []
         warnings.warn("about the reader's own code", stacklevel=1)

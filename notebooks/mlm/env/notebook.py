@@ -21,6 +21,15 @@ REQUIREMENTS = [  # the lines of requirements.txt for packages that the notebook
     "tensorboard>=2.18",
     "scikit-learn>=1.3",
 ]
+REPLACEABLE = {  # packages that the lines above may replace, and the modules that import them
+    "transformers": "transformers",
+    "huggingface-hub": "huggingface_hub",  # required by transformers
+    "pytorch-lightning": "pytorch_lightning",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "matplotlib": "matplotlib",
+    "scikit-learn": "sklearn",
+}
 PYTHON_VERSIONS = (3, 10), (3, 14)  # the oldest and the newest that the notebooks were run on
 
 
@@ -82,7 +91,7 @@ def install_missing(*more: str) -> None:
     """Install the packages of REQUIREMENTS (and `more`) that are missing, then silence warnings.
 
     An installed torch or torch_xla is never replaced. Raises NotebookError on Windows, if torch or
-    Python is out of range, or if pip fails.
+    Python is out of range, if pip fails, or if it replaces what this kernel has already imported.
     """
     check_system()
     check_python()
@@ -95,19 +104,43 @@ def install_missing(*more: str) -> None:
     missing = [requirement for requirement in (*REQUIREMENTS, *more) if not is_met(requirement)]
     versions = {name: installed_version(name) for name in ("torch", "torch_xla")}
     pins = [f"{name}=={installed}" for name, installed in versions.items() if installed]
+    imported = {name: installed_version(name) for name in REPLACEABLE if is_imported(name)}
     if missing:
         pip_install(*missing, *pins)
     print("Installed:", ", ".join(missing) or "nothing, all packages were there")
+    replaced = [name for name in imported if installed_version(name) != imported[name]]
+    if replaced:
+        raise NotebookError(
+            f"{', '.join(replaced)} had been imported before and is now replaced: restart the kernel "
+            "(on Colab: Runtime > Restart session) and run the notebook from the top"
+        )
     silence_warnings()
 
 
+def is_imported(name: str) -> bool:
+    """Whether this kernel has imported a package of REPLACEABLE; then it keeps that version."""
+    return REPLACEABLE[name] in sys.modules
+
+
 def pip_install(*requirements: str) -> None:
-    """Install packages for this Python; pip prints its own errors. Raises NotebookError if it fails."""
+    """Install packages for this Python; pip prints its own errors. Raises NotebookError if it fails.
+
+    pip calls it an ERROR, and succeeds, if other packages of a machine, as Colab's gradio, need older
+    versions of what it installs.
+    """
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    if subprocess.run([*pip, *requirements]).returncode:
+    done = subprocess.run(
+        [*pip, *requirements], stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    print(done.stderr, end="", file=sys.stderr, flush=True)  # before what is said about it
+    if done.returncode:
         raise NotebookError(
             f"pip could not install {', '.join(requirements)} for the reason above: fix that or install "
             "them yourself, then run this cell again"
+        )
+    if "dependency conflicts" in done.stderr:
+        print(
+            "pip succeeded. Its conflicts concern other packages, which the notebooks do not need."
         )
 
 
@@ -126,6 +159,7 @@ def silence_warnings() -> None:
     # The gradient scaler of float16 skips its first steps: they overflow by design.
     warnings.filterwarnings("ignore", "Detected call of `lr_sched")
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 was chosen on purpose
+    warnings.filterwarnings("ignore", "Please use the new API settings")  # for TF32; torch 2.9 only
     for name in ("pytorch_lightning.utilities", "lightning_fabric.utilities"):
         logging.getLogger(f"{name}.rank_zero").setLevel(logging.WARNING)
     resumed = "pytorch_lightning.trainer.connectors.checkpoint_connector"
