@@ -93,8 +93,8 @@ def test_the_fast_recipe_depends_on_the_model_only_in_optimizer_and_learning_rat
     fast = dict(schedule="trapezoid", weight_decay=0.1, dropout=0.0, mlm_probability=0.3, clip=1.0)
     found = [recipe_of(model) for model in MODELS]
     assert all(recipe.items() >= fast.items() for recipe in found)
-    assert [recipe["optimizer"] for recipe in found] == ["muon", "muon", "adamw", "adamw", "adamw"]
-    assert [recipe["lr"] for recipe in found] == pytest.approx([2e-3, 1e-3, 2.5e-4, 1 / 6000, 1e-4])
+    assert [recipe["optimizer"] for recipe in found] == ["muon", "muon", "muon", "adamw", "adamw"]
+    assert [recipe["lr"] for recipe in found] == pytest.approx([2e-3, 1e-3, 5e-4, 1 / 6000, 1e-4])
 
 
 def test_the_recipe_is_the_same_for_bert_and_modernbert_of_a_size():
