@@ -265,3 +265,14 @@ def test_a_sample_has_the_same_number_of_each_class_or_all(labels):
 def test_sample_sizes_that_no_class_reaches_are_left_out(labels):
     assert label_sizes(labels) == [8, 32]
     assert label_sizes(labels[-12:]) == [8] and label_sizes(labels[-5:]) == [3]
+
+
+@pytest.mark.parametrize("num_classes, sizes", [(50, [8, 32, 128]), (51, [8, 32]), (200, [8, 32])])
+def test_with_many_classes_samples_are_bounded(num_classes, sizes, capsys):
+    """Else 150 classes would be 19,200 labelled texts, for three seeds and each method."""
+    labels = pd.Series([f"class {n % num_classes}" for n in range(130 * num_classes)])
+    assert label_sizes(labels) == sizes
+    printed = capsys.readouterr().out
+    assert ("128 labels per class are left out" in printed) == (len(sizes) < 3)
+    rare = pd.concat([labels[: 9 * num_classes], pd.Series(["frequent"] * 500)])
+    assert label_sizes(rare) == [8, 32, 128]  # what counts is the number of texts

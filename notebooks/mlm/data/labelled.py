@@ -37,6 +37,7 @@ SPLITS = {"train", "training", "test", "testing", "valid", "validation", "val", 
 TEST_FRACTION = 1 / 5
 MAX_TEST_TEXTS = 2000
 LABEL_SIZES = 8, 32, 128  # labels per class
+MAX_LABELLED = 6400  # labelled texts in a sample: 128 of 50 classes, or 32 of 200
 MIN_NEW_TEXTS = 5  # per class; with fewer, the test part has texts that the run trained on
 HELP = "pass a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class"
 
@@ -285,6 +286,17 @@ def sample_per_class(labels: pd.Series, number: int, seed: int) -> np.ndarray:
 
 
 def label_sizes(labels: pd.Series) -> list[int]:
-    """The numbers of labels per class to try: the LABEL_SIZES that the largest class reaches, or its size."""
-    largest = int(labels.value_counts().max())
-    return [size for size in LABEL_SIZES if size <= largest] or [largest]
+    """The numbers of labels per class to try: the LABEL_SIZES that the largest class reaches, or its size.
+
+    Larger ones than the first are left out, with a line, if a sample would have more than MAX_LABELLED texts.
+    """
+    counts = labels.value_counts()
+    sizes = [size for size in LABEL_SIZES if size <= counts.max()] or [int(counts.max())]
+    texts = {size: int(counts.clip(upper=size).sum()) for size in sizes}
+    for size in sizes[1:]:
+        if texts[size] > MAX_LABELLED:
+            print(
+                f"{size} labels per class are left out: with {len(counts)} classes these are "
+                f"{texts[size]:,} labelled texts (at most {MAX_LABELLED:,}, which bounds time and memory)"
+            )
+    return [size for size in sizes if size == sizes[0] or texts[size] <= MAX_LABELLED]
