@@ -6,11 +6,11 @@
 # make figures    how long the notebooks and modules are
 # make outputs    run the notebooks and store their outputs in them
 # make benchmark  06_speed with the shapes of BERT-base: half an hour on an idle machine
-# make test-tpu   the TPU path on torch_xla's CPU backend, in two environments (15 GB)
+# make test-tpu   the TPU path on torch_xla's CPU backend, in two environments (11 GB)
 # make test-oldest  the unit tests with the oldest versions that requirements.txt allows, in an environment of their own
 # make test-gpu   rehearse the GPU checks on the CPU
 #
-# PYTHON is the interpreter to build on, PIP_FLAGS goes to pip, EPOCHS is how long `make train` trains.
+# PYTHON is the interpreter to build on, PIP_FLAGS goes to pip for .venv, EPOCHS is how long `make train` trains.
 
 PYTHON ?= python3
 PIP_FLAGS ?=
@@ -33,17 +33,16 @@ PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/tpu 
 	.venv/bin/python -m pip install -q $(PIP_FLAGS) -r tests/requirements.txt
 	touch $@
 
-.venv-tpu/made: requirements.txt tests/tpu/requirements.txt
-	tests/tpu/make_venv.sh .venv-tpu tests/tpu/requirements.txt python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) $(PYTHON)
+.venv-tpu/made: requirements.txt tests/tpu/requirements.txt | .venv/made-for-tests
+	tests/tpu/make_venv.sh .venv-tpu tests/tpu/requirements.txt pytest python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) $(PYTHON)
 	touch $@
 
-.venv-kaggle/made: requirements.txt tests/tpu/requirements-kaggle.txt
-	tests/tpu/make_venv.sh .venv-kaggle tests/tpu/requirements-kaggle.txt python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python) $(PYTHON)
+.venv-kaggle/made: requirements.txt tests/tpu/requirements-kaggle.txt | .venv/made-for-tests
+	tests/tpu/make_venv.sh .venv-kaggle tests/tpu/requirements-kaggle.txt pytest python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python) $(PYTHON)
 	touch $@
 
-.venv-oldest/made: requirements.txt tests/requirements.txt tests/requirements-oldest.txt
-	tests/tpu/make_venv.sh .venv-oldest tests/requirements-oldest.txt python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) python3.11
-	.venv-oldest/bin/python -m pip install -q $(PIP_FLAGS) -r tests/requirements-oldest.txt -r tests/requirements.txt
+.venv-oldest/made: requirements.txt tests/requirements.txt tests/requirements-oldest.txt | .venv/made-for-tests
+	tests/tpu/make_venv.sh .venv-oldest tests/requirements-oldest.txt -rtests/requirements.txt python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) python3.11
 	touch $@
 
 train: .venv/made

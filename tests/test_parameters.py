@@ -267,6 +267,24 @@ def test_valid_values_pass_and_others_are_refused(name, capsys):
                 check(notebook, {name: value})
 
 
+@pytest.mark.parametrize("notebook", NAMES)
+@pytest.mark.fault
+def test_half_of_a_surrogate_pair_is_refused_in_every_text(notebook):
+    """UTF-8 has no such characters; an escape in the parameters cell makes one."""
+    value = "this [MASK] is \ud83d\ude00"
+    for name, parameter in parameters_of(notebook).items():
+        given = {"str": value, "list": [value]}
+        for each in (given[kind] for kind in given if kind in parameter.type_names):
+            with refused(f"{name} must be", "surrogate", repr(each)):
+                check(notebook, {name: each})
+
+
+@pytest.mark.parametrize("notebook", NAMES)
+def test_a_corpus_comes_with_the_parameters_that_its_errors_advise_to_pass(notebook):
+    names = parameters_of(notebook).keys()
+    assert "corpus" not in names or {"column", "encoding"} <= names
+
+
 @pytest.mark.parametrize(
     "values, message",
     [

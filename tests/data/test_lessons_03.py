@@ -4,6 +4,7 @@ Each test executes the cells by their ids, so it tests what a class reads. Prope
 masks and batches are tested in test_masking.py, test_batches.py and test_packing.py.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -76,6 +77,11 @@ def test_the_steps_equal_mask_tokens_for_any_example(toy):
         assert ((labels != -100) == (names["word_rank"] <= 4)).all()
 
 
+def test_a_tokenizer_without_words_draws_no_whole_words():
+    train = SimpleNamespace(lengths=[5], word_counts=None)  # as with the tokenizer of ESM-2
+    assert "masked" not in run_cells("03_dataset", "whole-words", train=train, few=[0])
+
+
 # 03: the check of the masking rates
 
 
@@ -121,6 +127,18 @@ def test_first_fit_uses_the_first_row_with_enough_space():
                 assert sizes[placed].sum() + sizes[example] > width
 
 
+@pytest.mark.parametrize("masking", ["token", "word"])
+def test_the_plan_has_a_place_for_every_target(dataset, masking):
+    names = {"train": dataset, "batch_size": 8, "mlm_probability": 0.15, "seed": 0}
+    plan = run_cells("03b_packing", "plan", sizes=dataset.lengths + 2, masking=masking, **names)[
+        "plan"
+    ]
+    for epoch in range(10):
+        batches = MaskedBatches(dataset, plan.keys(epoch), 0.15, 0, plan.shape, masking=masking)
+        for batch in batches:
+            assert (batch["labels"] != -100).sum() == batch["num_masked"]
+
+
 def test_unpacked_batches_contain_the_examples_with_their_masks(dataset):
     plan = PackingPlan(dataset, batch_size=8, mlm_probability=0.15, seed=0, epochs=[0])
     names = run_cells(
@@ -130,7 +148,7 @@ def test_unpacked_batches_contain_the_examples_with_their_masks(dataset):
         plan=plan,
         train=dataset,
         options={"mlm_probability": 0.15, "seed": 0},
-        sequence_ids=lambda batch: batch["sequence_ids"],
+        get_sequence_ids=lambda batch: batch["sequence_ids"],
     )
     (_, indices, _), packed = plan.keys(epoch=0)[0], names["packed"][0]
     originals = [

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, BertForMaskedLM, pipeline
 
 from encoders import BertPred
-from helpers import refused
+from helpers import ROOT, refused
 from mlm.env.files import read_checked_json, write_checked_json
 from mlm.inference.load import (
     REQUIRED_FILES,
@@ -23,6 +23,7 @@ from mlm.inference.load import (
 )
 from mlm.inference.predict import encode
 from mlm.models.loading import load_model
+from notebooks import read
 
 SENTENCE = "The [MASK] to power is not a [MASK]."
 
@@ -258,6 +259,35 @@ def test_an_untrained_model_has_the_vocabulary_that_is_asked_for(text, tmp_path,
     kind, _, size = vocabulary.partition(":")
     assert type(tokenizer.backend_tokenizer.model).__name__.lower() == kind.removesuffix("-cased")
     assert len(tokenizer) <= int(size)
+
+
+@pytest.mark.parametrize("notebook, cell_id", [("05_predict", "untrained"), ("07_use", "find-run")])
+def test_without_a_run_the_corpus_is_read_in_its_encoding(text, tmp_path, notebook, cell_id):
+    """Without the parameter, the error advises to pass it."""
+    file = tmp_path / "old.txt"
+    file.write_bytes("\n".join(f"{number} über {text}" for number in range(20)).encode("cp1252"))
+    values = {
+        "model": "scratch:tiny",
+        "corpus": str(file),
+        "workdir": str(tmp_path),
+        "run_name": None,
+    }
+    values |= {"seed": 0, "vocabulary": "bpe:300", "results": None, "sentence_transformers": False}
+    cells = read(ROOT / "notebooks" / f"{notebook}.ipynb").cells
+    (source,) = (cell.source for cell in cells if cell.id == cell_id)
+    exec(source, values | {"column": "text", "encoding": "cp1252"})
+    (train,) = tmp_path.glob("corpus/*/train.txt")
+    assert train.read_text("utf-8").startswith("0 über the will")
+    with refused("old.txt is not UTF-8 text", 'pass encoding="cp1252"'):
+        exec(source, values | {"column": "text", "encoding": None})
+
+
+def test_an_untrained_model_has_the_vocabulary_of_a_table(text, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("year,body\n" + "\n".join(f"{n},{n} {text}" for n in range(20)))
+    save_untrained("scratch:tiny", str(file), tmp_path / "work", 0, column="body")
+    with refused("rows.csv has no column 'text'", "pass column="):
+        save_untrained("scratch:tiny", str(file), tmp_path / "work", 0)
 
 
 def test_a_run_whose_tokenizer_has_no_fast_version_is_complete(run_folder, tmp_path):

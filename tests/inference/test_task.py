@@ -219,7 +219,7 @@ def test_the_verdict_says_which_differences_the_test_can_detect():
     widths = [d.half_width for d in found["frozen minus TF-IDF"].values()]
     last = verdict(found).split("\n")[-1]
     assert "does not mean equal" in last
-    assert f"above about {np.mean(widths):.1f} points" in last
+    assert f"half-width, {min(widths):.1f} to {max(widths):.1f} points" in last
 
 
 def test_without_a_model_before_training_only_the_need_is_answered():

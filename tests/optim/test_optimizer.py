@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from encoders import CONFIGS, make_model
-from mlm.optim.optimizer import MUON_LR, OPTIMIZERS, make_optimizer
+from mlm.optim.optimizer import MUON_LR, OPTIMIZERS, head_size, make_optimizer
 from mlm.optim.schedule import SCHEDULES
 from mlm.training.module import MaskedLM
 
@@ -157,46 +157,64 @@ def test_clipping_limits_the_norm_of_all_gradients(module, optimizer_name, clip,
         assert optimizer.norm.item() == pytest.approx(norm.item())
 
 
-def test_muon_updates_each_matrix_of_a_fused_weight_by_itself(tokenizer):
-    """ModernBERT has queries, keys and values in one matrix, and the two inputs of its gated layer."""
-    start = MaskedLM(make_model("modernbert", tokenizer), {})
-    parts = {"Wqkv": 3, "Wi": 2}
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_muon_updates_each_head_by_itself(kind, tokenizer):
+    """Also where ModernBERT has queries, keys and values in one weight, and two inputs of a gated layer."""
+    start = MaskedLM(make_model(kind, tokenizer), {})
+    size = head_size(start.bert.config)
     optimizer, _ = make_optimizer(start, "muon", **OPTIONS)
     *_, group = optimizer.param_groups
-    found = {id(w): number for w, number in zip(group["params"], group["parts"])}
-    fused = {
-        name: weight
+    numbers = {id(weight): number for weight, number in zip(group["params"], group["parts"])}
+    blocks = {
+        name: numbers[id(weight)]
         for name, weight in start.named_parameters()
-        if name.split(".")[-2] in parts and weight.ndim == 2
+        if numbers.get(id(weight), 1) > 1
     }
-    assert len(fused) == 2 * 3  # layers
-    assert all(found[id(weight)] == parts[name.split(".")[-2]] for name, weight in fused.items())
-    assert [*found.values()].count(
-        1
-    ) == 3 * 2 + 1  # outputs of both sublayers, the head's own matrix
+    for name, weight in start.named_parameters():
+        if any(part in name for part in ("query", "key", "value", "Wqkv")) and weight.ndim == 2:
+            assert blocks[name] == len(weight) // size
 
     def update(scale, earlier=None):
-        """Weights after a step in which the gradients of the first part are scaled."""
+        """The change of the weights in a step in which the gradient of the first block is scaled."""
         module = copy.deepcopy(start)
         optimizer, _ = make_optimizer(module, "muon", **OPTIONS)
         set_gradients(module)
-        for name, weight in module.named_parameters():
-            if name in fused:
-                weight.grad.chunk(parts[name.split(".")[-2]])[0].mul_(scale)
+        for name, number in blocks.items():
+            module.get_parameter(name).grad.chunk(number)[0].mul_(scale)
         if earlier:
             optimizer.load_state_dict(earlier)
         optimizer.step()
-        return {name: module.get_parameter(name).detach() for name in fused}
+        return {
+            name: module.get_parameter(name).detach() - start.get_parameter(name).detach()
+            for name in blocks
+        }
 
-    for name, weight in update(1.0).items():
-        torch.testing.assert_close(weight, update(100.0)[name], rtol=1e-3, atol=1e-4)
-        change = (weight - fused[name]).chunk(parts[name.split(".")[-2]])
-        singular = [torch.linalg.svdvals(part / OPTIONS["lr"]) for part in change]
-        assert max(s.max() for s in singular) < 1.5 * min(s.max() for s in singular)
+    scaled = update(100.0)
+    for name, change in update(1.0).items():
+        torch.testing.assert_close(change, scaled[name], rtol=1e-3, atol=1e-4)
+        largest = [torch.linalg.matrix_norm(part, 2).item() for part in change.chunk(blocks[name])]
+        assert max(largest) < 1.5 * min(largest)
 
     before = make_optimizer(start, "muon", **OPTIONS)[0].state_dict()
     del before["param_groups"][-1][
         "parts"
-    ]  # of an earlier version: one matrix, as when the run began
+    ]  # an earlier version's: whole weights, as when its run began
     one, other = update(1.0, before), update(100.0, before)
-    assert not any(torch.allclose(one[name], other[name], rtol=1e-3, atol=1e-4) for name in fused)
+    assert not any(torch.allclose(one[name], other[name], rtol=1e-3, atol=1e-4) for name in blocks)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_blocks_divide_every_matrix_and_change_no_step_size(kind, tokenizer):
+    """The norm of an update is that of the whole matrix's update, so learning rates need no change."""
+    module = MaskedLM(make_model(kind, tokenizer), {})
+    optimizer, _ = make_optimizer(module, "muon", **OPTIONS | {"weight_decay": 0.0})
+    *_, group = optimizer.param_groups
+    assert all(len(weight) % number == 0 for weight, number in zip(group["params"], group["parts"]))
+    set_gradients(module)
+    before = [weight.detach().clone() for weight in group["params"]]
+    optimizer.step()
+    for weight, start in zip(group["params"], before):
+        whole = (
+            group["lr"] * max(1, len(weight) / weight.shape[1]) ** 0.5 * min(weight.shape) ** 0.5
+        )
+        assert (weight - start).norm().item() == pytest.approx(whole, rel=0.3)

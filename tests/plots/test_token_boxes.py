@@ -80,6 +80,7 @@ def test_rows_and_their_padding():
     draw_rows(ax, np.array([4, 6, 5]), [[0, 1], [2]], width=10, title="packed")
     assert ax.get_title() == "packed: 25% padding"
     assert len(ax.patches) == 2 + 3
+    assert ax.get_ylim() == (2, -1)
 
 
 def test_attention_names_each_example():

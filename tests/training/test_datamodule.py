@@ -169,7 +169,7 @@ def test_the_next_batches_are_prepared_while_a_gpu_computes(gpu_data, monkeypatc
     monkeypatch.setattr(
         MaskedBatches, "__iter__", lambda data: (prepared.append(1) or b for b in batches(data))
     )
-    threads = threading.active_count()
+    earlier = set(threading.enumerate())  # other tests' threads may end meanwhile
     data, seen = gpu_data(), []
     loader = iter(data.train_dataloader())
     for number, one in zip(range(1, 6), loader):
@@ -180,9 +180,9 @@ def test_the_next_batches_are_prepared_while_a_gpu_computes(gpu_data, monkeypatc
             time.sleep(0.001)
         time.sleep(0.01)
         assert len(prepared) == number + PREFETCHED_BATCHES
-    assert threading.active_count() > threads
+    assert set(threading.enumerate()) - earlier
     loader.close()
-    assert threading.active_count() == threads
+    assert not set(threading.enumerate()) - earlier
     assert same_batches(seen, islice(data.train_batches(), 5))
     data.trainer = trainer_at(5, device="cuda")
     assert same_batches(islice(data.train_dataloader(), 5), islice(data.train_batches(5), 5))

@@ -49,17 +49,16 @@ def masked_counts(
     """How many tokens of each example are masked: mlm_probability * lengths, rounded at random.
 
     lengths (B,): how many tokens of each example may be masked; indices (B,): which examples. Rounding
-    up or down at random keeps the mean exact: every token is masked with mlm_probability. No example
-    gets more than the product rounded up, so the number of targets hardly varies from batch to batch.
-    It depends only on seed, epoch and index, so it is known before training. For whole-word masking,
-    lengths and the result count words.
+    up or down at random keeps the mean exact. No example gets more than the product rounded up, so the
+    fraction of targets varies little from batch to batch. The result depends only on seed, epoch and
+    index, so it is known before training. For whole-word masking, lengths and the result count words.
     """
     random = uniform(seed, epoch, indices, Purpose.NUM_MASKED)
     return np.floor(mlm_probability * lengths + random).astype(np.int64)
 
 
 def choose_tokens(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Which tokens are masked, a bool (B, T): of the words with the smallest numbers in each row.
+    """True for the tokens of the words with the smallest numbers in each row, (B, T) bool.
 
     draws (B, T): a random number for each word, which its tokens share; 2.0 for special tokens.
     counts (B,): how many words of each row are chosen.

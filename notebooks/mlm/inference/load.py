@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from mlm.data.corpus import load_corpus, make_workdir
+from mlm.data.formats import DEFAULT_COLUMN
 from mlm.data.tokenizer import learns_vocabulary, load_tokenizer, save_tokenizer
 from mlm.data.vocabulary import init_added_embeddings
 from mlm.env.files import absolute_path
@@ -228,14 +229,18 @@ def save_untrained(
     workdir: str | Path,
     seed: int,
     vocabulary: str | None = None,
+    column: str = DEFAULT_COLUMN,
+    encoding: str | None = None,
 ) -> Path:
     """A temporary folder with `model`, not trained further, in the forms that 04 writes.
 
     It is removed when Python exits. A "scratch:" model may need a vocabulary: it is learned from the
-    corpus, which is stored in `workdir`; `vocabulary` says which kind (`load_tokenizer`).
+    corpus, which is stored in `workdir`; `vocabulary` says which kind (`load_tokenizer`). `column` and
+    `encoding`: see `load_corpus`.
     """
-    needs_text = learns_vocabulary(model, vocabulary)
-    text = load_corpus(corpus, make_workdir(workdir)) / "train.txt" if needs_text else None
+    text = None
+    if learns_vocabulary(model, vocabulary):
+        text = load_corpus(corpus, make_workdir(workdir), column, encoding=encoding) / "train.txt"
     tokenizer = load_tokenizer(model, text, vocabulary)
     untrained = load_model(model, tokenizer, max_len=0, seed=seed)  # `encode` checks the length
     folder = Path(tempfile.mkdtemp(prefix="mlm-"))

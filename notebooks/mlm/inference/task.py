@@ -270,7 +270,7 @@ def verdict(found: dict[str, dict[int, Difference]]) -> str:
     lines.append(f"Do you need the encoder? {text[0].upper()}{text[1:]}.")
     widths = [d.half_width for need in needs for d in need.values()]
     lines.append(
-        "No clear difference does not mean equal: this test only detects differences from TF-IDF above about "
-        f"{np.mean(widths):.1f} points."
+        "No clear difference does not mean equal: a difference from TF-IDF is clear only above its half-width, "
+        f"{min(widths):.1f} to {max(widths):.1f} points here."
     )
     return "\n".join(lines)

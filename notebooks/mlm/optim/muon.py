@@ -66,6 +66,8 @@ class MuonAdamW(torch.optim.AdamW):
     average of the gradient of a weight matrix. Rare directions are then learned as fast as frequent
     ones. A step has the size `lr` * sqrt(rows / columns), at least `lr`, as in torch.optim.Muon, which
     processes one matrix at a time, with five iterations of Jordan's polynomial instead of three.
+    Here a matrix may be divided into blocks of rows, which costs less (Khaled et al. 2025,
+    arXiv:2510.16981, also orthogonalize the whole matrix now and then; docs/experiments.md).
 
     max_norm: the gradients are scaled down to this norm; 0 turns clipping off.
     norm: the norm of all gradients before clipping, at the last step; None without clipping.
@@ -105,17 +107,18 @@ class MuonAdamW(torch.optim.AdamW):
         return loss
 
     def muon_step(self, group: dict[str, Any]) -> None:
-        """Update the matrices of a group: Nesterov momentum, orthogonalized; equal shapes together.
+        """Update the matrices of a group: Nesterov momentum, orthogonalized; equal blocks together.
 
-        group["parts"]: for each weight, the number of matrices that it consists of, one below the other.
-        Checkpoints of earlier versions lack it: each weight is one matrix, as when their run began.
+        group["parts"]: for each weight, the number of blocks of rows in it. Checkpoints of earlier versions
+        keep theirs, or have none: then each weight is one block, as when their run began.
         """
         parts = group.get("parts", [1] * len(group["params"]))
-        weights_by_shape: dict[tuple[torch.Size, int], list[torch.Tensor]] = {}
+        weights_by_block: dict[tuple[int, int], list[torch.Tensor]] = {}
         for weight, number in zip(group["params"], parts):
             if weight.grad is not None:
-                weights_by_shape.setdefault((weight.shape, number), []).append(weight)
-        for ((rows, columns), number), weights in weights_by_shape.items():
+                rows, columns = weight.shape
+                weights_by_block.setdefault((rows // number, columns), []).append(weight)
+        for (rows, columns), weights in weights_by_block.items():
             momenta, gradients = [], []
             for weight in weights:
                 state = self.state[weight]
@@ -125,9 +128,9 @@ class MuonAdamW(torch.optim.AdamW):
                 momenta.append(state["momentum"])
                 gradients.append(weight.grad)
             torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
-            updates = torch.stack(torch._foreach_lerp(gradients, momenta, self.momentum))
-            updates = orthogonalize(updates.view(-1, rows // number, columns))
-            step_size = SIZE * group["lr"] * max(1, rows / number / columns) ** 0.5
+            updates = torch.cat(torch._foreach_lerp(gradients, momenta, self.momentum))
+            updates = orthogonalize(updates.view(-1, rows, columns)).reshape(-1, columns)
+            step_size = SIZE * group["lr"] * max(1, rows / columns) ** 0.5
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            updates = updates.reshape(-1, rows, columns).unbind()
-            torch._foreach_add_(weights, updates, alpha=-step_size)
+            pieces = updates.split([len(weight) for weight in weights])
+            torch._foreach_add_(weights, pieces, alpha=-step_size)

@@ -9,7 +9,7 @@ import torch
 from mlm.optim.muon import MuonAdamW
 from mlm.optim.schedule import SCHEDULES
 
-MUON_LR = 5.0  # Muon's learning rate relative to AdamW's: it updates matrices as a whole
+MUON_LR = 5.0  # Muon's learning rate relative to AdamW's
 
 
 # Several matrices in one: the queries, keys and values, or the two inputs of a gated feed-forward layer.
@@ -17,18 +17,28 @@ MUON_LR = 5.0  # Muon's learning rate relative to AdamW's: it updates matrices a
 FUSED = {"Wqkv": 3, "Wi": 2}
 
 
-def hidden_matrices(module: Any) -> dict[int, int]:
-    """{id of a weight: the number of matrices in it} for the matrices between hidden states.
+def head_size(config: Any) -> int:
+    """Hidden units of an attention head; 0 where the configuration does not tell."""
+    hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 0)
+    return hidden // heads if heads else 0
 
-    They are the weights of all linear layers except the decoder. Muon orthogonalizes each matrix by
-    itself, as it does in BERT, where those that ModernBERT fuses are separate weights.
+
+def hidden_matrices(module: Any) -> dict[int, int]:
+    """{id of a weight: the number of blocks of rows in it} for the matrices between hidden states.
+
+    They are the weights of all linear layers except the decoder. A block has as many rows as an attention
+    head, so Muon orthogonalizes the queries, keys and values of each head by themselves. A matrix whose rows
+    cannot be divided in this way is one block.
     """
     decoder = module.bert.get_output_embeddings()
-    return {
-        id(layer.weight): FUSED.get(name.rpartition(".")[2], 1)
-        for name, layer in module.named_modules()
-        if isinstance(layer, torch.nn.Linear) and layer is not decoder
-    }
+    size = head_size(module.bert.config.get_text_config())
+    blocks = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.nn.Linear) and layer is not decoder:
+            matrices = FUSED.get(name.rpartition(".")[2], 1)
+            rows = len(layer.weight) // matrices
+            blocks[id(layer.weight)] = matrices * (rows // size if size and rows % size == 0 else 1)
+    return blocks
 
 
 # {name: a function of the MaskedLM that selects the weights for Muon}; AdamW updates the rest.

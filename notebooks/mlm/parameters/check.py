@@ -156,6 +156,7 @@ def check_name(name: str, known: Mapping[str, Parameter]) -> None:
     raise NotebookError(f"unknown parameter {name!r}: {advice}")
 
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character in UTF-16; none in UTF-8
 PARSERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
@@ -173,6 +174,12 @@ def parsed(value: Any, type_names: set[str]) -> Any:
     return value
 
 
+def has_surrogate(value: Any) -> bool:
+    """Whether a text, or a text in a list, contains half of a surrogate pair."""
+    texts = value if isinstance(value, list) else [value]
+    return any(isinstance(text, str) and SURROGATE.search(text) for text in texts)
+
+
 def check_value(parameter: Parameter, value: Any) -> None:
     """Raise NotebookError if a value has another type or is not valid."""
     name, names, given = parameter.name, parameter.type_names, type(value).__name__
@@ -184,6 +191,11 @@ def check_value(parameter: Parameter, value: Any) -> None:
             hint = f"; papermill's -p turns it into a number, so pass -r {name} {value}"
         raise NotebookError(
             f"{name} must be of type {types}, got {shown_value(value)!r} of type {given}{hint}"
+        )
+    if has_surrogate(value):
+        raise NotebookError(
+            f"{name} must be text that UTF-8 can encode, got {shown_value(value)!r}, which contains half of a "
+            "surrogate pair: write the character itself"
         )
     if not parameter.valid.check(value):
         raise NotebookError(f"{name} must be {parameter.valid.text}, got {shown_value(value)!r}")

@@ -2,7 +2,7 @@
 
 from mlm.parameters.check import P, Valid, either, number, one_of
 from mlm.parameters.run import RUN, UNTRAINED
-from mlm.parameters.text import A_SEED, VOCABULARY
+from mlm.parameters.text import A_SEED, COLUMN, ENCODING, VOCABULARY
 
 # fmt: off
 PARAMETERS = {  # {heading in the parameters cell: parameters}
@@ -21,6 +21,8 @@ PARAMETERS = {  # {heading in the parameters cell: parameters}
     ],
     "If no run exists": [
         *UNTRAINED,
+        COLUMN,
+        ENCODING,
         VOCABULARY,
     ],
 }

@@ -77,10 +77,11 @@ MLM_PROBABILITY = P("mlm_probability", "float", 0.15, "fraction of tokens that a
   number(above=0, below=1))
 MASKING = P("masking", "str", "token", '"token": each token by itself; "word": whole words',
   one_of("token", "word"))
+COLUMN = P("column", "str", "text", "the column to read, if the corpus is a table", A_COLUMN)
+ENCODING = P("encoding", "Optional[str]", None, "encoding of the text files; None: UTF-8", AN_ENCODING)
 READING = [  # how a text is read
-    P("column", "str", "text", "the column to read, if the corpus is a table",
-      A_COLUMN),
-    P("encoding", "Optional[str]", None, "encoding of the text files; None: UTF-8", AN_ENCODING),
+    COLUMN,
+    ENCODING,
     P("documents", "Optional[str]", None,
       'what ends a document: "file", "blank line", "line"; None: chosen',
       either(None, "chosen for the text", one_of(*DOCUMENTS))),

@@ -2,7 +2,7 @@
 
 from mlm.parameters.check import P, Valid, either, number, one_of
 from mlm.parameters.run import RUN, UNTRAINED
-from mlm.parameters.text import A_COLUMN, A_SEED, AN_ENCODING, is_text
+from mlm.parameters.text import A_COLUMN, A_SEED, ENCODING, is_text
 
 # fmt: off
 PARAMETERS = {  # {heading in the parameters cell: parameters}
@@ -12,7 +12,7 @@ PARAMETERS = {  # {heading in the parameters cell: parameters}
                  Valid("a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class", is_text))),
         P("column", "str", "text", "the column of the texts, if labelled is a table", A_COLUMN),
         P("label_column", "str", "label", "the column of the classes, if labelled is a table", A_COLUMN),
-        P("encoding", "Optional[str]", None, "encoding of labelled, if it is text; None: UTF-8", AN_ENCODING),
+        ENCODING,
         P("finetune_steps", "int", 100, "optimizer steps of each fine-tuning; 0: no fine-tuning", number(0, 100_000)),
         P("seed", "int", 0, "of the split, the labelled samples and untrained weights", A_SEED),
         *RUN,

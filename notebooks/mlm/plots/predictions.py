@@ -53,7 +53,9 @@ def draw_surprisals(ax: Any, tokens: list[str], nats: dict[str, Any]) -> None:
     for bars, hatch in zip(ax.containers, ("", "///")):
         plt.setp(bars, hatch=hatch)
     labels, options = drawable(tokens)
-    ax.set_xticks(range(len(tokens)), [labels[token] for token in tokens], rotation=30, **options)
+    # the end of a label is below its bars
+    options |= {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(tokens)), [labels[token] for token in tokens], **options)
     ax.set_ylabel("surprisal in nats")
     hide_frame(ax)
     ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)

@@ -159,7 +159,7 @@ def draw_rows(
         ax.barh(number, lengths, left=left, color="C0", edgecolor="white", lw=0.5, height=1)
     padding = 1 - sizes.sum() / (width * len(rows))
     ax.set(title=f"{title}: {padding:.0%} padding", xlabel="tokens", yticks=[])
-    ax.set_ylim(len(sizes), -1)
+    ax.set_ylim(len(rows), -1)
     ax.spines[:].set_visible(False)
 
 
