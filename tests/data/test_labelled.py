@@ -39,7 +39,9 @@ def write_folders(folder, rows):
 # read
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "float.parquet", "decimal.parquet", "folders"])
+@pytest.mark.parametrize(
+    "form", ["csv", "jsonl", "parquet", "float.parquet", "decimal.parquet", "folders"]
+)
 def test_every_format_gives_the_same_texts_and_classes(tmp_path, form):
     table, path = pd.DataFrame(ROWS, columns=["text", "label"]), tmp_path / f"rows.{form}"
     if form == "csv":

@@ -56,7 +56,10 @@ def pipeline_predictions(fill_mask: Any, sentence: str, top_k: int) -> Predictio
     if isinstance(answers[0], dict):  # one mask: a list of dicts, not a list of lists
         answers = [answers]
     return [
-        [(tokenizer.convert_ids_to_tokens(a["token"]) or f"id {a['token']}", a["score"]) for a in row]
+        [
+            (tokenizer.convert_ids_to_tokens(a["token"]) or f"id {a['token']}", a["score"])
+            for a in row
+        ]
         for row in answers
     ]
 
