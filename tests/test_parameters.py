@@ -103,8 +103,8 @@ VALUES = {
     "seed": ([0, 2**32 - 1], [-1, 2**32], [None, 0.5, "zero"]),
     "workdir": (["bert-mlm", "/tmp/x", "~/x"], ["", " "], [None]),
     "run_name": (
-        ["run", "run-2", "Läufe_3.b"],
-        ["", "a/b", "../run", ".hidden", "a b", "corpus", "run\n"],
+        ["run", "run-2", "Läufe_3.b", "r" * 200],
+        ["", "a/b", "../run", ".hidden", "a b", "corpus", "Corpus", "run\n", "r" * 201, "ä" * 101],
         [7],
     ),
     "resume": (["auto", "never"], ["always", ""], [None, True]),

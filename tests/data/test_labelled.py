@@ -1,6 +1,7 @@
 """Labelled texts: all formats give the same table, bad ones a clear line, and no test text is known before."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ def write_folders(folder, rows):
 # read
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "float.parquet", "folders"])
+@pytest.mark.parametrize(
+    "form", ["csv", "jsonl", "parquet", "float.parquet", "decimal.parquet", "folders"]
+)
 def test_every_format_gives_the_same_texts_and_classes(tmp_path, form):
     table, path = pd.DataFrame(ROWS, columns=["text", "label"]), tmp_path / f"rows.{form}"
     if form == "csv":
@@ -48,7 +51,8 @@ def test_every_format_gives_the_same_texts_and_classes(tmp_path, form):
     elif form == "folders":
         write_folders(path, ROWS)
     else:
-        table["label"] = table["label"].astype(float if "float" in form else int)
+        kind = {"float.parquet": float, "decimal.parquet": Decimal}.get(form, int)
+        table["label"] = table["label"].map(kind)
         table.to_parquet(path)
     loaded = load_labelled(str(path))
     assert sorted(loaded.itertuples(index=False, name=None)) == sorted(ROWS)
@@ -127,7 +131,7 @@ def numbered(labels):
     "labels, words",
     [
         (["a"] * 9, ["at least 2 classes", "found 1 ('a')"]),
-        ([""] * 9, ["at least 2 classes", "no labelled text"]),
+        ([""] * 9, ["at least 2 classes", "no text that can be used", "9 without a label"]),
         (["a"] * 9 + ["b"], ["at least 2 different texts", "'b' has 1"]),
         ([n / 7 for n in range(90)], ["numbers such as", "not classes"]),
         ([f"{n % 30}.5" for n in range(90)], ["numbers such as", "not classes"]),
@@ -139,6 +143,13 @@ def numbered(labels):
 def test_labels_that_are_no_classes(tmp_path, labels, words):
     with refused("labelled=", *words):
         load_labelled(write_csv(tmp_path / "a.csv", numbered(labels)))
+
+
+def test_why_no_text_is_left_is_said_in_the_error(tmp_path):
+    """Not only printed above it: a text with several labels is no text without one."""
+    rows = [("the same text", label) for label in "abc"] + [("another", label) for label in "ab"]
+    with refused("found 0", "left out: 5 with several labels for the same text"):
+        load_labelled(write_csv(tmp_path / "a.csv", rows))
 
 
 def test_few_numbers_with_a_fraction_are_classes(tmp_path):
@@ -171,6 +182,27 @@ def test_an_empty_table(tmp_path):
     (tmp_path / "a.csv").write_text(" \n")
     with refused("a.csv", "is empty"):
         load_labelled(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("form", ["table", "folders"])
+def test_a_wrong_encoding_is_doubted(tmp_path, capsys, form):
+    russian = "Все счастливые семьи похожи друг на друга, каждая несчастливая несчастлива по-своему"
+    rows = [(f"{russian}: {text}", label) for text, label in ROWS]
+    path = tmp_path / "rows"
+    if form == "table":
+        pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False, encoding="koi8-r")
+    else:
+        for file in map(Path, sorted(Path(write_folders(path, rows)).rglob("*.txt"))):
+            file.write_bytes(file.read_text().encode("koi8-r"))
+    load_labelled(str(path), encoding="koi8-r")
+    assert "garbled" not in capsys.readouterr().out
+    load_labelled(str(path), encoding="cp1251")
+    assert "if that is garbled, pass encoding='koi8_r'" in capsys.readouterr().out
+
+
+def test_a_table_in_another_encoding_is_not_empty(tmp_path):
+    with refused("labelled=", "a.csv is not utf-16 text"):
+        load_labelled(write_csv(tmp_path / "a.csv", ROWS), encoding="utf-16")
 
 
 def test_folders_that_are_no_classes(tmp_path):
@@ -235,3 +267,14 @@ def test_a_sample_has_the_same_number_of_each_class_or_all(labels):
 def test_sample_sizes_that_no_class_reaches_are_left_out(labels):
     assert label_sizes(labels) == [8, 32]
     assert label_sizes(labels[-12:]) == [8] and label_sizes(labels[-5:]) == [3]
+
+
+@pytest.mark.parametrize("num_classes, sizes", [(50, [8, 32, 128]), (51, [8, 32]), (200, [8, 32])])
+def test_with_many_classes_samples_are_bounded(num_classes, sizes, capsys):
+    """Else 150 classes would be 19,200 labelled texts, for three seeds and each method."""
+    labels = pd.Series([f"class {n % num_classes}" for n in range(130 * num_classes)])
+    assert label_sizes(labels) == sizes
+    printed = capsys.readouterr().out
+    assert ("128 labels per class are left out" in printed) == (len(sizes) < 3)
+    rare = pd.concat([labels[: 9 * num_classes], pd.Series(["frequent"] * 500)])
+    assert label_sizes(rare) == [8, 32, 128]  # what counts is the number of texts

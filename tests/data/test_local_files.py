@@ -67,6 +67,9 @@ def test_output_of_earlier_runs_is_not_part_of_the_corpus(tmp_path, monkeypatch,
         put(tmp_path / f"texts/{name}.txt", "\n".join(sentences(30, seed=name)))
     for given in ("texts", "texts/**/*.txt"):
         first = load_corpus(given, make_workdir(workdir))
+        for name in ("run/checkpoints/a.txt", "run/model/README.md", "run/logs/metrics.csv"):
+            put(tmp_path / workdir / name, "no text of the corpus\n")
+        (tmp_path / workdir / "run/b.txt").write_text("nor is this\n")
         assert load_corpus(given, make_workdir(workdir)) == first
         assert about(first)["split"]["files"] == 2
 

@@ -5,6 +5,7 @@ from transformers import BertTokenizer
 
 from helpers import refused
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.tokenizer import load_tokenizer
 from mlm.data.unknown_text import describe_unknown, find_unk_fraction
 
 NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##c", "."]
@@ -21,10 +22,21 @@ def small():
 def test_unknown_words_count_by_their_letters(tmp_path, small):
     """One unknown word of six letters among four known ones: 6 of 10 letters, 1 of 5 tokens."""
     (tmp_path / "a.txt").write_text("a b xxxxxx a .\n" * 20)
+    small.name_or_path = "a model"
     assert find_unk_fraction(tmp_path / "a.txt", small) == 0.6
     with refused("a.txt", "60% of its letters are [UNK]", "at most 50%", "scratch:tiny") as message:
         MaskedLMDataset(tmp_path / "a.txt", small)
     assert "spaces" not in message()
+
+
+def test_a_vocabulary_that_was_learned_here_is_not_told_to_be_learned(tmp_path):
+    """A validation text in another script: model="scratch:tiny" is what was passed already."""
+    (tmp_path / "train.txt").write_text("some words of a training text\n" * 20)
+    (tmp_path / "valid.txt").write_text("слова\n" * 20, "utf-8")
+    learned = load_tokenizer("scratch:tiny", tmp_path / "train.txt")
+    with refused("valid.txt: 100%", "learned from the training text, which lacks them") as message:
+        MaskedLMDataset(tmp_path / "valid.txt", learned)
+    assert "scratch:tiny" not in message()
 
 
 def test_a_text_that_is_half_known_is_accepted(tmp_path, small):

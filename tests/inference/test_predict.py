@@ -45,6 +45,21 @@ def test_the_pipeline_predicts_the_same(finished_run, model, word_tokenizer, sen
     assert len(ours) == sentence.count("[MASK]") and same_predictions(ours, theirs)
 
 
+def test_an_id_without_a_token_may_be_predicted(word_tokenizer):
+    """Models may have more embeddings than their tokenizer has tokens; the others have no name."""
+    size = len(word_tokenizer) + 3
+    config = BertConfig(
+        vocab_size=size, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )  # fmt: skip
+    larger = BertForMaskedLM(config).eval()
+    with torch.no_grad():
+        larger.cls.predictions.bias[size - 1] = 100
+    fill_mask = pipeline("fill-mask", model=larger, tokenizer=word_tokenizer, device="cpu")
+    ours = predict_masked(larger, word_tokenizer, SENTENCE, 2)
+    assert [row[0][0] for row in ours] == [f"id {size - 1}"] * 2
+    assert same_predictions(ours, pipeline_predictions(fill_mask, SENTENCE, 2))
+
+
 def test_different_tokens_or_probabilities_are_not_the_same():
     ours = [[("good", 0.5), ("evil", 0.25)]]
     assert same_predictions(ours, [[("good", 0.5), ("evil", 0.25 + 1e-8)]])

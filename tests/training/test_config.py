@@ -105,3 +105,16 @@ def test_the_steps_that_are_left_are_known_before_the_run_is_opened(runs, tmp_pa
     assert steps_left(parameters | {"run_name": "another"}, STEPS) == STEPS
     runs(tmp_path)
     assert steps_left(parameters, STEPS) == 0
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.fault
+def test_a_step_has_no_more_batches_than_an_epoch(runs, processes):
+    """Its other batches would be empty, and the learning rate would be chosen for examples that do not exist."""
+    device = {"kind": "cpu", "processes": processes, "dtype": torch.float32}
+    values = DEFAULTS | {"model": "scratch:tiny", "resume": "never", "batch_size": 4}
+    most = -(-len(runs.train) // (4 * processes))
+    for accumulate in (1, most):
+        complete_config(values | {"accumulate": accumulate}, runs.train, device)
+    with refused(f"accumulate must be at most {most} with this text, got {most + 1}:", "smaller"):
+        complete_config(values | {"accumulate": most + 1}, runs.train, device)

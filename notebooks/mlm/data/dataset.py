@@ -124,7 +124,8 @@ class MaskedLMDataset(Dataset):
         special_positions = find_ids(self.ids, self.special_ids)  # [UNK] and additional ones
         has_unk = (self.ids[special_positions] == tokenizer.unk_token_id).any()
         self.unk_fraction = find_unk_fraction(text_file, tokenizer) if has_unk else 0.0
-        check_unk_fraction(text_file, self.unk_fraction)
+        learned = not tokenizer.name_or_path  # a loaded tokenizer has the name of its model
+        check_unk_fraction(text_file, self.unk_fraction, learned)
         first, last = np.searchsorted(special_positions, [self.starts, self.starts + self.lengths])
         num_special = last - first
         self.maskable = self.lengths - num_special

@@ -1,8 +1,10 @@
 """Labelled texts for a task: read them, check them, split them into a training and a test part. Used in 07."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from mlm.data.formats import (
     FORMATS,
     Contents,
     TextFile,
+    doubted_encodings,
     find_format,
     is_text_name,
     read_texts,
@@ -34,6 +37,7 @@ SPLITS = {"train", "training", "test", "testing", "valid", "validation", "val", 
 TEST_FRACTION = 1 / 5
 MAX_TEST_TEXTS = 2000
 LABEL_SIZES = 8, 32, 128  # labels per class
+MAX_LABELLED = 6400  # labelled texts in a sample: 128 of 50 classes, or 32 of 200
 MIN_NEW_TEXTS = 5  # per class; with fewer, the test part has texts that the run trained on
 HELP = "pass a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class"
 
@@ -69,10 +73,11 @@ def load_labelled(
             if str(error).startswith("labelled="):
                 raise
             raise NotebookError(f"{name}: {error}") from None
-    texts, left_out = distinct_texts(rows)
+    texts, counts = distinct_texts(rows)
+    left_out = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     if left_out:
-        print("left out:", ", ".join(f"{count:,} {what}" for what, count in left_out.items()))
-    check_classes(texts["label"], name)
+        print("left out:", left_out)
+    check_classes(texts["label"], name, left_out)
     return texts
 
 
@@ -83,11 +88,19 @@ def column_values(path: Path, column: str, encoding: str | None) -> Iterator[Any
         if found := recognize_type(opened.head):
             raise NotebookError(f"labelled={short_repr(path)} is {found[0]}, not a table; {HELP}")
         if not file.head.strip():
+            for _ in file.lines():  # raises if this is not the encoding of the file
+                pass
             raise NotebookError(f"labelled={short_repr(path)} is empty; {HELP}")
         form = FORMATS[find_format(file, column)]
         if not form.has_columns:
             raise NotebookError(f"labelled={short_repr(path)} is plain text without labels; {HELP}")
         yield from form.read(file, column)
+
+
+def warn_about_encoding(files: list[Path], encoding: str | None) -> None:
+    """Print a warning if another encoding than the given one makes a file much more plausible."""
+    for warning in doubted_encodings(files, encoding):
+        print(warning)
 
 
 def read_table(path: Path, column: str, label_column: str, encoding: str | None) -> pd.DataFrame:
@@ -96,6 +109,7 @@ def read_table(path: Path, column: str, label_column: str, encoding: str | None)
         raise NotebookError(
             f"column and label_column are both {column!r}: pass the column of the classes as label_column"
         )
+    warn_about_encoding([path], encoding)
     texts = [
         "".join(row_lines(value, column, f"{path}: row {row}")).strip()
         for row, value in enumerate(column_values(path, column, encoding), 1)
@@ -116,12 +130,12 @@ def label_text(value: Any, label_column: str, where: str) -> str | None:
     """A label as text: 3 and 3.0 are "3"; None if it is missing. Raises NotebookError for other types."""
     if value is None or value != value:  # NaN
         return None
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float | Decimal):
         raise NotebookError(
             f"{where}: {label_column!r} is of type {type(value).__name__}, not a class; pass a column "
             "with one word or number per text"
         )
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         value = int(value)
     return str(value).strip() or None
 
@@ -154,6 +168,7 @@ def read_class_folders(folder: Path, name: str, column: str, encoding: str | Non
             raise NotebookError(
                 f"{name}: the folder {path.name!r} has no text files; remove it, or add texts"
             )
+        warn_about_encoding(files, encoding)
         for _, lines in read_texts(files, column, encoding, Contents()):
             rows.append(("".join(lines).strip(), path.name))
     return pd.DataFrame(rows, columns=["text", "label"], dtype=object)
@@ -184,15 +199,19 @@ def distinct_texts(rows: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:
     return rows.reset_index(drop=True), +left_out
 
 
-def check_classes(labels: pd.Series, name: str) -> None:
-    """Raise NotebookError if labels are not at least two classes with at least two texts each."""
+def check_classes(labels: pd.Series, name: str, left_out: str = "") -> None:
+    """Raise NotebookError if labels are not at least two classes with at least two texts each.
+
+    left_out: which texts cannot be used, in words.
+    """
     counts = labels.value_counts()
     shown = ", ".join(short_repr(label, 40) for label in counts.index[:5])
     numbers = [label for label in counts.index if FRACTION.fullmatch(label)]
     if len(counts) < 2:
         raise NotebookError(
             f"{name}: there must be at least 2 classes with different texts, found {len(counts)} "
-            f"({shown or 'no labelled text'}); pass texts of another class, or another label_column"
+            f"({shown or 'no text that can be used'}{f'; left out: {left_out}' if left_out else ''}); pass "
+            "texts of another class, or another label_column"
         )
     if len(numbers) > min(MAX_NUMBERS, len(labels) / 2):
         raise NotebookError(
@@ -267,6 +286,17 @@ def sample_per_class(labels: pd.Series, number: int, seed: int) -> np.ndarray:
 
 
 def label_sizes(labels: pd.Series) -> list[int]:
-    """The numbers of labels per class to try: the LABEL_SIZES that the largest class reaches, or its size."""
-    largest = int(labels.value_counts().max())
-    return [size for size in LABEL_SIZES if size <= largest] or [largest]
+    """The numbers of labels per class to try: the LABEL_SIZES that the largest class reaches, or its size.
+
+    Larger ones than the first are left out, with a line, if a sample would have more than MAX_LABELLED texts.
+    """
+    counts = labels.value_counts()
+    sizes = [size for size in LABEL_SIZES if size <= counts.max()] or [int(counts.max())]
+    texts = {size: int(counts.clip(upper=size).sum()) for size in sizes}
+    for size in sizes[1:]:
+        if texts[size] > MAX_LABELLED:
+            print(
+                f"{size} labels per class are left out: with {len(counts)} classes these are "
+                f"{texts[size]:,} labelled texts (at most {MAX_LABELLED:,}, which bounds time and memory)"
+            )
+    return [size for size in sizes if size == sizes[0] or texts[size] <= MAX_LABELLED]

@@ -63,13 +63,14 @@ def find_local_files(text: str, workdir: Path, parameter: str) -> list[Path]:
     return files
 
 
-def output_folder(workdir: Path, folder: Path) -> Path:
-    """The folder whose files are output of the notebooks and not part of a corpus in `folder`.
+def output_folders(workdir: Path, folder: Path) -> set[Path]:
+    """The folders whose files are output of the notebooks and not part of a corpus in `folder`.
 
-    That is `workdir`, or `workdir`/corpus if the corpus itself is inside `workdir`.
+    That is `workdir`. If the corpus itself is inside it, these are `workdir`/corpus and the runs' folders.
     """
-    inside = workdir in (folder, *folder.parents)
-    return workdir / "corpus" if inside else workdir
+    if workdir not in (folder, *folder.parents):
+        return {workdir}
+    return {workdir / "corpus", *(path.parent for path in workdir.glob("*/checkpoints"))}
 
 
 def folder_files(folder: Path, workdir: Path, parameter: str) -> list[Path]:
@@ -84,10 +85,10 @@ def folder_files(folder: Path, workdir: Path, parameter: str) -> list[Path]:
             f"{CORPUS_HELP}"
         )
 
-    skipped = output_folder(workdir, folder)
+    skipped = output_folders(workdir, folder)
     texts, archives, left_out = [], list[Path](), Counter[str]()
     for parent, folders, names in os.walk(folder, onerror=raise_unreadable):
-        folders[:] = [n for n in folders if n[0] != "." and Path(parent, n) != skipped]
+        folders[:] = [n for n in folders if n[0] != "." and Path(parent, n) not in skipped]
         paths = [Path(parent, n) for n in names if n[0] != "."]
         dataset_files = saved_dataset_files(Path(parent), parameter)
         for path in paths:
@@ -140,7 +141,7 @@ def glob_files(pattern: Path, workdir: Path, parameter: str) -> list[Path]:
     Raises NotebookError if the pattern is invalid.
     """
     fixed = Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), pattern.parts))
-    skipped = output_folder(workdir, fixed)
+    skipped = output_folders(workdir, fixed)
     try:
         matches = [path.relative_to(fixed) for path in fixed.glob(str(pattern.relative_to(fixed)))]
     except ValueError as error:
@@ -148,4 +149,4 @@ def glob_files(pattern: Path, workdir: Path, parameter: str) -> list[Path]:
             f"{parameter}={short_repr(pattern)} is not a valid pattern ({error}); {CORPUS_HELP}"
         ) from None
     visible = (fixed / path for path in matches if not any(part[0] == "." for part in path.parts))
-    return sorted(path for path in visible if skipped not in path.parents and path.is_file())
+    return sorted(p for p in visible if skipped.isdisjoint(p.parents) and p.is_file())

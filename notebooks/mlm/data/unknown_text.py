@@ -86,10 +86,22 @@ def is_sequences(text_file: str | Path) -> bool:
     return sum(SEQUENCE.fullmatch(line) is not None for line in lines) > len(lines) / 2
 
 
-def check_unk_fraction(text_file: str | Path, unk_fraction: float) -> None:
-    """Raise NotebookError if the tokenizer knows too little of a text to learn from it."""
+def check_unk_fraction(text_file: str | Path, unk_fraction: float, learned: bool) -> None:
+    """Raise NotebookError if the tokenizer knows too little of a text to learn from it.
+
+    learned: whether its vocabulary was learned here, from the training text.
+    """
     if unk_fraction <= MAX_UNK_FRACTION:
         return
+    found = (
+        f"{text_file}: {unk_fraction:.0%} of its letters are [UNK], not in the vocabulary (at most "
+        f"{MAX_UNK_FRACTION:.0%} can be)"
+    )
+    if learned:
+        raise NotebookError(
+            f"{found}: it was learned from the training text, which lacks them; pass texts of the same "
+            "language or notation for training and validation, a longer text, or a larger vocabulary"
+        )
     advice = "pass a model of its language or notation"
     if is_sequences(text_file):
         advice = (
@@ -97,7 +109,5 @@ def check_unk_fraction(text_file: str | Path, unk_fraction: float) -> None:
             "sequences, for example facebook/esm2_t6_8M_UR50D for proteins"
         )
     raise NotebookError(
-        f"{text_file}: {unk_fraction:.0%} of its letters are [UNK], not in the vocabulary (at most "
-        f"{MAX_UNK_FRACTION:.0%} can be): {advice}, or "
-        'model="scratch:tiny", which learns a vocabulary from the text'
+        f'{found}: {advice}, or model="scratch:tiny", which learns a vocabulary from the text'
     )

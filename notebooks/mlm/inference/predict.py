@@ -39,9 +39,9 @@ def predict_masked(
     is_mask = batch["input_ids"] == tokenizer.mask_token_id  # (1, T)
     probabilities = model(**batch).logits[is_mask].softmax(-1)  # (masks, V)
     best, ids = probabilities.topk(min(top_k, len(tokenizer)))  # (masks, top_k)
-    return [
-        list(zip(tokenizer.convert_ids_to_tokens(row), p))
-        for row, p in zip(ids.tolist(), best.tolist())
+    return [  # some ids have no token: models may have more embeddings
+        [(tokenizer.convert_ids_to_tokens(i) or f"id {i}", p) for i, p in zip(*row)]
+        for row in zip(ids.tolist(), best.tolist())
     ]
 
 
@@ -56,7 +56,10 @@ def pipeline_predictions(fill_mask: Any, sentence: str, top_k: int) -> Predictio
     if isinstance(answers[0], dict):  # one mask: a list of dicts, not a list of lists
         answers = [answers]
     return [
-        [(tokenizer.convert_ids_to_tokens(answer["token"]), answer["score"]) for answer in row]
+        [
+            (tokenizer.convert_ids_to_tokens(a["token"]) or f"id {a['token']}", a["score"])
+            for a in row
+        ]
         for row in answers
     ]
 

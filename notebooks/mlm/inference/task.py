@@ -25,6 +25,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mlm.inference.vectors import READ_TEXTS, pool, to_batch
 
 TRAIN_TEXTS = 16  # per batch of fine-tuning
+MAX_TFIDF_WEIGHTS = (
+    10**7
+)  # of the classifier on TF-IDF; its solver needs 25 times their memory: 2 GB
 BASE_LR, BASE_WIDTH = 5e-5, 768  # of fine-tuning BERT-base; narrower encoders take larger steps
 
 KINDS = "frozen", "fine-tuned"  # of encoders
@@ -54,11 +57,15 @@ def text_words(text: str) -> list[str]:
     return re.findall(r"\w+", text) or re.findall(r"\S", text)
 
 
-def tfidf_classifier() -> Pipeline:
-    """TF-IDF of words and pairs of words, then logistic regression: a strong baseline without a model."""
+def tfidf_classifier(num_classes: int = 2) -> Pipeline:
+    """TF-IDF of words and pairs of words, then logistic regression: a strong baseline without a model.
+
+    With many classes, only the most frequent words and pairs count: each has a weight for every class.
+    """
     features = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, tokenizer=text_words, token_pattern=None
-    )
+        ngram_range=(1, 2), sublinear_tf=True, tokenizer=text_words, token_pattern=None,
+        max_features=MAX_TFIDF_WEIGHTS // num_classes,
+    )  # fmt: skip
     return make_pipeline(features, LogisticRegression(C=10, max_iter=1000))
 
 

@@ -181,8 +181,9 @@ def validation_examples(
         ids[0, position + 1] = tokenizer.mask_token_id
         predictions = {}
         for name, model in models.items():
-            best = model(ids).logits[0, position + 1].topk(top_k).indices
-            predictions[name] = tokenizer.convert_ids_to_tokens(best.tolist())
+            best = model(ids).logits[0, position + 1].topk(top_k).indices.tolist()
+            # some ids have no token: models may have more embeddings
+            predictions[name] = [tokenizer.convert_ids_to_tokens(i) or f"id {i}" for i in best]
         (answer,) = tokenizer.convert_ids_to_tokens(data[number][[position + 1]].tolist())
         line = line_as_read(lines[number], line_ids, tokenizer)
         examples.append(ValidationExample(sentence, answer, predictions, line))

@@ -41,9 +41,15 @@ AN_ENCODING = either(
     Valid('an encoding that Python knows, such as "cp1252" or "gb18030"', is_encoding),
 )
 A_SEED = number(at_least=0, at_most=2**32 - 1)
+MAX_NAME_BYTES = 200  # of a folder: file systems allow 255, and resume="never" adds a number
 A_RUN_NAME = Valid(
-    'a name of letters, digits, "_", "-" and ".", but not "corpus", the folder of the texts',
-    lambda value: value != "corpus" and bool(re.fullmatch(r"\w[\w.\-]*", value)),
+    f'a name of letters, digits, "_", "-" and ".", of at most {MAX_NAME_BYTES} bytes, but not "corpus", the '
+    "folder of the texts",
+    lambda value: (
+        value.lower() != "corpus"  # the same folder on macOS and Windows
+        and len(value.encode()) <= MAX_NAME_BYTES
+        and bool(re.fullmatch(r"\w[\w.\-]*", value))
+    ),
 )
 SCRATCH_NAMES = f'"{PREFIX}[{MODERN}]{"|".join(WIDTHS)}"'
 

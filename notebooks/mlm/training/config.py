@@ -1,9 +1,11 @@
 """Settings that the parameters leave open: kept from a resumed run, or chosen for model, text and device."""
 
+import math
 from typing import Any
 
 from mlm.env.devices import DTYPES
 from mlm.env.files import absolute_path
+from mlm.env.notebook import NotebookError
 from mlm.models.configs import encoder_size
 from mlm.models.kernels import EARLIER_KERNELS
 from mlm.models.loading import choose_packing
@@ -55,6 +57,20 @@ def has_earlier_lr(settings: dict[str, Any]) -> bool:
     return settings["lr"] == earlier_fine_tuning_lr(per_step)
 
 
+def check_accumulate(accumulate: int, batch_size: int, processes: int, num_examples: int) -> None:
+    """Raise NotebookError if an optimizer step has more batches than an epoch: the others would be empty.
+
+    num_examples: of an epoch.
+    """
+    num_batches = math.ceil(num_examples / (batch_size * processes))
+    if accumulate > num_batches:
+        raise NotebookError(
+            f"accumulate must be at most {num_batches:,} with this text, got {accumulate:,}: an epoch has "
+            f"{num_examples:,} examples, which are {num_batches:,} batches of {batch_size:,} x {processes} "
+            "process(es), and a step with more has empty batches; pass a smaller value, or a longer text"
+        )
+
+
 def complete_config(
     parameters: dict[str, Any], train: Any, device: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -62,13 +78,15 @@ def complete_config(
 
     A resumed run keeps the kernels and the learning rate that it began with. config also has "pack", whether
     examples share rows, and "examples_per_step", the number of examples in an optimizer step. train: a
-    MaskedLMDataset. device: from `trainer_arguments`.
+    MaskedLMDataset. device: from `trainer_arguments`. Raises NotebookError if `accumulate` is more than an
+    epoch's batches.
     """
     model = parameters["model"]
     resumed = resumed_choices(parameters)
     pack, size = choose_packing(model), encoder_size(model)
     batch_size, why = choose_batch_size(parameters, train, pack, device, size)
     processes = device["processes"] * parameters["num_nodes"]
+    check_accumulate(parameters["accumulate"], batch_size, processes, train.examples_per_epoch)
     examples_per_step = batch_size * parameters["accumulate"] * processes
     chosen, reasons = choose_recipe(parameters, model, examples_per_step, size, resumed["lr"])
     added = {"batch_size": batch_size, "kernels": resumed["kernels"], "pack": pack}
