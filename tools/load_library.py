@@ -36,6 +36,8 @@ def load_library(embedded: dict[str, str]) -> None:
         importlib.import_module("mlm").texts = texts
     differ = ", ".join(name for name in embedded if texts.get(name) != embedded[name])
     changed = f", which differs from this cell in {differ}" if differ else ""
+    if differ and on_colab:  # an edit of yours, or the library of an earlier version
+        changed += "; if you did not edit it, delete the folder mlm and run this cell again"
     print("mlm:", f"the folder next to this notebook{changed}" if next_to_notebook else "embedded")
 
 
