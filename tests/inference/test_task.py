@@ -198,6 +198,19 @@ def test_fine_tuning_that_starts_at_guessing_gives_no_conclusion(after):
     assert "no conclusion" not in frozen
 
 
+def test_fine_tuning_that_ends_below_its_own_linear_probe_gives_no_conclusion():
+    """Before MLM, fine-tuning reaches 40% and 60%, the frozen encoder 50%: too few steps with 8 labels."""
+    frozen, tuned, *_ = lines_of(
+        frozen__before=(50, 50),
+        frozen__after=(70, 70),
+        fine_tuned__before=(40, 60),
+        fine_tuned__after=(80, 80),
+    )
+    assert tuned.startswith("fine-tuned encoder: MLM on your text helps with 32 labels per class; ")
+    assert "no conclusion with 8 labels per class (" in tuned and "worse than frozen" in tuned
+    assert "no conclusion" not in frozen
+
+
 def test_the_yardstick_of_a_start_is_guessing_whatever_the_majority_class_reaches():
     methods = {
         "majority class": 60,

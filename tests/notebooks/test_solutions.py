@@ -181,3 +181,36 @@ def test_the_edits_do_what_the_solutions_say(tmp_path, notebook):
     steps = session(notebook, SMALL[notebook])
     cells = [code_cell(source, cell) for cell, source in steps]
     finish(start(tmp_path, write_notebook(tmp_path / "solutions.ipynb", *cells)))
+
+
+def test_training_again_after_an_edit_begins_with_untrained_weights(tmp_path):
+    """04 says: new run_name, check the parameters, change `MaskedLM`, run it and the cells below."""
+    english_text(tmp_path).rename(tmp_path / "my_text.txt")
+    code = (c for c in nbformat.read(PATHS["04"], 4).cells if c.cell_type == "code")
+    cells = {cell.id: cell.source for cell in code}
+    for name, value in SMALL["04"].items():
+        cells["parameters"] += f"\n{name} = {value!r}"
+    ids = list(cells)
+    checked = next(id for id in ids if "check_parameters(" in cells[id] and id != "library")
+    until_train, from_module = (
+        ids[: ids.index("train") + 1],
+        ids[ids.index("module") : ids.index("train") + 1],
+    )
+    again = [code_cell(cells[id], f"again-{id}") for id in (checked, *from_module)]
+    finish(
+        start(
+            tmp_path,
+            write_notebook(
+                tmp_path / "edited.ipynb",
+                *(code_cell(cells[id], id) for id in until_train),
+                code_cell('first, run_name = run, "second"', "new-name"),
+                *again,
+                code_cell(
+                    "assert run.folder != first.folder and run.step == first.step\n"
+                    "assert run.history[0] == first.history[0]  # the validation loss before training\n"
+                    'assert run.kept["loss"] == first.kept["loss"]',
+                    "compare",
+                ),
+            ),
+        )
+    )

@@ -33,14 +33,15 @@ KINDS = "frozen", "fine-tuned"  # of encoders
 # comparisons of methods; {}: the kind of encoder
 TRAINING = "{}: after MLM minus before MLM"
 START = "{} before MLM minus guessing"
+TUNING = "before MLM: fine-tuned minus frozen"
 NEED = "{} minus TF-IDF"
 # what a clear difference (1, -1), none (0), or an unfair start (None) means; {}: "8 and 32 labels per class"
 TRAINING_ANSWERS = {
     1: "MLM on your text helps with {}",
     0: "MLM on your text makes no clear difference with {}",
     -1: "MLM on your text hurts with {}",
-    None: "no conclusion with {} (before MLM it is not clearly better than guessing, so the difference may "
-    "only show that finetune_steps is too small: repeat with more)",
+    None: "no conclusion with {} (before MLM it is not clearly better than guessing, or worse than frozen: "
+    "finetune_steps may be too small, and the difference only a faster start; repeat with more)",
 }
 NEED_ANSWERS = {
     1: "yes with {} (an encoder is clearly better than TF-IDF)",
@@ -237,6 +238,9 @@ def compare(
             old = f"fine-tuned, {before}"
             gains = {n: correct_answers(table, n, old) - 1 / num_classes for n in sizes}
             found[START.format("fine-tuned")] = {n: mean_difference(g) for n, g in gains.items()}
+            if "frozen" in kinds:
+                frozen = f"frozen, {before}"
+                found[TUNING] = {n: difference(table, n, old, frozen) for n in sizes}
     for kind in kinds:
         new = f"{kind}, {after}"
         found[NEED.format(kind)] = {n: difference(table, n, new, "TF-IDF") for n in sizes}
@@ -256,14 +260,19 @@ def answer(answers: dict[Any, str], keys: dict[int, Any]) -> str:
 def verdict(found: dict[str, dict[int, Difference]]) -> str:
     """What the differences of `compare` mean, a line for each question.
 
-    The encoder is needed if one kind, frozen or fine-tuned, is clearly better than TF-IDF. It is not if
+    Nothing follows from fine-tuning if, before MLM, it is not clearly better than guessing, or worse than the
+    linear probe of the frozen encoder: then the steps may be too few. The encoder is needed if one kind, frozen or fine-tuned, is clearly better than TF-IDF. It is not if
     TF-IDF is clearly better than each kind.
     """
     lines = []
     for kind in KINDS:
         signs = {n: d.sign for n, d in found.get(TRAINING.format(kind), {}).items()}
         starts = found.get(START.format(kind), {})
-        keys = {n: None if n in starts and starts[n].sign < 1 else s for n, s in signs.items()}
+        tuning = found.get(TUNING, {})
+        is_short = {
+            n: start.sign < 1 or n in tuning and tuning[n].points < 0 for n, start in starts.items()
+        }
+        keys = {n: None if is_short.get(n) else sign for n, sign in signs.items()}
         if keys:
             lines.append(f"{kind} encoder: {answer(TRAINING_ANSWERS, keys)}.")
     needs = [found[NEED.format(kind)] for kind in KINDS if NEED.format(kind) in found]

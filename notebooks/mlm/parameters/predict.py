@@ -14,10 +14,10 @@ PARAMETERS = {  # {heading in the parameters cell: parameters}
         P("seed", "int", 0, "of shuffled sentences and untrained weights", A_SEED),
         *RUN,
         P("upload", "Optional[str]", None,
-          '"you/name": upload the model to the Hub (private, your token)',
+          '"you/name": upload the model to the Hub (a new one is private)',
           either(None, "no upload", Valid('"you/name"', lambda v: v.count("/") == 1))),
         P("onnx", "bool", False, "also export the model as model/onnx/model.onnx", one_of(True, False)),
-        P("page", "bool", False, "also write a page for the browser, <run>/page/ (needs npm)", one_of(True, False)),
+        P("page", "bool", False, "also write a page for the browser, <run>/page/ (see below)", one_of(True, False)),
     ],
     "If no run exists": [
         *UNTRAINED,

@@ -66,7 +66,7 @@ VALID_CORPUS = P("valid_corpus", "Optional[str]", None,
   "validation text; None: a tenth of the corpus",
   either(None, "a tenth of the corpus", Valid(TEXTS, is_text)))
 EXAMPLES = P("examples", "str", "line",
-  '"line": each line; "block": parts of a document; "stream": of all text',
+  '"line"; "block": max_len tokens of a document; "stream": of all text',
   one_of("line", "block", "stream"))
 MAX_LEN = P("max_len", "int", 128, "longest example in tokens, with [CLS] and [SEP]",
   Valid("at least 8, and at most the model's number of positions (BERT: 512)", number(8).check))
