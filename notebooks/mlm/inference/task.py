@@ -270,7 +270,8 @@ def verdict(found: dict[str, dict[int, Difference]]) -> str:
         starts = found.get(START.format(kind), {})
         tuning = found.get(TUNING, {})
         is_short = {
-            n: start.sign < 1 or n in tuning and tuning[n].points < 0 for n, start in starts.items()
+            n: start.sign < 1 or (n in tuning and tuning[n].points < 0)
+            for n, start in starts.items()
         }
         keys = {n: None if is_short.get(n) else sign for n, sign in signs.items()}
         if keys:
