@@ -29,9 +29,9 @@ class Result:
 # PRETRAINED was measured with all-MiniLM-L6-v2, an encoder of six layers whose MLM head starts untrained.
 RESULTS = (
     Result(5e4, "20 KB of Python's manual", PRETRAINED, 3, 8, 5, 5.65, 7.62, 0.16, (5.57, 5.98)),
-    Result(3e5, "100 KB of Python's manual", "scratch:tiny", 20, 23, 23, 4.04, 5.79, 0.35, (3.93, 4.25)),
-    Result(2e6, "370 KB of Python's manual (pydoc)", "scratch:tiny", 15, 67, 61, 3.42, 5.94, 0.42, (3.33, 3.42)),
-    Result(2e6, "600 KB of prose (nietzsche)", "scratch:tiny", 10, 71, 53, 4.70, 6.54, 0.29, (4.65, 4.72)),
+    Result(3e5, "100 KB of Python's manual", "scratch:tiny", 20, 20, 23, 3.86, 5.75, 0.37, (3.86, 3.99)),
+    Result(2e6, "370 KB of Python's manual (pydoc)", "scratch:tiny", 15, 64, 61, 3.44, 5.94, 0.40, (3.30, 3.46)),
+    Result(2e6, "600 KB of prose (nietzsche)", "scratch:tiny", 10, 62, 53, 4.71, 6.54, 0.27, (4.68, 4.72)),
     Result(2e6, "600 KB of prose (nietzsche)", PRETRAINED, 1, 69, 32, 4.90, 6.77, 0.24, (4.84, 4.90)),
 )  # fmt: skip
 LARGER_TEXTS = f"{PRETRAINED} for 1 epoch, or scratch:mini"  # not measured
