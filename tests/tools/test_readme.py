@@ -125,10 +125,14 @@ def test_the_table_has_a_row_for_each_result():
     header, _, *rows = readme.size_table().splitlines()
     assert len(rows) == len(RESULTS) + 1
     assert {row.count("|") for row in (header, *rows)} == {header.count("|")}
-    assert (
-        "`-p model scratch:tiny -p epochs 15` | 3.42 (3.33 to 3.42) | 5.94 | 42% | 67 s | 61 s |"
-        in rows[2]
-    )
+    for result, row in zip(RESULTS, rows):
+        assert f"| {result.text} | " in row and f" -p epochs {result.epochs}` | " in row.replace(
+            "`-p", " -p"
+        )
+        assert (
+            f"| {result.valid_loss:.2f} (" in row
+            and f"| {result.accuracy:.0%} | {result.seconds} s" in row
+        )
     assert header.endswith(
         "| training, Intel CPU, float32 | training, AMD CPU, bfloat16, earlier version |"
     )
