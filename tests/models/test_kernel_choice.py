@@ -53,7 +53,7 @@ def test_every_kind_of_encoder_is_timed_and_stays_as_it_is(kind, dtype, tokenize
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.items())
     (line,) = capsys.readouterr().out.splitlines()
     assert ", ms per layer for 4 rows of 32 tokens: default-" in line
-    assert line.endswith("; plain torch's kernels (default-sdpa-torch) stay unless others save 8%")
+    assert line.endswith("; plain torch's (default-sdpa) stay unless others save 8%")
 
 
 def test_the_choice_follows_the_times_which_are_printed(bert, monkeypatch, capsys):

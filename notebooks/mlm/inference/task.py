@@ -40,7 +40,7 @@ TRAINING_ANSWERS = {
     1: "MLM on your text helps with {}",
     0: "MLM on your text makes no clear difference with {}",
     -1: "MLM on your text hurts with {}",
-    None: "no conclusion with {} (before MLM it is not clearly better than guessing, or worse than frozen: "
+    None: "no conclusion with {} (before MLM it is worse than frozen, or not clearly better than guessing: "
     "finetune_steps may be too small, and the difference only a faster start; repeat with more)",
 }
 NEED_ANSWERS = {
