@@ -1,5 +1,7 @@
 """Small inputs that the tests share, and a report on the tests of bad inputs and faults."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,10 @@ from helpers import REFUSALS, sentences
 from mlm.data.corpus import load_corpus
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.tokenizer import learn_wordpiece
+
+# Tests fork. A forked process that tokenizes on all cores waits for ever for threads that it does not have,
+# and notebooks' first cell, which tests run in this process, turns all cores on unless this is set.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 @pytest.fixture(scope="session")
