@@ -192,25 +192,17 @@ def test_training_again_after_an_edit_begins_with_untrained_weights(tmp_path):
         cells["parameters"] += f"\n{name} = {value!r}"
     ids = list(cells)
     checked = next(id for id in ids if "check_parameters(" in cells[id] and id != "library")
-    until_train, from_module = (
-        ids[: ids.index("train") + 1],
-        ids[ids.index("module") : ids.index("train") + 1],
-    )
-    again = [code_cell(cells[id], f"again-{id}") for id in (checked, *from_module)]
-    finish(
-        start(
-            tmp_path,
-            write_notebook(
-                tmp_path / "edited.ipynb",
-                *(code_cell(cells[id], id) for id in until_train),
-                code_cell('first, run_name = run, "second"', "new-name"),
-                *again,
-                code_cell(
-                    "assert run.folder != first.folder and run.step == first.step\n"
-                    "assert run.history[0] == first.history[0]  # the validation loss before training\n"
-                    'assert run.kept["loss"] == first.kept["loss"]',
-                    "compare",
-                ),
-            ),
-        )
-    )
+    until_train = ids[: ids.index("train") + 1]
+    again = checked, *until_train[ids.index("module") :]
+    compare = """
+assert run.folder != first.folder and run.step == first.step
+assert run.history[0] == first.history[0]  # the validation loss before training
+assert run.kept["loss"] == first.kept["loss"]
+"""
+    steps = [
+        *(code_cell(cells[id], id) for id in until_train),
+        code_cell('first, run_name = run, "second"', "new-name"),
+        *(code_cell(cells[id], f"again-{id}") for id in again),
+        code_cell(compare, "compare"),
+    ]
+    finish(start(tmp_path, write_notebook(tmp_path / "edited.ipynb", *steps)))

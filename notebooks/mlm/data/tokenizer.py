@@ -110,6 +110,11 @@ def load_tokenizer(
     return tokenizer
 
 
+def token_names(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
+    """The tokens of ids; "id 1234" for one without a token: models may have more embeddings than tokens."""
+    return [tokenizer.convert_ids_to_tokens(i) or f"id {i}" for i in ids]
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save a tokenizer so that the loaded one gives the same ids."""
     tokenizer.save_pretrained(folder)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+from mlm.data.tokenizer import token_names
 from mlm.env.notebook import NotebookError
 from mlm.inference.mask_token import with_mask
 from mlm.models.encoders import head_logits, hidden_states
@@ -39,9 +40,8 @@ def predict_masked(
     is_mask = batch["input_ids"] == tokenizer.mask_token_id  # (1, T)
     probabilities = model(**batch).logits[is_mask].softmax(-1)  # (masks, V)
     best, ids = probabilities.topk(min(top_k, len(tokenizer)))  # (masks, top_k)
-    return [  # some ids have no token: models may have more embeddings
-        [(tokenizer.convert_ids_to_tokens(i) or f"id {i}", p) for i, p in zip(*row)]
-        for row in zip(ids.tolist(), best.tolist())
+    return [
+        list(zip(token_names(tokenizer, row), p)) for row, p in zip(ids.tolist(), best.tolist())
     ]
 
 
@@ -56,10 +56,7 @@ def pipeline_predictions(fill_mask: Any, sentence: str, top_k: int) -> Predictio
     if isinstance(answers[0], dict):  # one mask: a list of dicts, not a list of lists
         answers = [answers]
     return [
-        [
-            (tokenizer.convert_ids_to_tokens(a["token"]) or f"id {a['token']}", a["score"])
-            for a in row
-        ]
+        list(zip(token_names(tokenizer, (a["token"] for a in row)), (a["score"] for a in row)))
         for row in answers
     ]
 

@@ -261,8 +261,8 @@ def verdict(found: dict[str, dict[int, Difference]]) -> str:
     """What the differences of `compare` mean, a line for each question.
 
     Nothing follows from fine-tuning if, before MLM, it is not clearly better than guessing, or worse than the
-    linear probe of the frozen encoder: then the steps may be too few. The encoder is needed if one kind, frozen or fine-tuned, is clearly better than TF-IDF. It is not if
-    TF-IDF is clearly better than each kind.
+    linear probe of the frozen encoder: then the steps may be too few. The encoder is needed if one kind,
+    frozen or fine-tuned, is clearly better than TF-IDF. It is not if TF-IDF is clearly better than each kind.
     """
     lines = []
     for kind in KINDS:

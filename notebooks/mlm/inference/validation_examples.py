@@ -14,6 +14,7 @@ from mlm.data.dataset import MaskedLMDataset
 from mlm.data.formats import text_lines
 from mlm.data.normalization import is_word
 from mlm.data.packing import VALIDATION_EPOCH
+from mlm.data.tokenizer import token_names
 from mlm.inference.validation_set import find_corpus, load_split
 from mlm.training.evaluation import VALIDATION_MLM_PROBABILITY
 
@@ -182,8 +183,7 @@ def validation_examples(
         predictions = {}
         for name, model in models.items():
             best = model(ids).logits[0, position + 1].topk(top_k).indices.tolist()
-            # some ids have no token: models may have more embeddings
-            predictions[name] = [tokenizer.convert_ids_to_tokens(i) or f"id {i}" for i in best]
+            predictions[name] = token_names(tokenizer, best)
         (answer,) = tokenizer.convert_ids_to_tokens(data[number][[position + 1]].tolist())
         line = line_as_read(lines[number], line_ids, tokenizer)
         examples.append(ValidationExample(sentence, answer, predictions, line))

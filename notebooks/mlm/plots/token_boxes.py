@@ -10,6 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch, Rectangle
 from transformers import PreTrainedTokenizerFast
 
+from mlm.data.tokenizer import token_names
 from mlm.plots.fonts import drawable
 
 TOKEN_STATES = {  # what masking did with a token: the color and the sign of its box
@@ -79,7 +80,7 @@ def draw_tokens(
     num_rows, num_tokens = states.shape
     width = max(12, num_tokens)  # the legend needs as much
     ids = np.append(input_ids, labels[labels != -100]).tolist()
-    names = {i: tokenizer.convert_ids_to_tokens(i) or f"id {i}" for i in ids}  # some ids are unused
+    names = dict(zip(ids, token_names(tokenizer, ids)))
     box_labels, options = drawable(names.values())
     _, ax = plt.subplots(figsize=(0.75 * width, 0.5 * num_rows + 0.6), layout="constrained")
     for (row, column), state in np.ndenumerate(states):
