@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from encoders import make_model
+from helpers import refused
 from mlm.data.token_frequencies import log_frequencies
 from mlm.models import preparation
 from mlm.models.encoders import ENCODERS, head_logits, hidden_states
@@ -16,7 +17,7 @@ from mlm.models.long_rows import LONG_SDPA
 from mlm.models.preparation import prepare_model
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate, unigram_loss
-from mlm.training.module import MaskedLM
+from mlm.training.module import MaskedLM, reset_module
 
 CPU = {"kind": "cpu", "dtype": torch.float32}
 GPU = {"kind": "gpu", "card": SimpleNamespace(name="A100", capability=(8, 0))}
@@ -150,3 +151,12 @@ def test_a_gpu_does_not_inherit_the_precision_of_an_earlier_run_on_the_cpu(
     prepared(bert, dataset, GPU, head_was_missing=False)
     assert torch.get_float32_matmul_precision() == "highest"
     assert bert.config._attn_implementation == LONG_SDPA  # "sdpa" for rows below 1,024 tokens
+
+
+@pytest.mark.fault
+def test_a_model_that_was_trained_is_refused(bert, dataset):
+    """The next run would begin with its weights instead of the loaded ones."""
+    module = MaskedLM(bert, {})
+    reset_module(module, module.state_dict())
+    with refused("already trained", "load_model"):
+        prepared(bert, dataset, CPU, head_was_missing=False)

@@ -3,6 +3,7 @@
 tests/training/test_run.py has the same properties, in more cases, for a run inside one process.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -11,11 +12,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jupyter_client
 import pytest
 import torch
+from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -83,34 +87,63 @@ def test_a_signal_saves_the_run_and_says_how_to_resume(tmp_path, text, uninterru
     assert identical(uninterrupted, tmp_path)
 
 
+@contextlib.contextmanager
+def kernel(folder: Path, **parameters: Any) -> Iterator[tuple[Any, Callable, list[NotebookNode]]]:
+    """Context manager: a real kernel in `folder`, in which a test runs cells as a person does.
+
+    Yields (its manager, a function that executes a source and returns the reply, the code cells of 04).
+    """
+    values = {"kernels": "default-matmul-16bit", **parameters}
+    notebook = parameterize_notebook(load_notebook_node(str(TRAINING)), values)
+    manager, client = jupyter_client.manager.start_new_kernel(cwd=str(folder), env=environment())
+
+    def execute(source: str, hook: Callable[[dict], None] = lambda message: None) -> dict:
+        return client.execute_interactive(source, output_hook=hook, timeout=120)["content"]
+
+    try:
+        yield manager, execute, [cell for cell in notebook.cells if cell.cell_type == "code"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
 def test_after_an_interrupted_kernel_the_training_cell_can_be_run_again(
     tmp_path, text, uninterrupted
 ):
     """Cell by cell in a real kernel, as a person does."""
-    notebook = parameterize_notebook(
-        load_notebook_node(str(TRAINING)),
-        {**NO_CHECKPOINT, "corpus": str(text), "kernels": "default-matmul-16bit"},
-    )
-    manager, client = jupyter_client.manager.start_new_kernel(cwd=str(tmp_path), env=environment())
+    with kernel(tmp_path, **NO_CHECKPOINT, corpus=str(text)) as (manager, execute, cells):
 
-    def execute(source, hook=lambda message: None):
-        return client.execute_interactive(source, output_hook=hook, timeout=120)["content"]
+        def interrupt_at_step_4(message):
+            if "step      4" in str(message["content"]):
+                manager.interrupt_kernel()
 
-    def interrupt_at_step_4(message):
-        if "step      4" in str(message["content"]):
-            manager.interrupt_kernel()
-
-    try:
-        for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        for cell in cells:
             if cell.id == "train":
                 stopped = execute(cell.source, interrupt_at_step_4)
                 assert "run this cell and all below" in stopped["evalue"]
             reply = execute(cell.source)
             assert reply["status"] == "ok", reply
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
     assert identical(uninterrupted, tmp_path)
+
+
+def test_cells_that_are_run_again_belong_to_the_run(tmp_path, text):
+    """Parameters and the model are changed after training; a second run is the first one again."""
+    with kernel(tmp_path, **SHORT, corpus=str(text)) as (_, execute, cells):
+        source = {cell.id: cell.source for cell in cells}
+        for cell in cells:
+            assert execute(cell.source)["status"] == "ok", cell.id
+        execute('run_name, lr = "second", 0.01')
+        execute(source["check"])
+        assert "lr was None, is 0.01" in execute(source["train"])["evalue"]
+        execute("lr = None")
+        assert "already trained" in execute(source["prepare"])["evalue"]
+        execute(source["model"])  # another model than the one in `module`
+        for name in ("train", "result", "forgetting", "predictions", "save", "record"):
+            reply = execute(source[name])
+            assert reply["status"] == "ok", reply
+        assert execute('assert models["after training"] is module.bert')["status"] == "ok"
+    first, second = (tmp_path / "bert-mlm" / name for name in ("run", "second"))
+    assert (first / "saved.bin").read_bytes() == (second / "saved.bin").read_bytes()
 
 
 # one run per folder, one process per run

@@ -13,7 +13,14 @@ from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.parameters.check import by_name
 from mlm.parameters.train import PARAMETERS
 from mlm.training.history import RENAMED_METRICS
-from mlm.training.settings import CHANGED_CONTENT, MAY_DIFFER, run_settings, setting_differences
+from mlm.training.settings import (
+    CHANGED_CONTENT,
+    MAY_DIFFER,
+    READ_LATER,
+    check_unchanged,
+    run_settings,
+    setting_differences,
+)
 from small_runs import logger_state, same, stop_at
 
 DEFAULTS = {name: parameter.default for name, parameter in by_name(PARAMETERS).items()}
@@ -185,3 +192,18 @@ def test_a_model_in_a_folder_is_compared_by_its_path_which_is_not_stored(tokeniz
     for stored in (settings_of(tokenizer, model=other), settings | {"model": other}):
         (difference,) = setting_differences(stored, settings)
         assert difference.startswith("model was 'mine (folder ") and str(tmp_path) not in difference
+
+
+# parameters that are edited in a kernel
+
+
+@pytest.mark.fault
+def test_a_parameter_that_changed_after_it_was_used_is_refused():
+    """Otherwise a run trains with the old value, and run.json has the new one."""
+    for name in DEFAULTS.keys() - set(READ_LATER):
+        with refused("the cells above", f"{name} was {DEFAULTS[name]!r}, is 'new'", "restore"):
+            check_unchanged({**DEFAULTS, "x": 1, name: "new"}, DEFAULTS)
+    with refused("corpus was") as message:
+        check_unchanged({**DEFAULTS, "corpus": "https://me:secret@host/a.txt"}, DEFAULTS)
+    assert "secret" not in message()
+    check_unchanged(DEFAULTS | dict.fromkeys(READ_LATER, "new"), DEFAULTS)

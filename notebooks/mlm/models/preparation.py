@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mlm.env.notebook import NotebookError
 from mlm.models.compilation import compile_encoder
 from mlm.models.cpu import undo_kernels, use_kernels
 from mlm.models.gpu import use_deterministic_operations
@@ -30,8 +31,13 @@ def prepare_model(
     kernels: "auto" or a name in KERNELS. compile: "auto", True or False. Returns what was chosen:
     {"kernels": a name in KERNELS (None: the device is no CPU), "compile": whether it is compiled}.
     Raises NotebookError if the model cannot be trained, or if training would compute something else
-    than the model itself.
+    than the model itself, or if it was trained before.
     """
+    if getattr(model, "was_trained", False):  # a run would begin with the weights of another one
+        raise NotebookError(
+            "the model was already trained in this kernel, so its weights are no longer as they were loaded: "
+            "run the cell with load_model again, then all cells below it"
+        )
     if model.head_was_missing and init_head_bias(model, train):
         print("new head: its bias starts at the token frequencies of the training text")
     check_forward = ForwardCheck(model, train)

@@ -77,9 +77,9 @@ def complete_config(
     """(config, reasons): the parameters of 04 without a None that the recipe fills in, {setting: why}.
 
     A resumed run keeps the kernels and the learning rate that it began with. config also has "pack", whether
-    examples share rows, and "examples_per_step", the number of examples in an optimizer step. train: a
-    MaskedLMDataset. device: from `trainer_arguments`. Raises NotebookError if `accumulate` is more than an
-    epoch's batches.
+    examples share rows, "examples_per_step", the number of examples in an optimizer step, and "parameters", as
+    they were passed. train: a MaskedLMDataset. device: from `trainer_arguments`. Raises NotebookError if
+    `accumulate` is more than an epoch's batches.
     """
     model = parameters["model"]
     resumed = resumed_choices(parameters)
@@ -90,5 +90,6 @@ def complete_config(
     examples_per_step = batch_size * parameters["accumulate"] * processes
     chosen, reasons = choose_recipe(parameters, model, examples_per_step, size, resumed["lr"])
     added = {"batch_size": batch_size, "kernels": resumed["kernels"], "pack": pack}
-    config = parameters | chosen | added | {"examples_per_step": examples_per_step}
+    added |= {"examples_per_step": examples_per_step, "parameters": parameters}
+    config = parameters | chosen | added
     return config, {"batch_size": why, **reasons}

@@ -72,8 +72,10 @@ def reset_module(module: MaskedLM, weights: dict[str, torch.Tensor]) -> None:
 
     This makes it possible to run a training cell again, also after an error. On XLA, decoder and
     embedding become two tensors; they are tied again. `from_pretrained` returns a model in eval mode,
-    and Lightning keeps that mode: without `train()` there would be no dropout.
+    and Lightning keeps that mode: without `train()` there would be no dropout. The training that follows
+    changes the model, so `prepare_model` refuses it from now on.
     """
+    module.bert.was_trained = True
     module.to("cpu").bert.tie_weights()
     module.load_state_dict(weights)
     module.train()

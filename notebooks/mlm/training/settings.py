@@ -1,9 +1,12 @@
 """The settings of a run. Two runs are the same run if all their settings are equal."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mlm.data.tokenization import tokenizer_digest
 from mlm.env.names import stored_model
+from mlm.env.notebook import NotebookError
+from mlm.env.secrets import shown_value
 from mlm.models.configs import source_digest
 from mlm.parameters.check import by_name
 from mlm.parameters.train import PARAMETERS
@@ -27,6 +30,10 @@ MAY_DIFFER = (  # parameters of notebook 04 that are not compared; all others ar
     "recipe",
 )  # fmt: skip
 
+READ_LATER = (  # parameters that the training cell reads, or a cell below it: they may change until then
+    "run_name", "resume", "checkpoint_steps", "checkpoint_minutes", "logger", "widget",
+)  # fmt: skip
+
 CHANGED_CONTENT = {  # settings that are SHA-256 sums: what it means that another value is found
     "corpus_sha256": (
         "the text changed since the checkpoint was written: what corpus or valid_corpus contains, or how "
@@ -39,6 +46,23 @@ CHANGED_CONTENT = {  # settings that are SHA-256 sums: what it means that anothe
         "(column, encoding, documents)"
     ),
 }
+
+
+def check_unchanged(namespace: Mapping[str, Any], used: Mapping[str, Any]) -> None:
+    """Raise NotebookError if parameters were changed after the cells that use them had run.
+
+    namespace: the notebook's globals. used: the parameters that `complete_config` was called with.
+    """
+    changed = [
+        f"{name} was {shown_value(value)!r}, is {shown_value(namespace.get(name))!r}"
+        for name, value in used.items()
+        if name not in READ_LATER and namespace.get(name) != value
+    ]
+    if changed:
+        raise NotebookError(
+            f"the cells above ran with other parameters ({'; '.join(changed)}): run the cell with "
+            "check_parameters and all cells below it again, or restore what changed"
+        )
 
 
 def run_settings(
