@@ -96,6 +96,15 @@ def test_every_setting_has_a_value_and_a_reason_and_the_parameters_stay(runs):
     assert (again["lr"], again["examples_per_step"]) == (1e-3, 8 * 2 * 3)
 
 
+def test_the_learning_rate_is_that_of_the_examples_that_exist(runs):
+    """A batch may be larger than the text, for example one that was chosen for the memory of a GPU."""
+    parameters = DEFAULTS | {"model": "scratch:tiny", "resume": "never", "batch_size": 65_536}
+    device = {"kind": "cpu", "processes": 1, "dtype": torch.float32}
+    config, _ = complete_config(parameters, runs.train, device)
+    assert config["examples_per_step"] == len(runs.train)
+    assert config["lr"] == pytest.approx(2e-3 * np.sqrt(len(runs.train) / 32))
+
+
 def test_the_steps_that_are_left_are_known_before_the_run_is_opened(runs, tmp_path):
     parameters = {"workdir": str(tmp_path), "run_name": "run", "resume": "auto", "patience": 0}
     assert steps_left(parameters, STEPS) == STEPS  # there is no run yet

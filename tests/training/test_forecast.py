@@ -113,6 +113,8 @@ def test_the_forecast_changes_neither_weights_nor_random_numbers(module, make_da
     assert all(weight.grad is None for weight in module.parameters())
     assert re.match(r"On this CPU, an epoch takes about \d+ s \(\d+ steps of ", text)
     assert "Faster" not in text
+    assert "the whole training with 5 evaluations" in text
+    assert "with 4 evaluations" in forecast_training(module, make_data(total_steps=3), 1000, DEVICE)
 
 
 def test_a_long_training_is_told_what_would_be_faster(module, make_data, monkeypatch):

@@ -23,6 +23,7 @@ def test_rows_are_rounded_for_people():
     assert format_row(TRAINING) == "step     50  training loss 7.64, lr 6.8e-04"
     assert format_row(TRAINING | {"tokens_per_second": 2345.6}).endswith(", 2,346 tokens/s")
     expected = "step     50  validation loss 6.12, perplexity 1,234.5, accuracy 5.1%"
+    assert "perplexity 7.8e+100," in format_row(EVALUATION | {"valid_perplexity": 7.76e100})
     assert format_row(EVALUATION) == expected
 
 

@@ -54,6 +54,8 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         ("learning rate", evidence((4.7, 27.5, 25.2, 4.7), (9.0, 30.0, 15.0, 9.0), baseline=2.5), False, "to 27.50 and ended at 4.70"),
         ("learning rate", evidence((6.0, 33.0, 5.9), (40.0, 20.0, 10.4), False), False, "rose from 6.00 before training to 33.00"),
         ("learning rate", evidence((2.1, 2.9), (4.0, 3.3, 3.2), False), True, "made the model worse"),
+        # the only training loss is of before the first update
+        ("learning rate", evidence((6.86, 29.4), (6.6,), steps=1), False, "rose from 6.86 before training to 29.40"),
         # too few steps
         ("too few steps", evidence((8.3, 5.5), (7.0, 6.0), steps=60, epochs=0.3), False, "pass about 10 epochs with max_steps=-1, or fine-tune"),
         # each example was seen at most once: a gap between the two losses is no overfitting

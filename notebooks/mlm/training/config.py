@@ -77,8 +77,8 @@ def complete_config(
     """(config, reasons): the parameters of 04 without a None that the recipe fills in, {setting: why}.
 
     A resumed run keeps the kernels and the learning rate that it began with. config also has "pack", whether
-    examples share rows, "examples_per_step", the number of examples in an optimizer step, and "parameters", as
-    they were passed. train: a MaskedLMDataset. device: from `trainer_arguments`. Raises NotebookError if
+    examples share rows, "examples_per_step", the number of examples in an optimizer step (at most those of an
+    epoch), and "parameters", as they were passed. train: a MaskedLMDataset. device: from `trainer_arguments`. Raises NotebookError if
     `accumulate` is more than an epoch's batches.
     """
     model = parameters["model"]
@@ -88,6 +88,7 @@ def complete_config(
     processes = device["processes"] * parameters["num_nodes"]
     check_accumulate(parameters["accumulate"], batch_size, processes, train.examples_per_epoch)
     examples_per_step = batch_size * parameters["accumulate"] * processes
+    examples_per_step = min(examples_per_step, train.examples_per_epoch)
     chosen, reasons = choose_recipe(parameters, model, examples_per_step, size, resumed["lr"])
     added = {"batch_size": batch_size, "kernels": resumed["kernels"], "pack": pack}
     added |= {"examples_per_step": examples_per_step, "parameters": parameters}

@@ -141,6 +141,7 @@ def forecast_training(
     steps_per_epoch = math.ceil(data.train.examples_per_epoch / per_step)
     valid_tokens = sum(batch["input_ids"].numel() for batch in data.validation_batches())
     evaluation = products / 3 * valid_tokens / (num_rows * width)  # a forward pass
+    evaluations = min(evaluations, data.total_steps)  # they come after steps
     evaluations_left = evaluations + 1  # one before training
     training = "the whole training"
     if steps_left < data.total_steps:

@@ -23,8 +23,9 @@ def is_interactive() -> bool:
 def format_row(row: dict[str, Any]) -> str:
     """A row of the history as one line of text."""
     if "valid_loss" in row:
+        form = ",.1f" if row["valid_perplexity"] < 1e9 else ".1e"  # after divergence: no 100 digits
         metrics = (
-            f"validation loss {row['valid_loss']:.2f}, perplexity {row['valid_perplexity']:,.1f}, "
+            f"validation loss {row['valid_loss']:.2f}, perplexity {row['valid_perplexity']:{form}}, "
             f"accuracy {row['valid_accuracy']:.1%}"
         )
     else:
