@@ -79,3 +79,11 @@ def test_what_cannot_be_a_path_is_refused(value):
     with refused("workdir=", "is not a path", "pass the path of a file or folder") as line:
         files.absolute_path("workdir", value)
     assert len(line()) < 250
+
+
+@pytest.mark.fault
+def test_a_deleted_working_folder_is_named_as_the_cause(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with refused("workdir='runs'", "the folder that this notebook runs in was deleted"):
+        files.absolute_path("workdir", "runs")

@@ -1,5 +1,6 @@
 """The results of a run: whatever happens to the files, only intact ones are used, and damage is repaired."""
 
+import json
 import os
 import random
 import shutil
@@ -86,6 +87,15 @@ def test_a_finished_run_is_not_written_to(runs, finished, capsys):
     runs(finished.parent)
     assert "nothing to train" in capsys.readouterr().out
     assert state() == before
+
+
+@pytest.mark.fault
+def test_a_changed_run_json_is_written_again_and_a_line_says_so(runs, finished, capsys):
+    original = json.loads((finished / "run.json").read_text())
+    (finished / "run.json").write_text(json.dumps(original | {"note": "mine"}))
+    runs(finished.parent)
+    assert f"{finished / 'run.json'} is not as it was written: rebuilt" in capsys.readouterr().out
+    assert "note" not in json.loads((finished / "run.json").read_text())
 
 
 def test_files_have_the_usual_permissions(trained):

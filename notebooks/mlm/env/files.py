@@ -46,6 +46,11 @@ def absolute_path(name: str, value: str | Path) -> Path:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             path.stat()
         return path
+    except FileNotFoundError:
+        raise NotebookError(
+            f"{name}={short_repr(value)} cannot be found, because the folder that this notebook runs in was deleted: "
+            "restart the kernel, or pass an absolute path"
+        ) from None
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(": ")[0]
         raise NotebookError(

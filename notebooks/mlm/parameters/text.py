@@ -34,7 +34,10 @@ A_VOCABULARY = Valid(
     is_vocabulary,
 )
 A_COLUMN = Valid("the name of a column", is_text)
-A_FOLDER = Valid("the path of a folder", is_text)
+A_FOLDER = Valid(
+    "the path of a folder on this machine, no URL",  # "gs://..." would become a folder "gs:"
+    lambda value: is_text(value) and "://" not in value,
+)
 AN_ENCODING = either(
     None,
     "UTF-8",

@@ -68,9 +68,11 @@ def save_model(module: MaskedLM, tokenizer: Any, run: Run) -> bool:
     sums = dict(results["files"]) if results else {}
     sums.pop(CHECKPOINT, None)
     damaged = first_damaged(folder, sums)
+    if not results and (folder / "run.json").exists():  # edited, or of another checkpoint
+        damaged = "run.json"
     run.outputs_intact = results is not None and damaged is None
     if damaged:
-        print(f"{folder / damaged} is damaged or missing: rebuilt from the checkpoint")
+        print(f"{folder / damaged} is not as it was written: rebuilt from the checkpoint")
     if not run.outputs_intact:
         with (
             write_errors("saved.bin and model/", folder),
