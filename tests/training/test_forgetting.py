@@ -57,6 +57,26 @@ def test_both_losses_are_of_the_same_masks_and_the_model_keeps_its_weights(modul
     assert other["before"] != found["before"]
 
 
+def test_after_an_interrupt_the_model_has_its_trained_weights(module, general, monkeypatch):
+    """It is saved in a cell below."""
+    start = copy.deepcopy(module.state_dict())
+    for interrupted in (1, 2):  # the evaluation after training, and the one before
+        calls = iter(range(1, 3))
+
+        def interrupt(*args, number=interrupted, calls=calls):
+            if next(calls) == number:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("mlm.training.forgetting.evaluate", interrupt)
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight += 0.1
+        trained = copy.deepcopy(module.state_dict())
+        with pytest.raises(KeyboardInterrupt):
+            measure_forgetting(module, start, general, seed=0)
+        assert all(torch.equal(trained[name], w) for name, w in module.state_dict().items())
+
+
 def test_the_loss_does_not_depend_on_an_edited_training_step(module, general, monkeypatch):
     start = copy.deepcopy(module.state_dict())
     expected = measure_forgetting(module, start, general, seed=0)

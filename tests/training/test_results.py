@@ -221,10 +221,26 @@ def test_a_run_on_a_disk_of_any_size_fails_in_one_line_and_resumes_with_more_spa
     assert 3 < len(errors) < 20
 
 
-def test_saved_bin_is_read_back_and_compared(runs, finished):
+def test_saved_bin_is_read_back_and_compared(runs, finished, monkeypatch):
     run = runs.train_run(finished.parent)
     assert save_model(runs.module, runs.tokenizer, run)
-    with torch.no_grad():
-        next(runs.module.parameters()).add_(1)
+    content = torch.load(finished / "saved.bin")
+    next(iter(content.values())).add_(1)
+    torch.save(content, finished / "saved.bin")
+    monkeypatch.setattr("mlm.training.results.first_damaged", lambda *_: None)
     assert not save_model(runs.module, runs.tokenizer, run)
+    unlock_run(run.folder)
+
+
+@pytest.mark.fault
+def test_only_the_weights_that_the_run_keeps_are_saved(runs, tmp_path):
+    """Cells may have been run in any order, or interrupted."""
+    run = runs.train_run(tmp_path)
+    runs.module.load_state_dict(runs.start)
+    with refused("the model in memory is not the one that run trained", "run the training cell"):
+        save_model(runs.module, runs.tokenizer, run)
+    assert not (run.folder / "saved.bin").exists()
+    runs.train_run(tmp_path)
+    shutil.rmtree(run.folder / "checkpoints")  # to make room on a full disk
+    assert save_model(runs.module, runs.tokenizer, run)
     unlock_run(run.folder)

@@ -36,9 +36,11 @@ def measure_forgetting(
     trained = {name: weight.clone() for name, weight in module.state_dict().items()}
     with torch.compiler.set_stance("force_eager"):  # the encoder may be compiled for a GPU
         after = evaluate(plain, batches)
-        module.load_state_dict(initial_weights)
-        before = evaluate(plain, batches)
-        module.load_state_dict(trained)
+        try:
+            module.load_state_dict(initial_weights)
+            before = evaluate(plain, batches)
+        finally:  # also after an interrupt
+            module.load_state_dict(trained)
     return {
         "text": general.about["source"],
         "sha256": general.about["sha256"],

@@ -37,7 +37,7 @@ from mlm.training.model_card import write_card
 from mlm.training.module import MaskedLM
 from mlm.training.normal_loss import compare_with_measured
 from mlm.training.run import Run
-from mlm.training.run_files import CHECKPOINT, output_files
+from mlm.training.run_files import CHECKPOINT, output_files, selected_weights
 from mlm.training.verdict import Evidence, verdict
 
 CONFIGS = "config.json", "tokenizer_config.json"  # in model/
@@ -59,11 +59,13 @@ def save_model(module: MaskedLM, tokenizer: Any, run: Run) -> bool:
 
     Intact files of a finished run stay untouched; damaged ones are rebuilt. Returns whether saved.bin,
     read back, has exactly the module's weights (True in processes that do not write). Raises
-    NotebookError if the run is not finished, the files cannot be written, or transformers cannot save the model.
+    NotebookError if the run is not finished, the module has other weights than the run keeps, the files cannot
+    be written, or transformers cannot save the model.
     """
     run.check_finished()
     if not is_main_process():
         return True
+    check_weights(module, run)
     folder, results = run.folder, stored_results(run)
     sums = dict(results["files"]) if results else {}
     sums.pop(CHECKPOINT, None)
@@ -87,6 +89,19 @@ def save_model(module: MaskedLM, tokenizer: Any, run: Run) -> bool:
         write_metrics(folder, run.history)
     saved = torch.load(folder / "saved.bin", weights_only=True, mmap=True)
     return all(torch.equal(saved[name], weight) for name, weight in module.state_dict().items())
+
+
+def check_weights(module: MaskedLM, run: Run) -> None:
+    """Raise NotebookError if a module has other weights than a finished run keeps."""
+    if not run.checkpoint or not run.checkpoint.exists():  # perhaps deleted to make room
+        return
+    content = torch.load(run.checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    kept, weights = selected_weights(content), module.state_dict()
+    if kept.keys() != weights.keys() or not all(map(torch.equal, kept.values(), weights.values())):
+        raise NotebookError(
+            f"the model in memory is not the one that {run.folder.name} trained, for example because a cell above "
+            "was run again: run the training cell and all cells below it again"
+        )
 
 
 @contextlib.contextmanager
