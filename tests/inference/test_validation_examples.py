@@ -1,5 +1,6 @@
 """Examples from the validation set are chosen by a rule; accuracy by frequency adds up to the accuracy."""
 
+import copy
 import re
 
 import numpy as np
@@ -62,6 +63,19 @@ def test_examples_are_masked_content_words_in_lines_of_prose(
         left, right = before.split()[-1], re.match(r" ?(\w+|\W)", after)[0]
         assert f"{left} {example.answer}" in training_text
         assert f"{example.answer}{right}" in training_text
+
+
+def test_a_compiled_encoder_is_not_compiled_again_for_each_line(examples_of, prose_model):
+    """On a CPU this takes a minute per length."""
+    expected, compiled = examples_of(prose_model), []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    model = copy.deepcopy(prose_model)
+    model.base_model.compile(dynamic=False, backend=backend)
+    assert examples_of(model) == expected and not compiled
 
 
 def test_examples_are_evenly_spread_and_always_the_same(examples_of, prose_model):
