@@ -13,7 +13,7 @@ import torch
 from helpers import refused
 from mlm.env.files import read_checked_json
 from mlm.training.lock import unlock_run
-from mlm.training.results import save_model
+from mlm.training.results import save_model, write_results
 from mlm.training.run import open_run
 from mlm.training.run_files import check_files
 from small_runs import STEPS, Patch, files_in, replace_file, same, stop_at
@@ -230,6 +230,24 @@ def test_saved_bin_is_read_back_and_compared(runs, finished, monkeypatch):
     monkeypatch.setattr("mlm.training.results.first_damaged", lambda *_: None)
     assert not save_model(runs.module, runs.tokenizer, run)
     unlock_run(run.folder)
+
+
+@pytest.mark.fault
+def test_results_are_only_written_into_the_folder_of_their_run(runs, finished, tmp_path):
+    """The cells below a training cell may be run without the one that computes the results."""
+    before, first = files_in(finished), runs.train_run(finished.parent)
+    results = runs.results(first)
+    folder = stop_at(runs, tmp_path / "other", 5)
+    second = open_run(tmp_path / "other", "run", "auto", runs.settings())
+    with refused("run is at step 5 of 8: run the training cell"):
+        write_results(results, second)
+    second = runs.train_run(tmp_path / "other")
+    with refused("the results are not of run: run the cell with run_results"):
+        write_results(results, second)
+    assert not (folder / "run.json").exists()
+    write_results(results, first)
+    unlock_run(folder)
+    assert files_in(finished) == before
 
 
 @pytest.mark.fault

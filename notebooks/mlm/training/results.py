@@ -203,6 +203,7 @@ def run_results(
     """
     run.check_finished()
     if stored := stored_results(run):
+        run.results = stored
         return stored
     state, settings, kept = run.state or {}, run.settings, run.kept
     evaluations = run.evaluations.loc[: kept["step"]]
@@ -215,7 +216,7 @@ def run_results(
         about_corpus["source"],
     )
     hardware, speed = speed_results(run, train, model)
-    return {
+    run.results = {
         "parameters": public_parameters(parameters),
         "versions": {
             "python": platform.python_version(),
@@ -256,14 +257,20 @@ def run_results(
         "xla": state.get("xla"),
         "compile": state.get("compile"),
     }
+    return run.results
 
 
 def write_results(results: dict[str, Any], run: Run, widget: Sequence[str] = ()) -> None:
     """Write run.json and the model card, unless all output files are intact, and unlock the run.
 
     widget: the sentences that the model's page on the Hub offers to try. Raises NotebookError if the
-    files cannot be written.
+    run is not finished, the results are of another run, or the files cannot be written.
     """
+    run.check_finished()
+    if results is not run.results:
+        raise NotebookError(
+            f"the results are not of {run.folder.name}: run the cell with run_results and all cells below it again"
+        )
     if is_main_process() and not run.outputs_intact:
         with write_errors("run.json", run.folder):
             write_card(run.folder / "model", run.folder.name, results, run.history, widget)

@@ -51,6 +51,7 @@ class Run:
         self.folder, self.settings = folder, settings
         self.total_steps: int = settings["total_steps"]
         self.outputs_intact = False  # whether all output files of a finished run are as written
+        self.results: dict[str, Any] | None = None  # from `run_results`
         self.read()
 
     def read(self) -> None:
