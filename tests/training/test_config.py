@@ -1,10 +1,11 @@
 """The settings that the parameters leave open: of a resumed run, or chosen."""
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 
-from helpers import refused
+from helpers import ROOT, refused
 from mlm.models.kernels import EARLIER_KERNELS
 from mlm.training.config import complete_config, resumed_choices, steps_left
 from small_runs import DEFAULTS, STEPS, stop_at
@@ -127,3 +128,19 @@ def test_a_step_has_no_more_batches_than_an_epoch(runs, processes):
         complete_config(values | {"accumulate": accumulate}, runs.train, device)
     with refused(f"accumulate must be at most {most} with this text, got {most + 1}:", "smaller"):
         complete_config(values | {"accumulate": most + 1}, runs.train, device)
+
+
+@pytest.mark.parametrize(
+    "evaluations, patience, effect", [(4, 0, True), (4, 2, True), (4, 3, False)]
+)
+def test_a_patience_without_effect_is_said(runs, capsys, evaluations, patience, effect):
+    """With 4 evaluations, the 3 after the first one are over when training is."""
+    (source,) = (
+        c.source
+        for c in nbformat.read(ROOT / "notebooks" / "04_train.ipynb", 4).cells
+        if c.id == "steps"
+    )
+    config = {"examples_per_step": 1}
+    names = dict(epochs=1, max_steps=-1, evaluations=evaluations, patience=patience)
+    exec(source, {"train": runs.train, "config": config, **names})
+    assert ("has no effect" not in capsys.readouterr().out) == effect
