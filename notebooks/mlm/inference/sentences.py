@@ -5,11 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mlm.inference.validation_examples import (
-    MAX_LINE_TOKENS,
-    MIN_LINE_TOKENS,
-    validation_examples,
-)
+from mlm.inference.validation_examples import NO_LINE, validation_examples
 
 NUM_LINES = 20
 NEUTRAL_LINES = {  # everyday English, with its [MASK]
@@ -36,9 +32,6 @@ def example_sentences(
         else []
     )
     if results and not examples:
-        print(
-            f"The lines are everyday English: no validation line of {MIN_LINE_TOKENS} to {MAX_LINE_TOKENS} "
-            "tokens can be used."
-        )
+        print(f"The lines are everyday English: {NO_LINE}.")
     lines = {e.line: e.sentence for e in examples} or NEUTRAL_LINES
     return list(lines), list(lines.values())
