@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nbformat import read
 
+from helpers import ROOT
 from mlm.inference.task import (
     TextClassifier,
     compare,
@@ -243,3 +245,16 @@ def test_without_a_model_before_training_only_the_need_is_answered():
     assert [*found] == ["as loaded: frozen minus TF-IDF"]  # nothing was trained: not "after MLM"
     need, _ = verdict(found).split("\n")
     assert need.startswith("Do you need the encoder? No with 8 labels per class (")
+
+
+@pytest.mark.parametrize("results", [None, {"parameters": {}}], ids=["no run", "a run"])
+def test_only_without_a_run_the_advice_is_to_train_one(results, capsys):
+    """With a run, an earlier cell has said why the model before training cannot be loaded."""
+    name = "after MLM" if results else "as loaded"
+    columns = {m: {8: v} for m, v in LEVELS.items()} | {f"frozen, {name}": {8: [30] * 3}}
+    cells = read(ROOT / "notebooks" / "07_use.ipynb", 4).cells
+    (source,) = (cell.source for cell in cells if cell.id == "verdict")
+    names = {"pd": pd, "display": print, "labelled": "a.csv", "classes": [*"abcde"]}
+    names |= {"table": results_table(columns), "models": {name: None}, "results": results}
+    exec(source, names)
+    assert ("train with 04_train.ipynb" in capsys.readouterr().out) == (results is None)
