@@ -53,6 +53,12 @@ def test_no_two_words_of_a_language_become_the_same_tokens(tmp_path, language):
     assert [same for same in by_tokens.values() if len(same) > 1] == []
 
 
+def test_spaces_between_the_letters_of_morse_code_are_kept(tmp_path):
+    _, tokenizer, _ = learn(tmp_path, TEXTS["morse"])
+    ids = [tokenizer(text)["input_ids"] for text in ("...-", "... -", ".. .-", ". . . -")]
+    assert len({*map(tuple, ids)}) == 4 and tokenizer.unk_token_id not in sum(ids, [])
+
+
 @pytest.mark.parametrize("vocabulary", [None, *KINDS])
 @pytest.mark.parametrize("name", TEXTS)
 def test_training_reads_what_the_saved_tokenizer_gives(tmp_path, name, vocabulary):

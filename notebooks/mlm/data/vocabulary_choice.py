@@ -1,6 +1,8 @@
 """Which vocabulary fits a text: WordPiece or BPE, with or without case and accents, and why."""
 
 import re
+import string
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ from mlm.data.vocabulary_names import DEFAULT_SIZE, KINDS, parse_vocabulary
 from mlm.data.word_counts import TextCounts
 
 HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # a Chinese character
+MANY_MARKS = 0.5  # of all letters, punctuation: prose has 0.04, code 0.2, Morse code 1
 LONG_WORDS = 16  # letters: English has 6, Finnish 11, Thai between spaces more than 20
 MANY_CAPITALS = 0.3  # of all letters: prose has 0.03, German 0.07, SMILES 0.6
 MANY_INNER_CAPITALS = 0.04  # of all distinct words: prose has 0, manuals 0.02, code 0.05 to 0.4
@@ -40,12 +43,24 @@ def mean_word_length(words: Counter[str]) -> float:
     return sum(count * len(word) ** 2 for word, count in words.items()) / max(1, letters)
 
 
+def is_mark(word: str) -> bool:
+    """Whether a word is a punctuation mark; BERT also counts all ASCII symbols as such."""
+    return len(word) == 1 and (word in string.punctuation or unicodedata.category(word)[0] == "P")
+
+
 def choose_kind(words: Counter[str]) -> tuple[str, str]:
-    """(kind, reason): WordPiece, as BERT, if the text has spaces between its words, otherwise BPE."""
+    """(kind, reason): WordPiece, as BERT, if spaces separate the words of the text, otherwise BPE.
+
+    In WordPiece each punctuation mark is a word, whether spaces are around it or not: "... -" in Morse
+    code is "...-".
+    """
     length = mean_word_length(words)
     if length > LONG_WORDS:
         return "bpe", f"the text has no spaces between words (runs of {length:.0f} letters)"
     letters = sum(count * len(word) for word, count in words.items())
+    marks = sum(count for word, count in words.items() if is_mark(word))
+    if marks > MANY_MARKS * letters:
+        return "bpe", f"{marks / letters:.0%} of it is punctuation, between which spaces may matter"
     chinese = sum(count for word, count in words.items() if HAN.fullmatch(word))
     if 2 * chinese > letters:
         return "wordpiece", "each Chinese character is a word"
