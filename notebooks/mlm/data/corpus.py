@@ -263,7 +263,9 @@ def load_mixture(
     # and what was removed when each text was split: from its part of valid.txt, or from its training lines
     splits = [about["split"] for about in abouts]
     removed += sum(split["removed"] for split in splits[: len(valid_folders)])
-    removed += sum(about["lines"] - about["split"]["train"] for about in abouts[len(valid_folders) :])
+    removed += sum(
+        about["lines"] - about["split"]["train"] for about in abouts[len(valid_folders) :]
+    )
     about = {
         "source": [f"{public_names(text)}*{weight:g}" for text, weight in entries],
         "sha256": sha256,

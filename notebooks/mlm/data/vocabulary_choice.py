@@ -18,6 +18,7 @@ MANY_INNER_CAPITALS = 0.04  # of all distinct words: prose has 0, manuals 0.02, 
 FEW_INNER_CAPITALS = 3  # words: too few to say anything about a text
 FEW_ACCENTS = 0.01  # of all words: English has 0.001, German 0.1
 FEW_MERGED = 0.005  # of all distinct words
+JOINING_SPACES = {*"\v\f\x85"}  # BERT's normalization removes them, which joins words
 DOTLESS_I = 0.005  # of all letters: Turkish has 0.05
 
 
@@ -81,12 +82,16 @@ def choose_case(words: Counter[str]) -> tuple[bool, str]:
     return False, "most capitals are first letters"
 
 
-def choose_accents(words: Counter[str], folded: dict[str, str]) -> tuple[bool, str]:
+def choose_accents(counts: TextCounts, folded: dict[str, str]) -> tuple[bool, str]:
     """(whether accents are kept, reason), for a text without case.
 
     Without: BERT's normalization, if it changes few words and makes few of them equal. It removes marks of
-    every script and joiners, splits Korean syllables, and makes long words [UNK].
+    every script and joiners, splits Korean syllables, makes long words [UNK], and joins words that only a
+    vertical tab, form feed or U+0085 separates.
     """
+    words = counts.words
+    if counts.letters & JOINING_SPACES:
+        return True, "BERT's normalization would join words at vertical tabs or form feeds"
     plain = {word: bert_normalizer.normalize_str(word).replace(" ", "") for word in words}
     changed = [w for w in words if plain[w] != folded[w] or len(w) >= MAX_WORD_CHARS]
     # Folded words, not words: in Turkish, only the folding without accents makes "Işık" and "ışık" differ.
@@ -117,7 +122,7 @@ def choose_vocabulary(counts: TextCounts, asked: str | None) -> VocabularyChoice
     case_effect = f"lowercasing merges {num_merged:,} of {len(words):,} distinct words"
     keeps_accents, accent_reason = True, "as always with case"
     if not cased:
-        keeps_accents, accent_reason = choose_accents(words, folded)
+        keeps_accents, accent_reason = choose_accents(counts, folded)
     if kind != "wordpiece":
         keeps_accents, accent_reason = True, f"as always in {KINDS[kind]}"
     reasons = (
