@@ -172,6 +172,29 @@ def test_a_kind_that_accepts_one_length_only_is_refused_with_its_reason(
         load_model(folder, tokenizer, MAX_LEN)
 
 
+@pytest.mark.parametrize("kind", sorted(MASKED_LMS - REFUSED.keys()))
+@torch.no_grad()
+def test_an_untied_model_of_any_kind_is_saved_as_it_was_trained(
+    make_folder, tokenizer, kind, tmp_path
+):
+    """Its two biases are equal in the files, as transformers 4 wrote them; only one of them is trained."""
+    if kind in CONFIGS:
+        model = make_model(kind, tokenizer, tie_word_embeddings=False)
+        model.save_pretrained(make_folder("bert"))
+    else:
+        make_folder(kind, tie_word_embeddings=False)
+    loaded = load_model(str(tmp_path), tokenizer, MAX_LEN).eval()
+    torch.manual_seed(0)
+    for weight in loaded.parameters():
+        if weight.requires_grad:
+            weight += 0.05 * torch.randn_like(weight)
+    loaded.save_pretrained(tmp_path / "saved")
+    ids = torch.tensor([[tokenizer.cls_token_id, *range(20, 40), tokenizer.sep_token_id]])
+    plain = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved").eval()
+    for model in (plain, load_model(str(tmp_path / "saved"), tokenizer, MAX_LEN).eval()):
+        assert torch.equal(model(ids).logits, loaded(ids).logits)
+
+
 # random weights with the configuration of any kind
 
 

@@ -71,6 +71,16 @@ def test_every_kind_of_encoder_gets_a_head_with_the_token_frequencies(
     torch.testing.assert_close(difference, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_embeddings_without_a_token_are_rare_in_a_new_head(tokenizer, dataset):
+    """DeBERTa-v3 has 128,100 embeddings and 128,001 tokens; with a bias of 0, the others would be frequent."""
+    data = MaskedLMData(dataset, dataset, 16, 0.15, 0, 1)
+    size = len(tokenizer) + 100
+    model = make_model("bert", tokenizer, vocab_size=size, initializer_range=0.02)
+    assert init_head_bias(model, dataset)
+    loss = evaluate(MaskedLM(model, {}), data.validation_batches())["loss"]
+    assert abs(loss - unigram_loss(dataset, data.validation_batches())) < 0.3
+
+
 def test_a_head_without_bias_stays_as_it_is(tokenizer, dataset):
     model = make_model("modernbert", tokenizer, decoder_bias=False)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}

@@ -248,12 +248,14 @@ def random_model(config: Any, seed: int) -> Any:
 def init_head_bias(model: Any, train: Any) -> bool:
     """Set the bias of an untrained head to the log token frequencies, so it need not learn them.
 
-    train: a MaskedLMDataset. Returns False, and changes nothing, if the head has no bias per token.
+    train: a MaskedLMDataset. Embeddings without a token become as rare as a token that the text lacks.
+    Returns False, and changes nothing, if the head has no bias per token.
     """
     bias = getattr(model.get_output_embeddings(), "bias", None)
     if bias is None or len(bias) != model.config.get_text_config().vocab_size:
         return False
     frequencies = torch.from_numpy(log_frequencies(train)).float()
+    bias.fill_(frequencies.min())
     bias[: len(frequencies)] = frequencies
     return True
 
@@ -262,16 +264,21 @@ def keep_untied(masked_lm: Any) -> None:
     """Let a model with separate embedding and decoder matrices keep both when it is saved and loaded.
 
     Such a model also has two biases, of which one is unused. It is frozen: DDP waits for the gradient
-    of every weight that is trained.
+    of every weight that is trained. transformers ties biases that are equal in the files; they are
+    separated, or the decoder's would not be saved.
     """
     decoder, embeddings = masked_lm.get_output_embeddings(), masked_lm.get_input_embeddings()
     if decoder is None or decoder.weight is embeddings.weight:
         return
     masked_lm.config.tie_word_embeddings = False
-    for name, tied_name in (masked_lm._tied_weights_keys or {}).items():
-        unused = masked_lm.get_parameter(tied_name)
-        if masked_lm.get_parameter(name) is not unused and name.endswith("bias"):
-            unused.requires_grad_(False)
+    for names in (masked_lm._tied_weights_keys or {}).items():
+        if not names[0].endswith("bias"):
+            continue
+        first, second = map(masked_lm.get_parameter, names)
+        if first is second:
+            decoder.bias = torch.nn.Parameter(first.detach().clone())
+        for bias in (first, second):
+            bias.requires_grad_(bias is decoder.bias)
 
 
 def check_weights(model: str, masked_lm: Any, missing: Collection[str]) -> None:
