@@ -264,8 +264,8 @@ def keep_untied(masked_lm: Any) -> None:
     """Let a model with separate embedding and decoder matrices keep both when it is saved and loaded.
 
     Such a model also has two biases, of which one is unused. It is frozen: DDP waits for the gradient
-    of every weight that is trained. transformers ties biases that are equal in the files; they are
-    separated, or the decoder's would not be saved.
+    of every weight that is trained. transformers ties the biases if they are equal in the files, or when it
+    resizes the decoder; they are separated, or the decoder's would not be saved.
     """
     decoder, embeddings = masked_lm.get_output_embeddings(), masked_lm.get_input_embeddings()
     if decoder is None or decoder.weight is embeddings.weight:
@@ -278,7 +278,9 @@ def keep_untied(masked_lm: Any) -> None:
         if first is second:
             decoder.bias = torch.nn.Parameter(first.detach().clone())
         for bias in (first, second):
-            bias.requires_grad_(bias is decoder.bias)
+            if bias is not decoder.bias:
+                bias.data = decoder.bias.detach().clone()  # as long, if words were added
+                bias.requires_grad_(False)
 
 
 def check_weights(model: str, masked_lm: Any, missing: Collection[str]) -> None:
