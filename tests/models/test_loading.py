@@ -171,7 +171,7 @@ def test_code_next_to_a_known_model_is_not_run(foreign_code, tokenizer):
 def test_the_code_of_a_tokenizer_is_not_run(foreign_code):
     config = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", "mine.Mine"]}}
     (foreign_code / "tokenizer_config.json").write_text(json.dumps(config))
-    with refused(f"model={str(foreign_code)!r}: ", "masked language model"):
+    with refused(f"model={str(foreign_code)!r}: ", "has no mask token"):
         load_tokenizer(str(foreign_code), None)
 
 
@@ -352,6 +352,23 @@ def test_a_config_that_no_model_can_have_is_refused(folder, tokenizer, entry):
     set_config(folder, **entry)
     with refused("the config of this 'bert' model is not valid", "copy config.json again"):
         load_model(str(folder), tokenizer, 64)
+
+
+@pytest.mark.parametrize("name, value", [("output_attentions", True), ("return_dict", False)])
+def test_what_a_config_says_about_outputs_does_not_matter(
+    folder, bert, tokenizer, name, value, capsys
+):
+    """transformers does not save a model that shall output attentions: this would end a run without a result."""
+    set_config(folder, **{name: value})
+    loaded = load_model(str(folder), tokenizer, 64).eval()
+    assert capsys.readouterr().out.startswith(
+        f"{name} is {value} in config.json: it is now {not value}"
+    )
+    ids = torch.tensor([[2, 5, 6, 3]])
+    assert torch.equal(loaded(ids).logits, bert.eval()(ids).logits)
+    loaded.save_pretrained(folder)
+    load_model(str(folder), tokenizer, 64)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_dropped_on_saving_is_said(folder, bert, tokenizer, capsys):

@@ -138,7 +138,7 @@ def use_as_in_training(tokenizer: PreTrainedTokenizerBase) -> None:
 
     A BPE may leave out merges at random. Padding on the left moves the positions of the text in BERT.
     """
-    bpe = tokenizer.backend_tokenizer.model if tokenizer.is_fast else None
+    bpe: Any = tokenizer.backend_tokenizer.model if tokenizer.is_fast else None
     if getattr(bpe, "dropout", None):
         print(
             f"dropout is {bpe.dropout:.2g} in tokenizer.json: it is now off, a text always has the same ids"

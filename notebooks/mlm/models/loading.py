@@ -30,6 +30,10 @@ DROPOUT_NAMES = (  # how the configs of different models call it
     "embedding_dropout",
     "mlp_dropout",
 )
+OUTPUT_OPTIONS = {  # of configs: what training needs
+    "output_attentions": False,  # transformers does not save a model with it and fused attention
+    "return_dict": True,
+}
 
 
 @contextlib.contextmanager
@@ -86,6 +90,10 @@ def load_model(
     if getattr(config, "layerdrop", 0):  # DDP needs all gradients; a resumed run the same layers
         print(f"layerdrop is {config.layerdrop} in config.json: it is now 0, no layer is skipped")
         config.layerdrop = 0.0
+    for name, needed in OUTPUT_OPTIONS.items():
+        if getattr(config, name, needed) != needed:
+            print(f"{name} is {not needed} in config.json: it is now {needed}, and saved so")
+            setattr(config, name, needed)
     check_config(model, config, tokenizer, max_len)
     if dropout is not None:
         text_config = config.get_text_config()  # of a model that also reads images
