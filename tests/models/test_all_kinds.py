@@ -195,6 +195,16 @@ def test_an_untied_model_of_any_kind_is_saved_as_it_was_trained(
         assert torch.equal(model(ids).logits, loaded(ids).logits)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in REFUSED])
+def test_a_new_head_of_any_kind_begins_without_bias(make_folder, tokenizer, kind):
+    """transformers leaves it uninitialized in some kinds."""
+    folder = make_folder(kind)
+    AutoModelForMaskedLM.from_pretrained(folder).base_model.save_pretrained(folder)
+    loaded = load_model(folder, tokenizer, MAX_LEN)
+    bias = getattr(loaded.get_output_embeddings(), "bias", None)
+    assert bias is None or (loaded.head_was_missing and not bias.any())
+
+
 # random weights with the configuration of any kind
 
 

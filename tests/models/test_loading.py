@@ -354,6 +354,37 @@ def test_a_config_that_no_model_can_have_is_refused(folder, tokenizer, entry):
         load_model(str(folder), tokenizer, 64)
 
 
+@pytest.mark.parametrize("case", ["relative positions", "fewer layers"])
+def test_weights_of_layers_that_a_config_lacks_are_said(folder, bert, tokenizer, case, capsys):
+    """transformers 5 has no relative positions for BERT; a config may say fewer layers than the files have."""
+    name = "bert.encoder.layer.0.attention.self.distance_embedding"
+    if case == "relative positions":
+        rewrite(folder, load_file(folder / WEIGHTS) | {f"{name}.weight": torch.ones(9, 16)})
+    else:
+        make_model("bert", tokenizer).save_pretrained(folder)
+        set_config(folder, num_hidden_layers=1)
+        name = "bert.encoder.layer.1.attention.output.LayerNorm"
+    load_model(str(folder), tokenizer, 64)
+    said = capsys.readouterr().out
+    assert (
+        f" parts of the files are not used, because no layer of this config.json has them ({name}"
+        in said
+    )
+    assert said.count("\n") == 1
+
+
+def test_a_head_without_a_bias_is_not_a_missing_head(folder, bert, tokenizer, capsys):
+    """Token frequencies as its bias would spoil the predictions of a trained head."""
+    bias = "cls.predictions.bias", "cls.predictions.decoder.bias"
+    weights = {name: weight for name, weight in bert.state_dict().items() if name not in bias}
+    del weights["cls.predictions.decoder.weight"]  # tied
+    rewrite(folder, weights)
+    loaded = load_model(str(folder), tokenizer, 64)
+    assert not loaded.head_was_missing and not loaded.cls.predictions.bias.any()
+    said = capsys.readouterr().out
+    assert "not in the files" in said and bias[0] in said and "encoder without" not in said
+
+
 @pytest.mark.parametrize("name, value", [("output_attentions", True), ("return_dict", False)])
 def test_what_a_config_says_about_outputs_does_not_matter(
     folder, bert, tokenizer, name, value, capsys

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -164,18 +165,41 @@ def read_model(model: str, config: Any, seed: int, quiet: bool = False) -> Any:
     except Exception as error:
         raise load_error(model, error) from None
     check_shapes(model, report["mismatched_keys"])
-    check_weights(model, masked_lm, report["missing_keys"])
-    masked_lm.head_was_missing = bool(report["missing_keys"])
+    missing = sorted(report["missing_keys"])
+    for name, weight in masked_lm.state_dict().items():
+        if name in missing and name.endswith("bias"):
+            weight.zero_()  # transformers leaves it as the memory was, in Longformer for example
+    check_weights(model, masked_lm, missing)
+    masked_lm.head_was_missing = bool(missing) and head_weights(masked_lm) <= {*missing}
     if not quiet:
-        if report["missing_keys"]:
+        if masked_lm.head_was_missing:
             print(
                 f"{model!r} is an encoder without a masked-LM head: the head starts with random weights"
             )
-        if dropped := dropped_parts(report["unexpected_keys"]):
-            print(
-                f"not used for masked language modelling and not saved again: {', '.join(dropped)}"
-            )
+        elif missing:
+            print(f"not in the files of {model!r}, and as in a new model: {', '.join(missing)}")
+        print_dropped(report["unexpected_keys"])
     return masked_lm
+
+
+def head_weights(masked_lm: Any) -> set[str]:
+    """The names of the head's weights, without those that are tied to others."""
+    encoder, tied = f"{masked_lm.base_model_prefix}.", masked_lm.all_tied_weights_keys
+    names = (name for name, _ in masked_lm.named_parameters())
+    return {name for name in names if not name.startswith(encoder) and name not in tied}
+
+
+def print_dropped(unexpected: Collection[str]) -> None:
+    """Print which weights of a model's files are not used: of an encoder's layers, and of other parts."""
+    dropped = dropped_parts(unexpected)
+    layers = [part for part in dropped if re.search(r"\.\d+\.", part)]
+    if layers:
+        print(
+            f"{len(layers)} parts of the files are not used, because no layer of this config.json has them "
+            f"({layers[0]}{', ...' if layers[1:] else ''}): the encoder may not be the one that was trained"
+        )
+    if others := [part for part in dropped if part not in layers]:
+        print(f"not used for masked language modelling and not saved again: {', '.join(others)}")
 
 
 def dropped_parts(unexpected: Collection[str]) -> list[str]:
