@@ -1,5 +1,6 @@
 """What `model` may refer to, and which weights are accepted; everything else is refused in one line."""
 
+import copy
 import json
 import math
 import re
@@ -300,6 +301,18 @@ def test_a_model_with_fewer_tokens_than_its_tokenizer_is_refused(folder, tokeniz
     set_config(folder, vocab_size=50)
     with refused("has 50 token embeddings", f"{len(tokenizer)} tokens", "same model"):
         load_model(str(folder), tokenizer, 64)
+
+
+@pytest.mark.fault
+def test_an_added_token_without_an_embedding_is_refused_by_name(folder, bert, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["[USER]", "[URL]"])
+    size = len(tokenizer)
+    with refused("such as '[USER]': if it was added", f"resize_token_embeddings({size})"):
+        load_model(str(folder), tokenizer, 64)
+    bert.resize_token_embeddings(size)
+    bert.save_pretrained(folder)
+    load_model(str(folder), tokenizer, 64)
 
 
 @pytest.mark.fault

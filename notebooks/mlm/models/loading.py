@@ -127,11 +127,14 @@ def check_config(model: str, config: Any, tokenizer: Any, max_len: int) -> None:
     max_len: 0 if the length does not matter. Nothing is downloaded: a random model with one layer tries it.
     """
     vocab_size = config.get_text_config().vocab_size
-    largest_id = max(tokenizer.get_vocab().values())  # ids may be unused
-    if vocab_size <= largest_id:
+    tokens = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
+    needed = max(tokens) + 1  # ids may be unused
+    if vocab_size < needed:
+        token = tokens[min(token_id for token_id in tokens if token_id >= vocab_size)]
         raise NotebookError(
-            f"model={model!r} has {vocab_size} token embeddings, but its tokenizer has "
-            f"{largest_id + 1} tokens: pass a folder in which both come from the same model"
+            f"model={model!r} has {vocab_size} token embeddings, but its tokenizer has {needed} tokens, "
+            f"such as {token!r}: if it was added, call resize_token_embeddings({needed}) and save the model "
+            "again; otherwise pass a folder in which both come from the same model"
         )
     if max_len and not scratch_size(model):  # whose positions follow from max_len
         with torch.random.fork_rng(devices=[]):
