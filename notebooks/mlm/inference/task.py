@@ -32,15 +32,15 @@ BASE_LR, BASE_WIDTH = 5e-5, 768  # of fine-tuning BERT-base; narrower encoders t
 KINDS = "frozen", "fine-tuned"  # of encoders
 # comparisons of methods; {}: the kind of encoder
 TRAINING = "{}: after MLM minus before MLM"
-START = "{} before MLM minus guessing"
+START = "before MLM: {} minus guessing"
 TUNING = "before MLM: fine-tuned minus frozen"
-NEED = "{} minus TF-IDF"
+NEED = "after MLM: {} minus TF-IDF"
 # what a clear difference (1, -1), none (0), or an unfair start (None) means; {}: "8 and 32 labels per class"
 TRAINING_ANSWERS = {
     1: "MLM on your text helps with {}",
     0: "MLM on your text makes no clear difference with {}",
     -1: "MLM on your text hurts with {}",
-    None: "no conclusion with {} (before MLM it is worse than frozen, or not clearly better than guessing: "
+    None: "no conclusion with {} (before MLM its mean is below frozen, or not clearly better than guessing: "
     "finetune_steps may be too small, and the difference only a faster start; repeat with more)",
 }
 NEED_ANSWERS = {

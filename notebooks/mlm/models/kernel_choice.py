@@ -133,7 +133,7 @@ def time_kernels(model: Any, shape: tuple[int, int], dtype: torch.dtype) -> str:
     times = seconds | {f"{name} dropout": value for name, value in dropouts.items() if value}
     shown = ", ".join(f"{name} {1000 * value:.2f}" for name, value in times.items())
     print(
-        f"CPU kernels (library for products-attention), ms per layer for {rows} rows of {width} tokens: "
+        f"CPU kernels (named products-attention), ms per layer for {rows} rows of {width} tokens: "
         f"{shown}; plain torch's ({plain}) stay unless others save {MIN_GAIN:.0%}"
     )
     return f"{faster(seconds, plain)}-{faster(dropouts, plain_dropout)}"
