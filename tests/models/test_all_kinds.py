@@ -70,7 +70,7 @@ UNUSED_WEIGHTS = {  # kind: what gets no gradient
     "fnet": ("pooler",),
     "layoutlm": ("pooler",),
     "longformer": ("_global",),
-    "luke": ("entity", "w2e", "e2w", "e2e", "pooler"),
+    "luke": ("entity", "w2e", "e2w", "e2e", "pooler", "lm_head.bias"),  # its decoder has a bias
     "modernvbert": ("vision", "connector"),
     "neomme": ("patch",),
     "squeezebert": ("pooler",),
