@@ -128,7 +128,7 @@ def check_roles(model: str, tokenizer: PreTrainedTokenizerBase, advice: str) -> 
     if len(found) == len(missing):
         reason = (
             "although its vocabulary contains one that looks so; add "
-            f"{json.dumps(found)[1:-1]} to its tokenizer_config.json"
+            f"{json.dumps(found)[1:-1]} to its tokenizer_config.json{advice}"
         )
     raise NotebookError(f"model={model!r}: its tokenizer has no {missing[0]} token, {reason}")
 
