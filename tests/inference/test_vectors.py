@@ -38,6 +38,15 @@ def test_a_text_has_the_same_vector_in_every_batch(model, word_tokenizer, text):
     assert np.allclose(together[1::3], alone, atol=1e-5)
 
 
+def test_padding_does_not_count_if_the_tokenizer_gives_no_attention_mask(model, word_tokenizer):
+    """As FNet's."""
+    tokenizer = copy.deepcopy(word_tokenizer)
+    tokenizer.model_input_names = ["input_ids"]
+    texts = ["evil", "good name"]
+    vectors = text_vectors(model, tokenizer, texts, 16)
+    assert np.allclose(vectors, text_vectors(model, word_tokenizer, texts, 16), atol=1e-5)
+
+
 def test_long_texts_are_cut_off_and_special_tokens_are_text(model, word_tokenizer, text):
     assert len(text_vectors(model, word_tokenizer, [text * 50], 16)) == 1
     mask, word = (text_vectors(model, word_tokenizer, [t], 16) for t in ("[MASK]", "mask"))

@@ -45,6 +45,7 @@ def to_batch(
         truncation=True,
         max_length=max_len,
         split_special_tokens=splits_special_tokens(tokenizer),
+        return_attention_mask=True,  # also if the tokenizer gives none by itself, as FNet's
         return_tensors="pt",
     )
     return {name: tensor.to(device) for name, tensor in batch.items()}
