@@ -113,6 +113,7 @@ HOSTILE: dict[str, list[str]] = {
     "code": [f"fileName{n} = getItem(Node, node, NODE)[{n}]  # tmp_x" for n in range(40)],
     "mixed": [f"naïve {w} hello мир й и" for lang in LANGUAGES for w in sentences_in(lang)[::9]],
     "controls": ["a\u00adb ab \ufeffc \u200ed\u200f e\u2060f", "x\u0007y z"] * 20,
+    "morse": [f"... --- {'.-' * (n % 4)}. / {'- ' * (n % 5)}...- -.. /" for n in range(40)],
     "ogham and new": ["ᚁᚂᚃ ᚄᚅ 𖹀𖹁 𞤀𞤁 𐐀𐐨", "ꓐꓑ ꓒ \ue000\ue001"] * 10,
 }
 TEXTS = {**{name: sentences_in(name) for name in LANGUAGES}, **HOSTILE}

@@ -73,6 +73,15 @@ def test_an_archive_may_contain_every_text_format(tmp_path, write):
     assert not common_lines(folder)
 
 
+@pytest.mark.parametrize("other", ["emb.npy", "model/data.pkl", "docs/mimetype"])
+def test_an_archive_of_texts_may_contain_other_files(tmp_path, other):
+    content = as_zip({"a.txt": as_text(sentences(60)), other: b"x"})
+    folder = load_corpus(put(tmp_path / "a.zip", content), tmp_path)
+    assert sorted(line for part in read_split(folder) for line in part if line) == sorted(
+        sentences(60)
+    )
+
+
 @pytest.mark.fault
 def test_archives_that_cannot_be_read_are_refused(tmp_path):
     tar = as_tar(FILES, "w:gz")

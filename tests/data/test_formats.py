@@ -377,3 +377,16 @@ def test_damaged_tables_and_wrong_columns_are_refused(tmp_path):
             load_corpus(put(tmp_path / f"d.{form}", write(TEXTS, "body")), tmp_path / "work")
         with refused("row 1: 'text' is of type int, not text"):
             load_corpus(put(tmp_path / f"e.{form}", write([1, 2, 3])), tmp_path / "work")
+
+
+@pytest.mark.fault
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table([["a", "b"], LINES[:2], LINES[2:4]], names=["id", "text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pyarrow.ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    put(tmp_path / "a.csv", "id,text,text\n" + "1,b,c\n" * 20)
+    for form in ("parquet", "arrow", "csv"):
+        with refused(f"a.{form} has 2 columns 'text'", "rename"):
+            load_corpus(str(tmp_path / f"a.{form}"), tmp_path / "work")

@@ -13,6 +13,7 @@ from mlm.data.labelled import (
     MIN_NEW_TEXTS,
     check_overlap,
     choose_test,
+    describe_test,
     is_new,
     label_sizes,
     load_labelled,
@@ -66,6 +67,15 @@ def test_columns_have_any_name(tmp_path):
 def test_texts_of_several_lines_keep_their_lines(tmp_path):
     path = write_csv(tmp_path / "a.csv", [(f"{text}\nand more", label) for text, label in ROWS])
     assert load_labelled(path)["text"].str.endswith("\nand more").all()
+
+
+@pytest.mark.parametrize("form", ["table", "folders"])
+def test_labels_that_look_the_same_are_one_class(tmp_path, form):
+    """Composed and decomposed letters, and different spaces."""
+    same = ["caf\u00e9 noir", "cafe\u0301 noir", "caf\u00e9\u00a0 noir"]
+    rows = [(text, same[n % 3] if label == "1" else label) for n, (text, label) in enumerate(ROWS)]
+    make = {"table": write_csv, "folders": write_folders}[form]
+    assert {*load_labelled(make(tmp_path / "a.csv", rows))["label"]} == {"0", "caf\u00e9 noir"}
 
 
 def test_the_words_none_and_na_are_classes(tmp_path):
@@ -219,6 +229,29 @@ def test_folders_that_are_no_classes(tmp_path):
         load_labelled(str(tmp_path / "classes"))
 
 
+@pytest.mark.parametrize("layout", ["one file for each class", "a folder around the classes"])
+def test_folders_in_another_layout_get_advice_for_folders(tmp_path, layout):
+    """They have no label_column."""
+    folder = tmp_path / "rows"
+    if layout == "one file for each class":
+        for label in "01":
+            (folder / label).mkdir(parents=True)
+            (folder / label / "all.txt").write_text("\n".join(t for t, c in ROWS if c == label))
+    else:
+        write_folders(folder / "data", ROWS)
+    with refused("add texts", "one folder for each class", "each text in its own file") as message:
+        load_labelled(str(folder))
+    assert "label_column" not in message() and "..." not in message()
+
+
+@pytest.mark.parametrize(
+    "labelled", ["https://example.org/a.csv", "hf://datasets/a/b.csv", "hf:a/b:train"]
+)
+def test_labelled_texts_are_on_this_machine(labelled):
+    with refused(f"labelled='{labelled}' is not on this machine: download it first"):
+        load_labelled(labelled)
+
+
 # split
 
 
@@ -252,6 +285,18 @@ def test_only_new_texts_are_tested_if_there_are_enough():
     assert choose_test(labels, too_few, 0).sum() == 20
 
 
+@pytest.mark.parametrize("number, smallest", [(2, "100"), (20, "15"), (29, "10"), (30, None)])
+def test_the_test_part_is_described_by_what_is_known(number, smallest):
+    """Without the run's corpus nobody knows what the run trained on: it does not say "0 of"."""
+    is_test, new = np.arange(100) < number, np.arange(100) > 0
+    known, unknown = describe_test(is_test, new), describe_test(is_test, None)
+    assert known.startswith(f"1 of the {number} test texts contain a line that the run trained on")
+    assert unknown.startswith(f"{number} test texts; ") and "is not known" in unknown
+    for text in (known, unknown):
+        assert ("no difference below" in text) == (smallest is not None)
+        assert smallest is None or f"no difference below {smallest} points" in text
+
+
 def test_overlapping_parts_are_refused():
     check_overlap(pd.Series(["one", "two"]), pd.Series(["three"]))
     with refused("1 texts are in the training part and in the test part", "two"):
@@ -267,6 +312,17 @@ def test_a_sample_has_the_same_number_of_each_class_or_all(labels):
 def test_sample_sizes_that_no_class_reaches_are_left_out(labels):
     assert label_sizes(labels) == [8, 32]
     assert label_sizes(labels[-12:]) == [8] and label_sizes(labels[-5:]) == [3]
+
+
+def test_if_all_texts_have_labels_the_samples_of_all_seeds_are_equal(labels, capsys):
+    label_sizes(labels)
+    assert "all seeds are equal" not in capsys.readouterr().out
+    (size,) = label_sizes(labels[-12:])  # 10 of b, 2 of c
+    assert "all seeds are equal" not in capsys.readouterr().out
+    (size,) = label_sizes(labels[-10:])
+    assert f"With {size} labels per class, all texts" in capsys.readouterr().out
+    samples = [sorted(sample_per_class(labels[-10:], size, seed)) for seed in range(3)]
+    assert samples[0] == samples[1] == samples[2]
 
 
 @pytest.mark.parametrize("num_classes, sizes", [(50, [8, 32, 128]), (51, [8, 32]), (200, [8, 32])])

@@ -195,6 +195,15 @@ def test_a_missing_text_is_refused_and_leaves_nothing(tmp_path, given, word, par
 
 
 @pytest.mark.fault
+def test_a_folder_of_other_files_is_refused_with_a_pattern_that_reads_them(tmp_path):
+    put(tmp_path / "src" / "a" / "b.py", "\n".join(f"x{n} = {n}" for n in range(30)))
+    pattern = str(tmp_path / "src" / "**" / "*.py")
+    with refused("src has no file that ends in .txt", f"a pattern such as {pattern!r}"):
+        load_corpus(str(tmp_path / "src"), tmp_path / "work")
+    assert about(load_corpus(pattern, tmp_path / "work"))["lines"] == 30
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("parameter", ["corpus", "workdir"])
 def test_what_is_not_a_path_is_refused(tmp_path, monkeypatch, no_waiting, parameter):
     """Each value in one line, within a second."""

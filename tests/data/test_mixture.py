@@ -119,6 +119,24 @@ def test_a_validation_line_of_one_text_that_trains_in_another_is_removed(texts, 
     assert not (train - {"\n", ""}) & valid and about["split"]["removed"] > 0
 
 
+@pytest.mark.parametrize("copied", [0, 20, 90])  # of the 100 lines of valid_corpus
+@pytest.mark.parametrize("order", [1, -1])
+def test_all_removed_lines_of_a_mixture_are_counted(texts, tmp_path, copied, order):
+    """Each line of a text is a training line, a validation line or removed."""
+    lines = {name: [*text_lines(Path(path))] for name, path in texts.items()}
+    spirit = lines["spirit"] + lines["beyond"][:copied] + lines["spirit"][:10]
+    beyond = lines["spirit"][20:60] + lines["beyond"]
+    Path(texts["spirit"]).write_text("\n".join(spirit))
+    corpus = weighted(texts, truth=2, spirit=0.5)[::order]
+    for valid_corpus, given in ((None, spirit), (texts["beyond"], spirit + beyond)):
+        Path(texts["beyond"]).write_text("\n".join(beyond))
+        folder = load_corpus(corpus, tmp_path / "work", valid_corpus=valid_corpus)
+        split = read_checked_json(folder / "corpus.json")["split"]
+        parts = split["train"] + split["valid"] + split["removed"]
+        assert parts == len(given) + len(lines["truth"]) and split["removed"] > 0
+        assert ("valid_corpus is the validation set" in split["rule"]) == (valid_corpus is not None)
+
+
 def test_another_weight_is_another_corpus(texts, tmp_path):
     """So a run is not resumed with it."""
     sums = set()

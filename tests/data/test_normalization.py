@@ -1,5 +1,8 @@
 """The words of a text, in every script."""
 
+import itertools
+import re
+import time
 import unicodedata
 
 import pytest
@@ -34,3 +37,19 @@ def test_numbers_and_punctuation_are_no_words():
     assert [is_word(text) for text in ("word", "", "a b", "2", "a2", "\u0301")] == [True] + [
         False
     ] * 5
+
+
+def test_words_are_letters_followed_by_letters_and_marks():
+    for length in range(1, 6):
+        for letters in itertools.product("a\u0301\u200d1", repeat=length):
+            text = "".join(letters)
+            assert is_word(text) == bool(re.fullmatch("a[a\u0301\u200d]*", text))
+            assert find_words(text) == re.findall("a[a\u0301\u200d]*", text)
+
+
+def test_many_marks_take_linear_time():
+    """Letters with stacks of marks ("zalgo"), followed by what is no part of a word."""
+    start = time.process_time()
+    assert not is_word("a" + "\u0301" * 10_000 + "1")
+    assert not is_word("a\u0301\u0316" * 10_000 + "1")
+    assert time.process_time() - start < 1

@@ -155,6 +155,9 @@ def test_more_words_than_the_tokenizer_splits_are_refused(text, tokenizer, tmp_p
     assert len(find_split_words(tmp_path / "b.txt", tokenizer)) == 0
     with refused("add_words must be at most 4, got 5", "splits only 4 words"):
         add_frequent_words(tokenizer, text, 5, "a model")
+    (tmp_path / "b.txt").write_text("1 + 1 = 2\n🙂")
+    with refused("add_words must be at most 0, got 5", "splits only 0 words"):
+        add_frequent_words(tokenizer, tmp_path / "b.txt", 5, "a model")
 
 
 @pytest.mark.fault

@@ -33,7 +33,8 @@ def choice_for(lines, asked=None):
         (sentences_in("smiles"), "wordpiece", True, True),
         (sentences_in("protein"), "bpe", True, True),
         (HOSTILE["code"] * 5, "wordpiece", True, True),
-        (["[\n", "1 2", "..."], "wordpiece", True, True),
+        (["[\n", "1 2 3", ".."], "wordpiece", True, True),
+        (["... --- / ...", ".- / ...-"], "bpe", True, True),  # Morse code
         ([""], "wordpiece", True, True),
     ],
 )

@@ -54,6 +54,23 @@ def test_no_two_words_of_a_language_become_the_same_tokens(tmp_path, language):
 
 
 @pytest.mark.parametrize("vocabulary", [None, *KINDS])
+@pytest.mark.parametrize("space", ["\v", "\f", "\x85", "\u2028", "\u3000"])
+def test_every_kind_of_space_separates_words(tmp_path, space, vocabulary):
+    """Slides have vertical tabs as line breaks, pages of PDFs end with form feeds."""
+    lines = [f"the old man at number {n} walks slowly home" for n in range(40)]
+    lines[7] = lines[7].replace(" ", space)
+    _, tokenizer, _ = learn(tmp_path, lines, vocabulary)
+    spaced = lines[7].replace(space, " ")
+    assert tokenizer(lines[7])["input_ids"] == tokenizer(spaced)["input_ids"]
+
+
+def test_spaces_between_the_letters_of_morse_code_are_kept(tmp_path):
+    _, tokenizer, _ = learn(tmp_path, TEXTS["morse"])
+    ids = [tokenizer(text)["input_ids"] for text in ("...-", "... -", ".. .-", ". . . -")]
+    assert len({*map(tuple, ids)}) == 4
+
+
+@pytest.mark.parametrize("vocabulary", [None, *KINDS])
 @pytest.mark.parametrize("name", TEXTS)
 def test_training_reads_what_the_saved_tokenizer_gives(tmp_path, name, vocabulary):
     """As lines and as blocks; and every letter of the text is in the vocabulary."""

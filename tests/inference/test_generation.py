@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
+from nbformat import read
 
 from encoders import CONFIGS, OTHERS, make_model, make_tokenizer
-from helpers import refused
+from helpers import ROOT, refused
 from mlm.inference.generation import fill_masks, text_tokens, to_line, tokens_per_step
 from mlm.inference.predict import encode, predict_masked
 from python_tokenizers import MAKERS, lines_for
@@ -146,6 +147,24 @@ def test_the_input_is_not_changed(model, word_tokenizer):
 
 
 # the lines
+
+
+@pytest.mark.parametrize(
+    "line, masked",
+    [
+        ("one two three four five six", "one [MASK] [MASK] [MASK] [MASK] six"),
+        ("船长记得小机器", "船[MASK][MASK][MASK][MASK]机器"),
+        ("one two", "[MASK] [MASK]"),
+    ],
+)
+def test_words_in_the_middle_are_masked_or_characters_if_there_are_no_spaces(line, masked):
+    """In 05. A Chinese line is not one word."""
+    cells = read(ROOT / "notebooks" / "05_predict.ipynb", 4).cells
+    (source,) = (cell.source for cell in cells if cell.id == "fill-masks")
+    function = source[source.index("def mask_middle") : source.index("\n\n\nfor step in")]
+    names = {}
+    exec(function, names)
+    assert names["mask_middle"](line) == masked
 
 
 def test_a_line_can_be_predicted_again(kind):

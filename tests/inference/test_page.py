@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import threading
 import urllib.parse
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import torch
 from tokenizers import AddedToken
 
 import mlm.inference.npm_packages
+import mlm.inference.page
 from encoders import make_model, make_tokenizer
 from helpers import refused
 from languages import TEXTS
@@ -90,6 +92,15 @@ def test_a_folder_that_cannot_be_written_is_named(archives, tmp_path):
     (tmp_path / "page").touch()
     with refused(str(tmp_path / "page"), "could not be written"):
         unpack_archives(archives, tmp_path / "page")
+
+
+def test_a_sentence_of_several_lines_is_shown_in_one(archives, tmp_path, monkeypatch, model):
+    """The field of the page has one line: it would join the last word of a line and the first of the next."""
+    monkeypatch.setattr(mlm.inference.page, "browser_tokenizer", lambda *_: ({}, []))
+    tokenizer = SimpleNamespace(mask_token="[MASK]", mask_token_id=4)
+    (tmp_path / "run").mkdir()
+    page = write_page(tmp_path / "run", model, tokenizer, RESULTS, "one\ntwo [MASK]\n", archives)
+    assert json.loads((page / "page.json").read_text())["sentence"] == "one two [MASK]"
 
 
 def test_the_page_names_no_other_host_and_has_labels():

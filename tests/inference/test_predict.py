@@ -2,11 +2,13 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
+from nbformat import read
 from transformers import BertConfig, BertForMaskedLM, pipeline
 
-from helpers import refused
+from helpers import ROOT, refused
 from mlm.inference.predict import (
     encode,
     pipeline_predictions,
@@ -19,6 +21,16 @@ from mlm.inference.predict import (
 SENTENCE = "The [MASK] to power is not a [MASK]."
 
 # fill in masked words
+
+
+@pytest.mark.parametrize("notebook", ["05_predict", "07_use"])
+def test_prices_in_a_table_of_texts_are_no_formula(notebook):
+    """Jupyter would show "$5 and $6" as a formula."""
+    cells = read(ROOT / "notebooks" / f"{notebook}.ipynb", 4).cells
+    lines = [line for cell in cells for line in cell.source.splitlines() if "set_option" in line]
+    with pd.option_context("display.max_colwidth", 50, "display.html.use_mathjax", True):
+        exec("\n".join(lines), {"pd": pd})
+        assert "tex2jax_ignore" in pd.DataFrame({"text": ["$5 and $6"]}).to_html()
 
 
 def test_the_probabilities_of_all_tokens_add_up_to_1(model, word_tokenizer):

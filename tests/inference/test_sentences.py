@@ -53,8 +53,9 @@ def test_without_a_run_or_its_corpus_the_sentences_are_neutral(prose, tmp_path, 
     neutral = [*NEUTRAL_LINES], [*NEUTRAL_LINES.values()]
     assert example_sentences(tokenizer, None, tmp_path) == neutral
     assert capsys.readouterr().out == ""
-    assert example_sentences(tokenizer, results_of(corpus), tmp_path) == neutral
-    assert example_sentences(tokenizer, results_of(corpus, 8), corpus.parents[1]) == neutral
+    for max_len, workdir in ((MAX_LEN, tmp_path), (8, corpus.parents[1])):
+        assert example_sentences(tokenizer, results_of(corpus, max_len), workdir) == neutral
+        assert "The lines are everyday English: no validation line" in capsys.readouterr().out
 
 
 def test_neutral_sentences_have_one_mask():

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nbformat import read
 
+from helpers import ROOT
 from mlm.inference.task import (
     TextClassifier,
     compare,
@@ -231,7 +233,7 @@ def test_the_yardstick_of_a_start_is_guessing_whatever_the_majority_class_reache
 def test_the_verdict_says_which_differences_the_test_can_detect():
     values = {**LEVELS, "frozen, after": [50, 53, 50]}
     found = compare(results_table({m: {8: v, 32: v} for m, v in values.items()}), "after", None, 5)
-    widths = [d.half_width for d in found["after MLM: frozen minus TF-IDF"].values()]
+    widths = [d.half_width for d in found["after: frozen minus TF-IDF"].values()]
     last = verdict(found).split("\n")[-1]
     assert "does not mean equal" in last
     assert f"half-width, {min(widths):.1f} to {max(widths):.1f} points" in last
@@ -239,5 +241,20 @@ def test_the_verdict_says_which_differences_the_test_can_detect():
 
 def test_without_a_model_before_training_only_the_need_is_answered():
     columns = {m: {8: v} for m, v in LEVELS.items()} | {"frozen, as loaded": {8: [30] * 3}}
-    need, _ = verdict(compare(results_table(columns), "as loaded", None, 5)).split("\n")
+    found = compare(results_table(columns), "as loaded", None, 5)
+    assert [*found] == ["as loaded: frozen minus TF-IDF"]  # nothing was trained: not "after MLM"
+    need, _ = verdict(found).split("\n")
     assert need.startswith("Do you need the encoder? No with 8 labels per class (")
+
+
+@pytest.mark.parametrize("results", [None, {"parameters": {}}], ids=["no run", "a run"])
+def test_only_without_a_run_the_advice_is_to_train_one(results, capsys):
+    """With a run, an earlier cell has said why the model before training cannot be loaded."""
+    name = "after MLM" if results else "as loaded"
+    columns = {m: {8: v} for m, v in LEVELS.items()} | {f"frozen, {name}": {8: [30] * 3}}
+    cells = read(ROOT / "notebooks" / "07_use.ipynb", 4).cells
+    (source,) = (cell.source for cell in cells if cell.id == "verdict")
+    names = {"pd": pd, "display": print, "labelled": "a.csv", "classes": [*"abcde"]}
+    names |= {"table": results_table(columns), "models": {name: None}, "results": results}
+    exec(source, names)
+    assert ("train with 04_train.ipynb" in capsys.readouterr().out) == (results is None)

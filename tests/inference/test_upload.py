@@ -12,6 +12,7 @@ import pytest
 
 import mlm.inference.upload
 from helpers import refused
+from mlm.env.files import partial_path
 from mlm.inference.upload import check_upload, upload_model
 
 COMMIT = "0" * 39 + "1"
@@ -129,6 +130,20 @@ def test_all_files_arrive_in_a_private_repository(start_hub, folder):
     # A PUT needs no token. A thread of an earlier test may still ask for another model.
     ours = [r for r in hub.requests if r[0] == "POST" or (r[0] != "PUT" and "you/name" in r[1])]
     assert {token for _, _, token in ours} == {"Bearer hf_secret"}, hub.requests
+
+
+def test_hidden_and_unfinished_files_are_not_uploaded(start_hub, folder):
+    """The name of an unfinished file contains the name of this machine."""
+    expected = {path.name for path in folder.iterdir()} | {"onnx/model.onnx"}
+    (folder / "onnx").mkdir()
+    (folder / ".ipynb_checkpoints").mkdir()
+    unfinished = partial_path(folder / "onnx" / "model.onnx").relative_to(folder)
+    hidden = (".DS_Store", "onnx/.DS_Store", ".ipynb_checkpoints/README-checkpoint.md")
+    for name in ("onnx/model.onnx", *hidden, unfinished):
+        (folder / name).write_bytes(b"x")
+    hub = start_hub()
+    upload_model(folder, "you/name")
+    assert hub.files.keys() == expected
 
 
 def test_an_existing_repository_is_used(start_hub, folder):

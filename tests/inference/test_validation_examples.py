@@ -183,7 +183,7 @@ def test_examples_are_printed_with_aligned_answers():
         "    before  z, y",
         "    after   sun, sea",
     ]
-    assert format_examples([]) == ""
+    assert format_examples([]) == "No examples: no validation line of 8 to 24 tokens can be used."
 
 
 def test_a_tokenizer_in_python_shows_what_the_model_reads(tmp_path):

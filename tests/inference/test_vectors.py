@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
@@ -14,6 +15,7 @@ from helpers import refused
 from mlm.inference.load import find_run
 from mlm.inference.vectors import (
     check_sentence_transformers,
+    excerpts,
     nearest,
     pool,
     sentence_transformers_files,
@@ -71,6 +73,17 @@ def test_the_nearest_texts_are_sorted_by_the_angle_alone():
     assert nearest(queries, keys)[0].tolist() == [[0], [0], [3]]
     assert nearest(queries, keys, 10)[0].shape == (3, 4)
     assert np.array_equal(nearest(1000 * queries, keys, 4)[0], nearest(queries, keys, 4)[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["word " * 100, "北京是首都。" * 50, "x" * 200, "短 " + "文" * 200, "a\nb", "", "x" * 70],
+)
+def test_an_excerpt_shows_the_beginning_of_a_text_in_any_script(text):
+    (shown,) = excerpts(pd.DataFrame({"label": ["a"], "text": [text]}))
+    line, shown = " ".join(text.split()), shown.removeprefix("(a) ")
+    assert len(shown) <= 70 and line.startswith(shown.removesuffix(" …"))
+    assert shown == line or len(shown) > 35
 
 
 def test_a_vector_of_zeros_is_similar_to_nothing():

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from encoders import make_model
+from mlm.data.dataset import MaskedLMDataset
 from mlm.data.token_frequencies import log_frequencies
 from mlm.data.vocabulary import init_added_embeddings
 from mlm.models import preparation
@@ -60,11 +61,28 @@ def test_an_untied_model_with_added_words_is_saved_as_it_was_trained(
 
 
 def test_log_frequencies_count_every_token_once_more(dataset, monkeypatch):
-    expected = np.bincount(dataset.ids, minlength=dataset.vocab_size) + 1
+    ids = np.concatenate([example[1:-1] for example in dataset])
+    expected = np.bincount(ids, minlength=dataset.vocab_size) + 1
+    expected[dataset.special_ids] = 1
     for size in (10**7, 7):  # the number of ids that are read at a time
         monkeypatch.setattr("mlm.data.token_frequencies.COUNT_TOKENS", size)
         found = log_frequencies(dataset)
         assert np.array_equal(found, np.log(expected / expected.sum()))
+
+
+@pytest.mark.parametrize("mixture", [False, True])
+def test_tokens_beyond_max_len_have_no_frequency(tokenizer, tmp_path, monkeypatch, mixture):
+    """No example has them; one long line of other words would make the unigram baseline too high."""
+    lines = ["the truth is a woman"] * 20 + ["spirit " * 3000] + ["what then"] * 20
+    (tmp_path / "a.txt").write_text("\n".join(lines) + "\n")
+    weights = [{"weight": 2, "lines": 25, "documents": 1}, {"weight": 0.5, "lines": 16}]
+    dataset = MaskedLMDataset(tmp_path / "a.txt", tokenizer, 12, mixture=weights * mixture)
+    examples = {int(start): dataset[index] for index, start in enumerate(dataset.starts)}
+    ids = np.concatenate([example[1:-1] for example in examples.values()])
+    expected = np.bincount(ids, minlength=dataset.vocab_size) + 1
+    for size in (10**7, 7):
+        monkeypatch.setattr("mlm.data.token_frequencies.COUNT_TOKENS", size)
+        assert np.array_equal(log_frequencies(dataset), np.log(expected / expected.sum()))
 
 
 def test_a_new_head_starts_at_the_loss_of_the_unigram_baseline(tokenizer, dataset):

@@ -41,6 +41,18 @@ def test_predictions_have_a_title_for_each_mask_and_model():
     plt.close(figure)
 
 
+@pytest.mark.parametrize("num_masks, top_k, drawn", [(30, 8, 12), (3, 100, 1), (2, 8, 2)])
+def test_of_many_masks_the_first_are_drawn(num_masks, top_k, drawn):
+    """A figure of 126 masks would take two minutes."""
+    rows = [[(f"token {n}", 0.01) for n in range(top_k)]] * num_masks
+    draw_predictions({"before": rows, "after": rows}, "[MASK] " * num_masks)
+    figure = plt.gcf()
+    assert len(figure.axes) == 2 * drawn
+    note = figure.get_supxlabel()
+    assert note == ("" if drawn == num_masks else f"the first {drawn} of {num_masks} [MASK]")
+    plt.close(figure)
+
+
 def test_surprisals_of_two_models_differ_by_their_hatch():
     figure, ax = plt.subplots()
     tokens = ["the", "will", "to", "power"]

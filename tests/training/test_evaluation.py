@@ -87,8 +87,9 @@ def test_the_perplexity_of_a_huge_loss_is_finite(module, dataset):
 def test_unigram_loss_by_hand():
     """Without [UNK], here 4, which is never a target: counts + 1 are 4, 2, 1, 2 and 1, of 10."""
     train = SimpleNamespace(
-        own_ids=np.array([0, 4, 0, 0, 1, 4, 3, 4]), vocab_size=5, special_ids=[4]
-    )
+        own_ids=np.array([0, 4, 0, 0, 1, 4, 3, 4]), vocab_size=5, special_ids=[4], num_truncated=0,
+        starts=np.array([0]), lengths=np.array([8]),
+    )  # fmt: skip
     labels = torch.tensor([[-100, 0, 1], [2, -100, 0]])
     expected = -(2 * math.log(4 / 10) + math.log(2 / 10) + math.log(1 / 10)) / 4
     batches = [{"labels": labels[:1]}, {"labels": labels[1:]}]

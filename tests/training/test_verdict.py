@@ -76,6 +76,10 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         # plateaus
         ("plateau", evidence((8.3, 5.62), FLAT), False, "and no longer falls"),
         ("plateau", evidence((10.7, 5.6), FLAT, False, steps=500), False, "neighbouring tokens do not predict"),
+        # an untrained model is below the baseline of masked tokens that the training text lacks
+        ("too few steps", evidence((5.70, 5.71), (5.9,), steps=1, epochs=1, baseline=7.57, visible_gain=0.4, uniform=5.67), False,
+         "5.71 is not clearly below 5.67, at which all tokens are equally likely (unigram baseline: 7.57; the masked tokens are rare"),
+        ("none", evidence((5.70, 4.1), (5.9, 5.0, 4.0), baseline=7.57, uniform=5.67), True, "uses context"),
         # below the unigram baseline, but not below what needs no context
         ("plateau", evidence((8.3, 5.2), FLAT, visible_gain=0.42), False, "below 5.18, which needs no context"),
         ("none", evidence((8.3, 5.0), FLAT, visible_gain=0.42), True, "0.60 nats below"),

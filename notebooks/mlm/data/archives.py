@@ -28,7 +28,7 @@ COMPRESSIONS: dict[bytes, tuple[str, Callable[..., Any]]] = {  # first bytes: (s
 }
 ARCHIVE_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".zip")
 
-# What a zip archive is, by the end of a member's name. All others are read as an archive of texts.
+# What a zip archive without texts is, by the end of a member's name.
 ZIP_FILES = {
     "[Content_Types].xml": "an Office document (such as .docx or .xlsx)",
     "mimetype": "an OpenDocument or EPUB document (such as .odt or .epub)",
@@ -119,7 +119,7 @@ def unpacked_files(
     if is_tar(head):
         members = tar_members(replayed)
     elif head.startswith(b"PK\x03\x04"):
-        members = zip_members(name, source, is_plain)
+        members = zip_members(name, source, is_plain, is_text)
     else:
         yield ByteFile(name, source, head, replayed, is_plain, is_text)
         return
@@ -163,19 +163,21 @@ def tar_members(stream: BinaryIO) -> Iterator[tuple[str, Callable[[], BinaryIO]]
 
 
 def zip_members(
-    name: str, source: Path, is_plain: bool
+    name: str, source: Path, is_plain: bool, is_text: Callable[[str], bool]
 ) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
     """Yield (name, function that opens it) for each file of a zip archive, in order.
 
-    Raises NotebookError if it is a document or a model, or is itself compressed or in an archive.
+    Raises NotebookError if it has no text because it is a document or a model, or if it is itself
+    compressed or in an archive.
     """
     if not is_plain:
         raise NotebookError(f"{name} is a zip archive inside another archive: unpack it first")
     with zipfile.ZipFile(source) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
+        has_texts = any(is_text(PurePosixPath(member.filename).name) for member in members)
         for member in members:
             for ending, kind in ZIP_FILES.items():
-                if member.filename.endswith(ending):
+                if member.filename.endswith(ending) and not has_texts:
                     raise NotebookError(
                         f"{name} is {kind}, not text; export it as plain text (UTF-8) and pass that file"
                     )

@@ -256,7 +256,16 @@ def load_mixture(
             "one; pass texts that differ, or pass valid_corpus"
         )
     mixture = [mixture_entry(source, weight) for (_, weight), source in zip(entries, folders)]
-    shown = [f"{source['name']} x {source['weight']:g}" for source in mixture]
+    shown = ", ".join(f"{source['name']} x {source['weight']:g}" for source in mixture)
+    rule = f"each of {shown} is split by itself, {WITHOUT_DUPLICATES}"
+    if one_validation_set:
+        rule = f"valid_corpus is the validation set of {shown}; lines in both are removed from one"
+    # and what was removed when each text was split: from its part of valid.txt, or from its training lines
+    splits = [about["split"] for about in abouts]
+    removed += sum(split["removed"] for split in splits[: len(valid_folders)])
+    removed += sum(
+        about["lines"] - about["split"]["train"] for about in abouts[len(valid_folders) :]
+    )
     about = {
         "source": [f"{public_names(text)}*{weight:g}" for text, weight in entries],
         "sha256": sha256,
@@ -264,10 +273,10 @@ def load_mixture(
         "bytes": sum((folder / name).stat().st_size for name in SPLIT_FILES),
         "lines": sum(about["lines"] for about in abouts),
         "split": {
-            "train": sum(about["split"]["train"] for about in abouts),
+            "train": sum(split["train"] for split in splits),
             "valid": num_valid,
             "removed": removed,
-            "rule": f"each of {', '.join(shown)} is split by itself, {WITHOUT_DUPLICATES}",
+            "rule": rule,
         },
         "mixture": mixture,
         "files": sha256_sums(folder, SPLIT_FILES),

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -100,6 +100,14 @@ def is_wiki(file: TextFile, column: str) -> bool:
 # CSV
 
 
+def check_unique(where: str, column: str, names: Sequence[str]) -> None:
+    """Raise NotebookError if a table (`where`) has several columns of this name."""
+    if names.count(column) > 1:
+        raise NotebookError(
+            f"{where} has {names.count(column)} columns {column!r}: rename all but the one with the text"
+        )
+
+
 def missing_column(where: str, column: str, names: Iterable[str]) -> NotebookError:
     """The error for a file or row (`where`) that has only the columns `names`."""
     found = ", ".join(short_repr(name, 50) for name in names) or "none"
@@ -160,6 +168,7 @@ def csv_rows(file: TextFile, column: str) -> Iterator[str]:
             raise NotebookError(
                 f"{error} (these are the fields of the first line, which must name the columns)"
             )
+        check_unique(file.name, column, names)
         for row in filter(None, rows):
             if len(row) != len(names):
                 raise NotebookError(
@@ -302,6 +311,7 @@ def pyarrow_rows(
         names, batches = open_table(file.bytes.source, column)
         if column not in names:
             raise missing_column(file.name, column, names)
+        check_unique(file.name, column, names)
         for batch in batches:
             yield from batch.column(column).to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

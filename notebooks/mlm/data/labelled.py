@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -27,6 +28,7 @@ from mlm.data.python_topics import python_topics
 from mlm.data.split import normalize, occur_in
 from mlm.env.files import absolute_path, describe_path, short_repr
 from mlm.env.notebook import NotebookError
+from mlm.env.secrets import SCHEME
 
 MAX_CLASSES = 200
 MAX_NUMBERS = 10  # different labels with a fraction, such as 4.5 stars, that are still classes
@@ -39,6 +41,9 @@ MAX_TEST_TEXTS = 2000
 LABEL_SIZES = 8, 32, 128  # labels per class
 MAX_LABELLED = 6400  # labelled texts in a sample: 128 of 50 classes, or 32 of 200
 MIN_NEW_TEXTS = 5  # per class; with fewer, the test part has texts that the run trained on
+FEW_TEST_TEXTS = (
+    30  # with fewer, even a difference of 10 points cannot be clear (3 / number of texts)
+)
 HELP = "pass a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class"
 
 # read
@@ -57,16 +62,20 @@ def load_labelled(
     if there is no such file or column, or if the labels are not at least two classes with two texts each.
     """
     if labelled is None:
-        name, rows = "labelled=None", python_topics()
+        name, rows, advice = "labelled=None", python_topics(), HELP
     else:
         name = f"labelled={short_repr(labelled)}"
+        if SCHEME.match(labelled) or labelled.startswith("hf:"):
+            raise NotebookError(f"{name} is not on this machine: download it first, then {HELP}")
         path = absolute_path("labelled", labelled)
         found = describe_path(path)
         try:
             if found == "is a file":
                 rows = read_table(path, column, label_column, encoding)
+                advice = "pass another label_column"
             elif found == "is a folder":
                 rows = read_class_folders(path, name, column, encoding)
+                advice = "pass the folder that has one folder for each class, with each text in its own file"
             else:
                 raise NotebookError(f"{path} {found}; {HELP}")
         except NotebookError as error:
@@ -77,7 +86,7 @@ def load_labelled(
     left_out = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     if left_out:
         print("left out:", left_out)
-    check_classes(texts["label"], name, left_out)
+    check_classes(texts["label"], name, advice, left_out)
     return texts
 
 
@@ -137,7 +146,12 @@ def label_text(value: Any, label_column: str, where: str) -> str | None:
         )
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         value = int(value)
-    return str(value).strip() or None
+    return clean_label(str(value)) or None
+
+
+def clean_label(label: str) -> str:
+    """A label in the form in which labels are compared: labels that look the same are the same class."""
+    return " ".join(unicodedata.normalize("NFC", label).split())
 
 
 def is_visible(path: Path) -> bool:
@@ -170,7 +184,7 @@ def read_class_folders(folder: Path, name: str, column: str, encoding: str | Non
             )
         warn_about_encoding(files, encoding)
         for _, lines in read_texts(files, column, encoding, Contents()):
-            rows.append(("".join(lines).strip(), path.name))
+            rows.append(("".join(lines).strip(), clean_label(path.name)))
     return pd.DataFrame(rows, columns=["text", "label"], dtype=object)
 
 
@@ -199,19 +213,20 @@ def distinct_texts(rows: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:
     return rows.reset_index(drop=True), +left_out
 
 
-def check_classes(labels: pd.Series, name: str, left_out: str = "") -> None:
+def check_classes(labels: pd.Series, name: str, advice: str, left_out: str = "") -> None:
     """Raise NotebookError if labels are not at least two classes with at least two texts each.
 
-    left_out: which texts cannot be used, in words.
+    advice: what to do if these are no classes. left_out: which texts cannot be used, in words.
     """
     counts = labels.value_counts()
     shown = ", ".join(short_repr(label, 40) for label in counts.index[:5])
+    dots = ", ..." if len(counts) > 5 else ""
     numbers = [label for label in counts.index if FRACTION.fullmatch(label)]
     if len(counts) < 2:
         raise NotebookError(
             f"{name}: there must be at least 2 classes with different texts, found {len(counts)} "
-            f"({shown or 'no text that can be used'}{f'; left out: {left_out}' if left_out else ''}); pass "
-            "texts of another class, or another label_column"
+            f"({shown or 'no text that can be used'}{f'; left out: {left_out}' if left_out else ''}); add "
+            f"texts of another class, or {advice}"
         )
     if len(numbers) > min(MAX_NUMBERS, len(labels) / 2):
         raise NotebookError(
@@ -219,9 +234,10 @@ def check_classes(labels: pd.Series, name: str, left_out: str = "") -> None:
             "or replace the numbers by a few classes such as low and high"
         )
     if len(counts) > min(MAX_CLASSES, len(labels) / 2):
+        more_texts = "add texts, or " if len(counts) <= MAX_CLASSES else ""
         raise NotebookError(
-            f"{name}: {len(counts):,} different labels for {len(labels):,} texts ({shown}, ...) are too many "
-            f"for classes: at most {MAX_CLASSES}, with two texts each; pass another label_column"
+            f"{name}: {len(counts):,} different labels for {len(labels):,} texts ({shown}{dots}) are too "
+            f"many: at most {MAX_CLASSES}, each with at least 2 different texts; {more_texts}{advice}"
         )
     if counts.min() < 2:
         raise NotebookError(
@@ -265,6 +281,25 @@ def choose_test(labels: pd.Series, new: np.ndarray, seed: int) -> np.ndarray:
     return is_test
 
 
+def describe_test(is_test: np.ndarray, new: np.ndarray | None) -> str:
+    """The size of the test part, and how many of its texts the run trained on, in words.
+
+    is_test, new: (texts,) bool; new=None: not known, because there is no run, or not its corpus.
+    """
+    number = int(is_test.sum())
+    if new is None:
+        text = f"{number} test texts; whether the encoder was trained on them is not known"
+    else:
+        num_old = int((is_test & ~new).sum())
+        text = f"{num_old} of the {number} test texts contain a line that the run trained on"
+    if number < FEW_TEST_TEXTS:
+        text += (
+            f"\nWith so few test texts, no difference below {min(100, 300 / number):.0f} points can be clear: "
+            "pass more labelled texts, if you have them."
+        )
+    return text
+
+
 def check_overlap(train: pd.Series, test: pd.Series) -> None:
     """Raise NotebookError if a text is in both parts: then a test measures memory."""
     common = {*train.map(text_key)} & {*test.map(text_key)}
@@ -299,4 +334,10 @@ def label_sizes(labels: pd.Series) -> list[int]:
                 f"{size} labels per class are left out: with {len(counts)} classes these are "
                 f"{texts[size]:,} labelled texts (at most {MAX_LABELLED:,}, which bounds time and memory)"
             )
-    return [size for size in sizes if size == sizes[0] or texts[size] <= MAX_LABELLED]
+    kept = [size for size in sizes if size == sizes[0] or texts[size] <= MAX_LABELLED]
+    if kept[-1] == counts.max():
+        print(
+            f"With {kept[-1]} labels per class, all texts of the training part have labels: the samples of all "
+            "seeds are equal, so the intervals do not include what other labelled texts would change."
+        )
+    return kept

@@ -51,7 +51,10 @@ def find_local_files(text: str, workdir: Path, parameter: str) -> list[Path]:
         files = [path]
     elif found == "is a folder":
         files = folder_files(path, workdir, parameter)
-        found = f"has no file that ends in {', '.join(corpus_suffixes())}"
+        found = (
+            f"has no file that ends in {', '.join(corpus_suffixes())} (a pattern such as "
+            f"{short_repr(os.path.join(given, '**', '*.py'))} finds files of other names)"
+        )
     elif found == "does not exist" and WILDCARD.search(given):
         files = glob_files(path, workdir, parameter)
         found = "matches no file"

@@ -31,10 +31,11 @@ def find_split_words(text_file: Path, tokenizer: PreTrainedTokenizerBase) -> pd.
     counts = count_words(read_lines(text_file), normalizer, pre_tokenizers.BertPreTokenizer())
     vocabulary = tokenizer.get_vocab()
     words = sorted(filter(is_word, counts))
-    ids = tokenizer([f" {word}" for word in words], add_special_tokens=False, verbose=False)
+    texts = [f" {word}" for word in words]  # a tokenizer refuses an empty list
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if words else []
     rows = [
         (word, counts[word], " ".join(tokenizer.convert_ids_to_tokens(row)), len(row) - 1)
-        for word, row in zip(words, ids["input_ids"] if words else [])
+        for word, row in zip(words, ids)
         if len(row) > 1 and tokenizer.unk_token_id not in row and word not in vocabulary
     ]
     found = pd.DataFrame(rows, columns=["word", "count", "tokens", "saved"]).set_index("word")

@@ -54,7 +54,7 @@ def write_page(
     about = {
         "name": folder.name,
         "about": f"{public_name(results['parameters']['model'])}, {model.num_parameters():,} parameters",
-        "sentence": sentence,
+        "sentence": " ".join(sentence.split()),  # the page's field has one line
         "mask": tokenizer.mask_token,
         "maskId": tokenizer.mask_token_id,
         "maxTokens": longest_input(model, MAX_TOKENS),

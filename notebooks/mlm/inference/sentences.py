@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mlm.inference.validation_examples import validation_examples
+from mlm.inference.validation_examples import NO_LINE, validation_examples
 
 NUM_LINES = 20
 NEUTRAL_LINES = {  # everyday English, with its [MASK]
@@ -23,12 +23,15 @@ def example_sentences(
     """Up to NUM_LINES lines that suit a model, and the same lines with one masked word each.
 
     They are validation lines of its run, chosen as by `validation_examples`; or NEUTRAL_LINES if there is
-    no run (`results` is None), or if its corpus is not in `workdir` or has no line that fits.
+    no run (`results` is None), or, with a line that says so, if its corpus is not in `workdir` or has no
+    line that fits.
     """
     examples = (
         validation_examples({}, tokenizer, results, workdir, num_examples=NUM_LINES)
         if results
         else []
     )
+    if results and not examples:
+        print(f"The lines are everyday English: {NO_LINE}.")
     lines = {e.line: e.sentence for e in examples} or NEUTRAL_LINES
     return list(lines), list(lines.values())

@@ -34,7 +34,7 @@ KINDS = "frozen", "fine-tuned"  # of encoders
 TRAINING = "{}: after MLM minus before MLM"
 START = "before MLM: {} minus guessing"
 TUNING = "before MLM: fine-tuned minus frozen"
-NEED = "after MLM: {} minus TF-IDF"
+NEED = " minus TF-IDF"  # of "after MLM: frozen"; without a run, "as loaded: frozen"
 # what a clear difference (1, -1), none (0), or an unfair start (None) means; {}: "8 and 32 labels per class"
 TRAINING_ANSWERS = {
     1: "MLM on your text helps with {}",
@@ -243,7 +243,7 @@ def compare(
                 found[TUNING] = {n: difference(table, n, old, frozen) for n in sizes}
     for kind in kinds:
         new = f"{kind}, {after}"
-        found[NEED.format(kind)] = {n: difference(table, n, new, "TF-IDF") for n in sizes}
+        found[f"{after}: {kind}{NEED}"] = {n: difference(table, n, new, "TF-IDF") for n in sizes}
     return found
 
 
@@ -276,7 +276,7 @@ def verdict(found: dict[str, dict[int, Difference]]) -> str:
         keys = {n: None if is_short.get(n) else sign for n, sign in signs.items()}
         if keys:
             lines.append(f"{kind} encoder: {answer(TRAINING_ANSWERS, keys)}.")
-    needs = [found[NEED.format(kind)] for kind in KINDS if NEED.format(kind) in found]
+    needs = [row for name, row in found.items() if name.endswith(NEED)]
     text = answer(NEED_ANSWERS, {n: max(need[n].sign for need in needs) for n in needs[0]})
     lines.append(f"Do you need the encoder? {text[0].upper()}{text[1:]}.")
     widths = [d.half_width for need in needs for d in need.values()]

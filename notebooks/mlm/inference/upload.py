@@ -12,6 +12,8 @@ from mlm.env.files import short_repr
 from mlm.env.notebook import NotebookError
 
 TIMEOUT = 30  # seconds to wait for an answer of the Hub
+# hidden files, as macOS and Jupyter add them, and what a killed process did not finish (`partial_path`)
+NOT_UPLOADED = [".*", "*/.*", "*.part"]
 
 
 def check_upload(upload: str | None, trained: bool = True) -> None:
@@ -63,7 +65,12 @@ def upload_model(folder: Path, name: str) -> str:
     try:
         with hub_timeout():
             url = HfApi().create_repo(name, private=True, exist_ok=True)
-            HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a model")
+            HfApi().upload_folder(
+                repo_id=name,
+                folder_path=folder,
+                commit_message="Upload a model",
+                ignore_patterns=NOT_UPLOADED,
+            )
     except Exception as error:  # from the Hub, its client, or the disk
         status = getattr(getattr(error, "response", None), "status_code", None)
         problem = "the token has no write access" if status in (401, 403) else "the upload failed"

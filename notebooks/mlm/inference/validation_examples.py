@@ -20,6 +20,7 @@ from mlm.training.evaluation import VALIDATION_MLM_PROBABILITY
 
 # the rule for `validation_examples`
 MIN_LINE_TOKENS, MAX_LINE_TOKENS = 8, 24
+NO_LINE = f"no validation line of {MIN_LINE_TOKENS} to {MAX_LINE_TOKENS} tokens can be used"
 MIN_CONTEXT_TOKENS = 2  # on each side of the masked word
 MIN_WORD_LETTERS = 4
 CHUNK_TOKENS = 10**7  # that are read at a time
@@ -194,6 +195,8 @@ def validation_examples(
 
 def format_examples(examples: list[ValidationExample]) -> str:
     """The examples as text: each sentence, then the answer and the predictions, one per line."""
+    if not examples:
+        return f"No examples: {NO_LINE}."
     blocks = []
     for example in examples:
         rows = {"answer": [example.answer], **example.predictions}

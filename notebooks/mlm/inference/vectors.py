@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -81,12 +80,19 @@ def nearest(queries: np.ndarray, keys: np.ndarray, count: int = 1) -> tuple[np.n
     return rows, np.take_along_axis(cosines, rows, axis=1)
 
 
+def excerpt(text: str, length: int = 70) -> str:
+    """The beginning of a text in one line, cut off after a word; within it, in a script without spaces."""
+    line = " ".join(text.split())
+    if len(line) <= length:
+        return line
+    room = length - len(" …")
+    end = line.rfind(" ", room // 2, room + 1)
+    return f"{line[: end if end > 0 else room]} …"
+
+
 def excerpts(texts: pd.DataFrame) -> list[str]:
     """ "(label) the beginning of the text" of each row of a table with the columns label and text."""
-    return [
-        f"({label}) {shorten(text, 70, placeholder=' …')}"
-        for label, text in zip(texts["label"], texts["text"])
-    ]
+    return [f"({label}) {excerpt(text)}" for label, text in zip(texts["label"], texts["text"])]
 
 
 def nearest_table(

@@ -9,15 +9,20 @@ import torch
 from mlm.plots.fonts import drawable
 from mlm.plots.style import hide_frame
 
+MAX_BARS = 100  # in a column: a figure of many masks would be drawn for minutes
+
 
 def draw_predictions(predictions: dict[str, list[list[tuple[str, float]]]], sentence: str) -> None:
     """Bars of the most probable tokens for each [MASK] of a sentence (rows) by each model (columns).
 
-    `predictions` is {model: for each [MASK] a list of (token, probability)}.
+    `predictions` is {model: for each [MASK] a list of (token, probability)}. Only the first masks are
+    drawn if there are more than MAX_BARS bars for each model.
     """
     first_model = next(iter(predictions.values()))
-    rows, columns = len(first_model), len(predictions)
+    num_masks, columns = len(first_model), len(predictions)
     max_bars = max(len(row) for row in first_model)
+    rows = min(num_masks, max(1, MAX_BARS // max_bars))
+    predictions = {name: rows_of_model[:rows] for name, rows_of_model in predictions.items()}
     bars_of = [
         bar for rows_of_model in predictions.values() for row in rows_of_model for bar in row
     ]
@@ -38,6 +43,8 @@ def draw_predictions(predictions: dict[str, list[list[tuple[str, float]]]], sent
             ax.margins(x=0.15)
             ax.xaxis.set_major_formatter(lambda x, _: percent(x))
     title = labels[sentence].replace("$", r"\$")  # wrap=True ignores parse_math=False
+    if rows < num_masks:
+        figure.supxlabel(f"the first {rows} of {num_masks} [MASK]", fontsize=10)
     figure.suptitle(title, wrap=True, fontfamily=options["fontfamily"])
 
 

@@ -6,6 +6,7 @@ the checkpoint that they were made from, so damage is found and repaired from th
 
 import contextlib
 import json
+import math
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
@@ -168,6 +169,7 @@ def evidence_of(run: Run, train: MaskedLMDataset, baseline: float) -> Evidence:
         unk_fraction=train.unk_fraction,
         repeated_fraction=repeated_fraction(train),
         easier=baseline - training_unigram_loss(train),
+        uniform=math.log(len(train.used_ids)),
     )
 
 

@@ -33,7 +33,8 @@ class Evidence:
     baseline: the unigram loss. visible_gain: nats below it that need no context. epochs: how often the
     model saw the text. unk_fraction: letters of the training text that are in [UNK].
     repeated_fraction: training examples that are copies of another. easier: nats by which the unigram loss
-    of the training text is below the baseline.
+    of the training text is below the baseline. uniform: the loss of equally likely tokens; it is the lower
+    one if the masked tokens are rare in the training text.
     """
 
     validation: Losses
@@ -45,6 +46,7 @@ class Evidence:
     unk_fraction: float = 0.0
     repeated_fraction: float = 0.0
     easier: float = 0.0
+    uniform: float = math.inf
 
     @property
     def steps(self) -> int:
@@ -76,7 +78,8 @@ class Evidence:
     @property
     def min_below(self) -> float:
         """How far below the unigram baseline a loss shows the use of context."""
-        return max(MIN_BELOW_BASELINE, self.visible_gain + MARGIN)
+        without_context = max(self.visible_gain, self.baseline - self.uniform)
+        return max(MIN_BELOW_BASELINE, without_context + MARGIN)
 
     @property
     def is_finite(self) -> bool:
@@ -211,6 +214,12 @@ def was_made_worse(run: Evidence) -> str:
 
 def no_context(run: Evidence, yet: str = "") -> str:
     """The beginning of a sentence: the loss is no lower than one that needs no context."""
+    if run.uniform < run.baseline - run.visible_gain:
+        return (
+            f"The model does not use context{yet}: its validation loss of {run.after:.2f} is not clearly "
+            f"below {run.uniform:.2f}, at which all tokens are equally likely (unigram baseline: "
+            f"{run.baseline:.2f}; the masked tokens are rare in the training text)"
+        )
     return (
         f"The model does not use context{yet}: its validation loss of {run.after:.2f} is not clearly below "
         f"{run.baseline - run.visible_gain:.2f}, which needs no context (unigram baseline: "
