@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, normalizers, processors
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from helpers import refused
@@ -187,14 +187,21 @@ def test_sequences_are_not_told_to_have_spaces(tmp_path, tokenizer, letters):
 
 
 @pytest.mark.fault
-def test_a_tokenizer_that_adds_no_special_tokens_is_refused(tmp_path, tokenizer):
+@pytest.mark.parametrize("knows_letter", [True, False])
+def test_a_tokenizer_that_adds_no_special_tokens_is_refused(tmp_path, tokenizer, knows_letter):
     """In use, the model would get other input than in training."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    if not knows_letter:
+        backend.normalizer = normalizers.Replace("a", "")
     backend.post_processor = processors.ByteLevel()
     roles = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")}
     bare = PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
     (tmp_path / "a.txt").write_text("a b c\n" * 20)
-    with refused("one special token before a text and one after", "['a']", "post_processor"):
+    with refused(
+        "one special token before a text and one after",
+        "['a']" if knows_letter else "[]",
+        "post_processor",
+    ):
         MaskedLMDataset(tmp_path / "a.txt", bare)
 
 

@@ -109,6 +109,19 @@ def test_additional_special_tokens_are_tokens_and_never_masked(make, name, tmp_p
         assert data.word_counts.sum() == data.word_starts[~is_unk & ~is_special].sum()
 
 
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_additional_special_tokens_are_text_if_the_tokenizer_splits_them(make, name, tmp_path):
+    tokenizer, lines = copy.deepcopy(make(name))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[USER]"]})
+    lines = [f"[USER] {line}" for line in lines]
+    path = write_documents(tmp_path / "text.txt", [lines])
+    first = MaskedLMDataset(path, tokenizer, 10**6)
+    tokenizer.split_special_tokens = True
+    second = MaskedLMDataset(path, tokenizer, 10**6)  # not with the ids of the first one
+    assert [ids.tolist() for ids in second] == plain_ids(tokenizer, lines)
+    assert len(second.ids) > len(first.ids)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_models_own_special_tokens_are_text_in_a_text(make, name, tmp_path):
     tokenizer, lines = make(name)

@@ -5,8 +5,10 @@ import json
 import threading
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
+from encoders import modernbert_tokenizer
 from helpers import json_output, refused, start_python
 from hosts import serve
 from mlm.data import tokenizer as tokenizer_module
@@ -92,15 +94,58 @@ def test_a_pretrained_model_keeps_its_vocabulary(tmp_path, tokenizer):
         load_tokenizer(str(tmp_path), None, "bpe")
 
 
+ROLES = "mask", "pad", "cls", "sep"
+
+
 @pytest.mark.fault
-@pytest.mark.parametrize("role", ["mask", "pad", "cls", "sep"])
-def test_a_tokenizer_without_a_token_that_masking_needs_is_refused(tmp_path, tokenizer, role):
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("mask", "pad", "cls", "sep")}
-    del special[f"{role}_token"]
+@pytest.mark.parametrize("lost", [*ROLES, ROLES])
+def test_a_tokenizer_that_does_not_name_its_special_tokens_is_refused(tmp_path, tokenizer, lost):
+    """As `Tokenizer.save` leaves them: the vocabulary has a mask token, but nothing says which."""
+    special = {f"{role}_token": f"[{role.upper()}]" for role in ROLES if role not in lost}
     incomplete = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special)
     incomplete.save_pretrained(tmp_path)
-    with refused(f"model={str(tmp_path)!r}", f"has no {role} token", "bert-base-uncased"):
+    missing = [f'"{role}_token": "[{role.upper()}]"' for role in ROLES if role in lost]
+    with refused(f"model={str(tmp_path)!r}", "has no ", f"add {', '.join(missing)} to "):
         load_tokenizer(str(tmp_path), None)
+    path = tmp_path / "tokenizer_config.json"
+    content = json.loads(path.read_text()) | json.loads("{" + ", ".join(missing) + "}")
+    path.write_text(json.dumps(content))  # as the message says
+    ids = load_tokenizer(str(tmp_path), None)("the will to power")["input_ids"]
+    assert ids == tokenizer("the will to power")["input_ids"]
+
+
+@pytest.mark.fault
+def test_a_tokenizer_without_a_token_that_masking_needs_is_refused(tmp_path, tokenizer):
+    content = tokenizer.backend_tokenizer.to_str().replace("[MASK]", "[NONE]")
+    roles = {f"{role}_token": f"[{role.upper()}]" for role in ROLES if role != "mask"}
+    backend = Tokenizer.from_str(content)
+    PreTrainedTokenizerFast(tokenizer_object=backend, **roles).save_pretrained(tmp_path)
+    with refused(f"model={str(tmp_path)!r}", "has no mask token", "bert-base-uncased"):
+        load_tokenizer(str(tmp_path), None)
+
+
+# settings that training does not have
+
+
+def test_a_bpe_that_leaves_out_merges_at_random_no_longer_does(tmp_path, corpus_folder, capsys):
+    made = modernbert_tokenizer((corpus_folder / "train.txt").read_text("utf-8").split("\n"))
+    expected = made("the will to power")["input_ids"]
+    made.backend_tokenizer.model.dropout = 0.5
+    made.save_pretrained(tmp_path / "model")
+    loaded = load_tokenizer(str(tmp_path / "model"), None)
+    assert capsys.readouterr().out.startswith("dropout is 0.5 in tokenizer.json: it is now off")
+    loaded.save_pretrained(tmp_path / "saved")
+    for each in (loaded, load_tokenizer(str(tmp_path / "saved"), None)):
+        assert all(each("the will to power")["input_ids"] == expected for _ in range(20))
+    assert capsys.readouterr().out == ""
+
+
+def test_padding_is_on_the_right(tmp_path, tokenizer, capsys):
+    left = BertTokenizer(vocab=tokenizer.get_vocab(), padding_side="left")
+    left.save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path), None)
+    assert loaded(["a", "a b"], padding=True)["attention_mask"][0] == [1, 1, 1, 0]
+    assert "padding_side is 'left' in tokenizer_config.json" in capsys.readouterr().out
 
 
 @pytest.mark.fault

@@ -1,5 +1,6 @@
 """Texts -> vectors; nearest texts; sentence-transformers loads model/ and computes the same vectors."""
 
+import copy
 import json
 import shutil
 
@@ -39,11 +40,28 @@ def test_a_text_has_the_same_vector_in_every_batch(model, word_tokenizer, text):
     assert np.allclose(together[1::3], alone, atol=1e-5)
 
 
+def test_padding_does_not_count_if_the_tokenizer_gives_no_attention_mask(model, word_tokenizer):
+    """As FNet's."""
+    tokenizer = copy.deepcopy(word_tokenizer)
+    tokenizer.model_input_names = ["input_ids"]
+    texts = ["evil", "good name"]
+    vectors = text_vectors(model, tokenizer, texts, 16)
+    assert np.allclose(vectors, text_vectors(model, word_tokenizer, texts, 16), atol=1e-5)
+
+
 def test_long_texts_are_cut_off_and_special_tokens_are_text(model, word_tokenizer, text):
     assert len(text_vectors(model, word_tokenizer, [text * 50], 16)) == 1
     mask, word = (text_vectors(model, word_tokenizer, [t], 16) for t in ("[MASK]", "mask"))
     assert not np.allclose(mask, text_vectors(model, word_tokenizer, [" "], 16))
     assert mask.shape == word.shape
+
+
+def test_additional_special_tokens_are_tokens_as_in_training(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[USER]"]})
+    ids = to_batch(tokenizer, ["the [USER]"], 16)["input_ids"][0].tolist()
+    assert ids == tokenizer("the [USER]")["input_ids"]
+    assert tokenizer.convert_tokens_to_ids("[USER]") in ids
 
 
 def test_the_nearest_texts_are_sorted_by_the_angle_alone():
@@ -151,10 +169,12 @@ TEXTS = [
 ]
 
 
+@pytest.mark.parametrize("added", [[], ["[USER]"]])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_sentence_transformers_computes_the_same_vectors(kind, corpus_folder, tmp_path):
+def test_sentence_transformers_computes_the_same_vectors(kind, added, corpus_folder, tmp_path):
     package = pytest.importorskip("sentence_transformers")  # in tests/requirements.txt
     tokenizer = make_tokenizer(kind, corpus_folder / "train.txt")
+    tokenizer.add_special_tokens({"additional_special_tokens": added})
     make_model(kind, tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     write_sentence_transformers(tmp_path, 16)
@@ -170,10 +190,10 @@ def test_sentence_transformers_computes_the_same_vectors(kind, corpus_folder, tm
 def test_a_copy_of_the_folder_works_elsewhere(run_folder, tmp_path):
     """The files name no folder."""
     write_sentence_transformers(run_folder / "model", 16)
-    copy = shutil.copytree(run_folder / "model", tmp_path / "elsewhere")
+    copied = shutil.copytree(run_folder / "model", tmp_path / "elsewhere")
     for name in sentence_transformers_files(32, 16):
-        assert str(run_folder.parent) not in (copy / name).read_text()
-        json.loads((copy / name).read_text())
+        assert str(run_folder.parent) not in (copied / name).read_text()
+        json.loads((copied / name).read_text())
 
 
 def test_the_end_of_a_huge_text_is_not_even_tokenized(word_tokenizer, monkeypatch):

@@ -1,5 +1,6 @@
 """What `model` may refer to, and which weights are accepted; everything else is refused in one line."""
 
+import copy
 import json
 import math
 import re
@@ -171,7 +172,7 @@ def test_code_next_to_a_known_model_is_not_run(foreign_code, tokenizer):
 def test_the_code_of_a_tokenizer_is_not_run(foreign_code):
     config = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", "mine.Mine"]}}
     (foreign_code / "tokenizer_config.json").write_text(json.dumps(config))
-    with refused(f"model={str(foreign_code)!r}: ", "masked language model"):
+    with refused(f"model={str(foreign_code)!r}: ", "has no mask token"):
         load_tokenizer(str(foreign_code), None)
 
 
@@ -303,6 +304,18 @@ def test_a_model_with_fewer_tokens_than_its_tokenizer_is_refused(folder, tokeniz
 
 
 @pytest.mark.fault
+def test_an_added_token_without_an_embedding_is_refused_by_name(folder, bert, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["[USER]", "[URL]"])
+    size = len(tokenizer)
+    with refused("such as '[USER]': if it was added", f"resize_token_embeddings({size})"):
+        load_model(str(folder), tokenizer, 64)
+    bert.resize_token_embeddings(size)
+    bert.save_pretrained(folder)
+    load_model(str(folder), tokenizer, 64)
+
+
+@pytest.mark.fault
 def test_max_len_above_the_models_positions_is_refused(folder, tokenizer):
     with refused("max_len=65", "64 positions", "at or below"):
         load_model(str(folder), tokenizer, 65)
@@ -352,6 +365,54 @@ def test_a_config_that_no_model_can_have_is_refused(folder, tokenizer, entry):
     set_config(folder, **entry)
     with refused("the config of this 'bert' model is not valid", "copy config.json again"):
         load_model(str(folder), tokenizer, 64)
+
+
+@pytest.mark.parametrize("case", ["relative positions", "fewer layers"])
+def test_weights_of_layers_that_a_config_lacks_are_said(folder, bert, tokenizer, case, capsys):
+    """transformers 5 has no relative positions for BERT; a config may say fewer layers than the files have."""
+    name = "bert.encoder.layer.0.attention.self.distance_embedding"
+    if case == "relative positions":
+        rewrite(folder, load_file(folder / WEIGHTS) | {f"{name}.weight": torch.ones(9, 16)})
+    else:
+        make_model("bert", tokenizer).save_pretrained(folder)
+        set_config(folder, num_hidden_layers=1)
+        name = "bert.encoder.layer.1.attention.output.LayerNorm"
+    load_model(str(folder), tokenizer, 64)
+    said = capsys.readouterr().out
+    assert (
+        f" parts of the files are not used, because no layer of this config.json has them ({name}"
+        in said
+    )
+    assert said.count("\n") == 1
+
+
+def test_a_head_without_a_bias_is_not_a_missing_head(folder, bert, tokenizer, capsys):
+    """Token frequencies as its bias would spoil the predictions of a trained head."""
+    bias = "cls.predictions.bias", "cls.predictions.decoder.bias"
+    weights = {name: weight for name, weight in bert.state_dict().items() if name not in bias}
+    del weights["cls.predictions.decoder.weight"]  # tied
+    rewrite(folder, weights)
+    loaded = load_model(str(folder), tokenizer, 64)
+    assert not loaded.head_was_missing and not loaded.cls.predictions.bias.any()
+    said = capsys.readouterr().out
+    assert "not in the files" in said and bias[0] in said and "encoder without" not in said
+
+
+@pytest.mark.parametrize("name, value", [("output_attentions", True), ("return_dict", False)])
+def test_what_a_config_says_about_outputs_does_not_matter(
+    folder, bert, tokenizer, name, value, capsys
+):
+    """transformers does not save a model that shall output attentions: this would end a run without a result."""
+    set_config(folder, **{name: value})
+    loaded = load_model(str(folder), tokenizer, 64).eval()
+    assert capsys.readouterr().out.startswith(
+        f"{name} is {value} in config.json: it is now {not value}"
+    )
+    ids = torch.tensor([[2, 5, 6, 3]])
+    assert torch.equal(loaded(ids).logits, bert.eval()(ids).logits)
+    loaded.save_pretrained(folder)
+    load_model(str(folder), tokenizer, 64)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_dropped_on_saving_is_said(folder, bert, tokenizer, capsys):

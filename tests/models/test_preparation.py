@@ -1,16 +1,19 @@
 """prepare_model: the bias of a new head, the CPU kernels, torch.compile, in this order."""
 
+import copy
 import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 
 from encoders import make_model
 from helpers import refused
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.token_frequencies import log_frequencies
+from mlm.data.vocabulary import init_added_embeddings
 from mlm.models import preparation
 from mlm.models.encoders import ENCODERS, head_logits, hidden_states
 from mlm.models.loading import init_head_bias, load_model
@@ -31,6 +34,28 @@ def unchanged_precision():
     precision = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(precision)
+
+
+# untied models
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_an_untied_model_with_added_words_is_saved_as_it_was_trained(
+    kind, tokenizer, dataset, tmp_path
+):
+    """transformers resizes only the decoder's bias, and ties it to the head's in some kinds."""
+    make_model(kind, tokenizer, tie_word_embeddings=False).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), tokenizer, 32)
+    extended = copy.deepcopy(tokenizer)
+    extended.add_tokens(["abcabc", "defdef"])
+    init_added_embeddings(model, tokenizer, extended)
+    prepare_model(model, dataset, CPU, (4, 32), KERNELS, compile=False)
+    with torch.no_grad():
+        model.get_output_embeddings().bias += torch.arange(len(extended))
+    model.save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved")
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], w) for name, w in loaded.state_dict().items())
 
 
 # the bias of a new head
@@ -88,6 +113,16 @@ def test_every_kind_of_encoder_gets_a_head_with_the_token_frequencies(
     difference = head_logits(loaded, hidden) - before
     expected = torch.from_numpy(log_frequencies(dataset)).float().expand_as(difference)
     torch.testing.assert_close(difference, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_embeddings_without_a_token_are_rare_in_a_new_head(tokenizer, dataset):
+    """DeBERTa-v3 has 128,100 embeddings and 128,001 tokens; with a bias of 0, the others would be frequent."""
+    data = MaskedLMData(dataset, dataset, 16, 0.15, 0, 1)
+    size = len(tokenizer) + 100
+    model = make_model("bert", tokenizer, vocab_size=size, initializer_range=0.02)
+    assert init_head_bias(model, dataset)
+    loss = evaluate(MaskedLM(model, {}), data.validation_batches())["loss"]
+    assert abs(loss - unigram_loss(dataset, data.validation_batches())) < 0.3
 
 
 def test_a_head_without_bias_stays_as_it_is(tokenizer, dataset):

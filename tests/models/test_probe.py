@@ -1,13 +1,15 @@
 """The checks of a model before training: what is refused or repaired."""
 
 import copy
+import json
 
 import pytest
 import torch
 import transformers
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from encoders import CONFIGS, OTHERS, make_model, make_tokenizer
+from encoders import CONFIGS, OTHERS, SMALL, make_model, make_tokenizer
 from helpers import refused
 from mlm.data.dataset import MaskedLMDataset
 from mlm.models import encoders, probe
@@ -110,6 +112,38 @@ def test_inputs_that_the_model_does_not_take_are_left_out(corpus_folder, tokeniz
     ForwardCheck(model, dataset)()
     model(**tokenizer("the will to power", return_tensors="pt"))
     assert ("token_type_ids" in capsys.readouterr().out) != accepts_anything
+
+
+@pytest.mark.fault
+def test_token_types_other_than_0_are_refused_as_the_reason(corpus_folder, tokenizer):
+    """Training gives no token types, which is 0."""
+    tokenizer = copy.deepcopy(tokenizer)
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]")]
+    template = TemplateProcessing("[CLS]:1 $A:1 [SEP]:1", None, special)
+    tokenizer.backend_tokenizer.post_processor = template
+    model = make_model("bert", tokenizer)
+    check = ForwardCheck(model, MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32))
+    with refused(
+        "training would not compute", "token_type_ids [1, 1, 1]", "only 0", "pass "
+    ) as said:
+        check()
+    assert "pad_token_id" not in said()
+
+
+@pytest.mark.fault
+def test_inputs_that_training_does_not_give_are_refused(corpus_folder, tmp_path):
+    """The shapes and pronunciations of RoCBert's tokenizer."""
+    words = [*["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"##{word}" for word in words[5:]]
+    paths = [tmp_path / name for name in ("vocab.txt", "shape.json", "pronunciation.json")]
+    paths[0].write_text("\n".join(words))
+    for path in paths[1:]:
+        path.write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    tokenizer = transformers.RoCBertTokenizer(*map(str, paths))
+    dataset = MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32)
+    config = transformers.RoCBertConfig(**SMALL, vocab_size=len(words))
+    with refused("RoCBertForMaskedLM", "input_pronunciation_ids, input_shape_ids", "pass another"):
+        ForwardCheck(transformers.RoCBertForMaskedLM(config), dataset)
 
 
 def test_token_types_are_those_of_the_tokenizer(dataset):

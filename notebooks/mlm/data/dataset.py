@@ -74,7 +74,7 @@ def special_ids_around(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     options = dict(truncation=False, padding=False, verbose=False)
     text_ids = tokenizer("a", add_special_tokens=False, **options)["input_ids"]
     ids = tokenizer("a", **options)["input_ids"]
-    if ids[1:-1] != text_ids:
+    if len(ids) < 2 or ids[1:-1] != text_ids:
         raise NotebookError(
             f"the tokenizer ({type(tokenizer).__name__}) must put one special token before a text and one "
             f"after it, as BERT does, got {tokenizer.convert_ids_to_tokens(ids)} for the text 'a': set "

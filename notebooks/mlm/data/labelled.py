@@ -41,9 +41,7 @@ MAX_TEST_TEXTS = 2000
 LABEL_SIZES = 8, 32, 128  # labels per class
 MAX_LABELLED = 6400  # labelled texts in a sample: 128 of 50 classes, or 32 of 200
 MIN_NEW_TEXTS = 5  # per class; with fewer, the test part has texts that the run trained on
-FEW_TEST_TEXTS = (
-    30  # with fewer, even a difference of 10 points cannot be clear (3 / number of texts)
-)
+FEW_TEST_TEXTS = 30  # with fewer, not even a difference of 10 points can be clear (3 / number)
 HELP = "pass a table (CSV, JSON lines, parquet), or a folder with a folder of texts for each class"
 
 # read

@@ -62,11 +62,8 @@ def space_marker() -> Any:
 
 
 MARKS = "".join(c for c in map(chr, range(0x20000)) if unicodedata.category(c)[0] == "M")
-WORD = (
-    re.compile(  # letters, then marks and letters in turn: only one way to match, so in linear time
-        rf"[^\W\d_]+(?:[{MARKS}{JOINERS}]+[^\W\d_]+)*[{MARKS}{JOINERS}]*"
-    )
-)
+# Letters, then marks and letters in turn: there is only one way to match, so it takes linear time.
+WORD = re.compile(rf"[^\W\d_]+(?:[{MARKS}{JOINERS}]+[^\W\d_]+)*[{MARKS}{JOINERS}]*")
 
 
 def find_words(text: str) -> list[str]:

@@ -139,12 +139,14 @@ def provides_words(tokenizer: PreTrainedTokenizerBase) -> bool:
 def text_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """A copy of a fast tokenizer's backend for which its own special tokens are text.
 
-    "[MASK]" in a text becomes two brackets and a word. Additional special tokens remain tokens.
+    "[MASK]" in a text becomes two brackets and a word. Additional special tokens remain tokens, unless the
+    tokenizer has `split_special_tokens`.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     own = own_special_tokens(tokenizer)
     for token in content["added_tokens"]:
-        token["special"] = token["content"] in own
+        token["special"] &= tokenizer.split_special_tokens
+        token["special"] |= token["content"] in own
     content["truncation"] = content["padding"] = None
     backend = Tokenizer.from_str(json.dumps(content))
     backend.encode_special_tokens = True  # as text, if they are special
@@ -322,7 +324,8 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """The SHA-256 of a tokenizer's behaviour, without its last padding and truncation options."""
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
-        return json_digest({k: v for k, v in content.items() if k not in ("truncation", "padding")})
+        content = {k: v for k, v in content.items() if k not in ("truncation", "padding")}
+        return json_digest(content | ({"split": True} if tokenizer.split_special_tokens else {}))
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = sorted(Path(folder).rglob("*"))

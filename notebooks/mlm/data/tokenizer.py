@@ -1,5 +1,6 @@
 """The tokenizer of a model, or a vocabulary learned from a text. Taught in 03."""
 
+import json
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,12 @@ from mlm.env.network import hub_is_unreachable
 from mlm.env.notebook import NotebookError
 from mlm.env.scratch import PREFIX, scratch_source
 
+USUAL_TOKENS = {  # roles that masking needs: how vocabularies name them
+    "mask": ("[MASK]", "<mask>"),
+    "pad": ("[PAD]", "<pad>"),
+    "cls": ("[CLS]", "<cls>", "<s>"),
+    "sep": ("[SEP]", "<sep>", "</s>"),
+}
 MAX_PIECE_CHARS = 2**16  # longer lines are cut before they are tokenized, to save memory
 
 
@@ -75,8 +82,8 @@ def load_tokenizer(
 
     Which models learn one: see `learns_vocabulary`. `vocabulary` says which kind to learn, None: what fits
     the text. `max_len`: the longest example; the `model_max_length` of a learned tokenizer is no smaller.
-    Raises NotebookError if there is no such model, if its tokenizer cannot be used for masking, or if it
-    has a vocabulary and another is passed.
+    Prints what is changed (`use_as_in_training`). Raises NotebookError if there is no such model, if its
+    tokenizer cannot be used for masking, or if it has a vocabulary and another is passed.
     """
     if learns_vocabulary(model, vocabulary):
         assert text_file is not None, "a vocabulary is learned from a text"
@@ -101,13 +108,45 @@ def load_tokenizer(
     check_vocabulary(model, tokenizer, Path(source))
     tokenizer.cls_token = tokenizer.cls_token or tokenizer.bos_token
     tokenizer.sep_token = tokenizer.sep_token or tokenizer.eos_token
-    for role in ("mask", "pad", "cls", "sep"):
-        if getattr(tokenizer, f"{role}_token_id") is None:
-            raise NotebookError(
-                f"model={model!r}: its tokenizer has no {role} token, so it is not a masked language "
-                f"model{advice}; pass one, such as bert-base-uncased"
-            )
+    check_roles(model, tokenizer, advice)
+    use_as_in_training(tokenizer)
     return tokenizer
+
+
+def check_roles(model: str, tokenizer: PreTrainedTokenizerBase, advice: str) -> None:
+    """Raise NotebookError if a tokenizer lacks a special token that masking needs."""
+    missing = [role for role in USUAL_TOKENS if getattr(tokenizer, f"{role}_token_id") is None]
+    if not missing:
+        return
+    vocabulary = tokenizer.get_vocab()
+    found = {
+        f"{role}_token": next(token for token in USUAL_TOKENS[role] if token in vocabulary)
+        for role in missing
+        if any(token in vocabulary for token in USUAL_TOKENS[role])
+    }
+    reason = f"so it is not a masked language model{advice}; pass one, such as bert-base-uncased"
+    if len(found) == len(missing):
+        reason = (
+            "although its vocabulary contains one that looks so; add "
+            f"{json.dumps(found)[1:-1]} to its tokenizer_config.json{advice}"
+        )
+    raise NotebookError(f"model={model!r}: its tokenizer has no {missing[0]} token, {reason}")
+
+
+def use_as_in_training(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Turn off what would make a tokenizer give other ids, or a model other predictions, than in training.
+
+    A BPE may leave out merges at random. Padding on the left moves the positions of the text in BERT.
+    """
+    bpe: Any = tokenizer.backend_tokenizer.model if tokenizer.is_fast else None
+    if getattr(bpe, "dropout", None):
+        print(
+            f"dropout is {bpe.dropout:.2g} in tokenizer.json: it is now off, a text always has the same ids"
+        )
+        bpe.dropout = None
+    if tokenizer.padding_side != "right":
+        print("padding_side is 'left' in tokenizer_config.json: it is now 'right', as in training")
+        tokenizer.padding_side = "right"
 
 
 def token_names(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:

@@ -78,6 +78,7 @@ def masked_sentence(
         line,
         add_special_tokens=False,
         split_special_tokens=True,
+        verbose=False,
         return_offsets_mapping=tokenizer.is_fast,  # one in Python has none
     )
     offsets = encoded.get("offset_mapping")
@@ -91,7 +92,8 @@ def masked_sentence(
 
 def line_as_read(line: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """The line, or the text of its `ids` if the tokenizer gives others, because the line is cut off."""
-    encoded = tokenizer(line, add_special_tokens=False, split_special_tokens=True)
+    options = dict(add_special_tokens=False, split_special_tokens=True, verbose=False)
+    encoded = tokenizer(line, **options)
     return line if encoded["input_ids"] == ids else tokenizer.decode(ids)
 
 

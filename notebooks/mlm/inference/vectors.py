@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mlm.data.tokenization import own_special_tokens
 from mlm.env.files import write_text
 from mlm.env.notebook import NotebookError
 
@@ -20,6 +21,14 @@ CHARS_PER_TOKEN = (
 )
 
 # texts -> vectors
+
+
+def splits_special_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether special tokens in a text are split like its words, so that "[MASK]" is text, as in training.
+
+    Not if there are additional ones, such as [USER]: in training, they are tokens.
+    """
+    return {*tokenizer.all_special_tokens} <= own_special_tokens(tokenizer).keys()
 
 
 def to_batch(
@@ -34,7 +43,8 @@ def to_batch(
         padding=True,
         truncation=True,
         max_length=max_len,
-        split_special_tokens=True,  # "[MASK]" in a text is text
+        split_special_tokens=splits_special_tokens(tokenizer),
+        return_attention_mask=True,  # also if the tokenizer gives none by itself, as FNet's
         return_tensors="pt",
     )
     return {name: tensor.to(device) for name, tensor in batch.items()}
@@ -113,10 +123,13 @@ def check_sentence_transformers(wanted: bool, trained: bool) -> None:
         )
 
 
-def sentence_transformers_files(width: int, max_len: int) -> dict[str, Any]:
+def sentence_transformers_files(
+    width: int, max_len: int, split_special_tokens: bool = True
+) -> dict[str, Any]:
     """{name: content} of the files that make a model of transformers one of sentence-transformers.
 
     width: of the hidden states. max_len: longer texts are cut off after this number of tokens.
+    split_special_tokens: see `splits_special_tokens`.
     https://sbert.net/docs/package_reference/sentence_transformer/models.html
     """
     transformer = {"path": "", "type": "sentence_transformers.models.Transformer"}
@@ -131,7 +144,7 @@ def sentence_transformers_files(width: int, max_len: int) -> dict[str, Any]:
         "sentence_bert_config.json": {
             "max_seq_length": max_len,
             "do_lower_case": False,
-            "tokenizer_args": {"split_special_tokens": True},  # "[MASK]" in a text is text
+            "tokenizer_args": {"split_special_tokens": split_special_tokens},
         },
         "modules.json": [  # the last one: without it, the others are not read
             {"idx": number, "name": str(number), **module}
@@ -146,7 +159,8 @@ def write_sentence_transformers(folder: Path, max_len: int) -> list[str]:
     Raises NotebookError if they cannot be written.
     """
     width = AutoConfig.from_pretrained(folder).get_text_config().hidden_size
-    files = sentence_transformers_files(width, max_len)
+    splits = splits_special_tokens(AutoTokenizer.from_pretrained(folder))
+    files = sentence_transformers_files(width, max_len, splits)
     for name, content in files.items():
         write_text(folder / name, json.dumps(content, indent=2) + "\n")
     return list(files)

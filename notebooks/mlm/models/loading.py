@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -30,6 +31,10 @@ DROPOUT_NAMES = (  # how the configs of different models call it
     "embedding_dropout",
     "mlp_dropout",
 )
+OUTPUT_OPTIONS = {  # of configs: what training needs
+    "output_attentions": False,  # transformers does not save a model with it and fused attention
+    "return_dict": True,
+}
 
 
 @contextlib.contextmanager
@@ -86,6 +91,10 @@ def load_model(
     if getattr(config, "layerdrop", 0):  # DDP needs all gradients; a resumed run the same layers
         print(f"layerdrop is {config.layerdrop} in config.json: it is now 0, no layer is skipped")
         config.layerdrop = 0.0
+    for name, needed in OUTPUT_OPTIONS.items():
+        if getattr(config, name, needed) != needed:
+            print(f"{name} is {not needed} in config.json: it is now {needed}, and saved so")
+            setattr(config, name, needed)
     check_config(model, config, tokenizer, max_len)
     if dropout is not None:
         text_config = config.get_text_config()  # of a model that also reads images
@@ -118,11 +127,14 @@ def check_config(model: str, config: Any, tokenizer: Any, max_len: int) -> None:
     max_len: 0 if the length does not matter. Nothing is downloaded: a random model with one layer tries it.
     """
     vocab_size = config.get_text_config().vocab_size
-    largest_id = max(tokenizer.get_vocab().values())  # ids may be unused
-    if vocab_size <= largest_id:
+    tokens = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
+    needed = max(tokens) + 1  # ids may be unused
+    if vocab_size < needed:
+        token = tokens[min(token_id for token_id in tokens if token_id >= vocab_size)]
         raise NotebookError(
-            f"model={model!r} has {vocab_size} token embeddings, but its tokenizer has "
-            f"{largest_id + 1} tokens: pass a folder in which both come from the same model"
+            f"model={model!r} has {vocab_size} token embeddings, but its tokenizer has {needed} tokens, "
+            f"such as {token!r}: if it was added, call resize_token_embeddings({needed}) and save the model "
+            "again; otherwise pass a folder in which both come from the same model"
         )
     if max_len and not scratch_size(model):  # whose positions follow from max_len
         with torch.random.fork_rng(devices=[]):
@@ -156,18 +168,41 @@ def read_model(model: str, config: Any, seed: int, quiet: bool = False) -> Any:
     except Exception as error:
         raise load_error(model, error) from None
     check_shapes(model, report["mismatched_keys"])
-    check_weights(model, masked_lm, report["missing_keys"])
-    masked_lm.head_was_missing = bool(report["missing_keys"])
+    missing = sorted(report["missing_keys"])
+    for name, weight in masked_lm.state_dict().items():
+        if name in missing and name.endswith("bias"):
+            weight.zero_()  # transformers leaves it as the memory was, in Longformer for example
+    check_weights(model, masked_lm, missing)
+    masked_lm.head_was_missing = bool(missing) and head_weights(masked_lm) <= {*missing}
     if not quiet:
-        if report["missing_keys"]:
+        if masked_lm.head_was_missing:
             print(
                 f"{model!r} is an encoder without a masked-LM head: the head starts with random weights"
             )
-        if dropped := dropped_parts(report["unexpected_keys"]):
-            print(
-                f"not used for masked language modelling and not saved again: {', '.join(dropped)}"
-            )
+        elif missing:
+            print(f"not in the files of {model!r}, and as in a new model: {', '.join(missing)}")
+        print_dropped(report["unexpected_keys"])
     return masked_lm
+
+
+def head_weights(masked_lm: Any) -> set[str]:
+    """The names of the head's weights, without those that are tied to others."""
+    encoder, tied = f"{masked_lm.base_model_prefix}.", masked_lm.all_tied_weights_keys
+    names = (name for name, _ in masked_lm.named_parameters())
+    return {name for name in names if not name.startswith(encoder) and name not in tied}
+
+
+def print_dropped(unexpected: Collection[str]) -> None:
+    """Print which weights of a model's files are not used: of an encoder's layers, and of other parts."""
+    dropped = dropped_parts(unexpected)
+    layers = [part for part in dropped if re.search(r"\.\d+\.", part)]
+    if layers:
+        print(
+            f"{len(layers)} parts of the files are not used, because no layer of this config.json has them "
+            f"({layers[0]}{', ...' if layers[1:] else ''}): the encoder may not be the one that was trained"
+        )
+    if others := [part for part in dropped if part not in layers]:
+        print(f"not used for masked language modelling and not saved again: {', '.join(others)}")
 
 
 def dropped_parts(unexpected: Collection[str]) -> list[str]:
@@ -248,12 +283,14 @@ def random_model(config: Any, seed: int) -> Any:
 def init_head_bias(model: Any, train: Any) -> bool:
     """Set the bias of an untrained head to the log token frequencies, so it need not learn them.
 
-    train: a MaskedLMDataset. Returns False, and changes nothing, if the head has no bias per token.
+    train: a MaskedLMDataset. Embeddings without a token become as rare as a token that the text lacks.
+    Returns False, and changes nothing, if the head has no bias per token.
     """
     bias = getattr(model.get_output_embeddings(), "bias", None)
     if bias is None or len(bias) != model.config.get_text_config().vocab_size:
         return False
     frequencies = torch.from_numpy(log_frequencies(train)).float()
+    bias.fill_(frequencies.min())
     bias[: len(frequencies)] = frequencies
     return True
 
@@ -262,16 +299,23 @@ def keep_untied(masked_lm: Any) -> None:
     """Let a model with separate embedding and decoder matrices keep both when it is saved and loaded.
 
     Such a model also has two biases, of which one is unused. It is frozen: DDP waits for the gradient
-    of every weight that is trained.
+    of every weight that is trained. transformers ties the biases if they are equal in the files, or when it
+    resizes the decoder; they are separated, or the decoder's would not be saved.
     """
     decoder, embeddings = masked_lm.get_output_embeddings(), masked_lm.get_input_embeddings()
     if decoder is None or decoder.weight is embeddings.weight:
         return
     masked_lm.config.tie_word_embeddings = False
-    for name, tied_name in (masked_lm._tied_weights_keys or {}).items():
-        unused = masked_lm.get_parameter(tied_name)
-        if masked_lm.get_parameter(name) is not unused and name.endswith("bias"):
-            unused.requires_grad_(False)
+    for names in (masked_lm._tied_weights_keys or {}).items():
+        if not names[0].endswith("bias"):
+            continue
+        first, second = map(masked_lm.get_parameter, names)
+        if first is second:
+            decoder.bias = torch.nn.Parameter(first.detach().clone())
+        for bias in (first, second):
+            if bias is not decoder.bias:
+                bias.data = decoder.bias.detach().clone()  # as long, if words were added
+                bias.requires_grad_(False)
 
 
 def check_weights(model: str, masked_lm: Any, missing: Collection[str]) -> None:

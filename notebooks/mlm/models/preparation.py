@@ -7,7 +7,7 @@ from mlm.models.compilation import compile_encoder
 from mlm.models.cpu import undo_kernels, use_kernels
 from mlm.models.gpu import use_deterministic_operations
 from mlm.models.kernel_choice import choose_kernels
-from mlm.models.loading import init_head_bias
+from mlm.models.loading import init_head_bias, keep_untied
 from mlm.models.probe import ForwardCheck, freeze_unused_weights
 
 
@@ -22,7 +22,7 @@ def prepare_model(
     """Prepare a masked language model for training, in place; prints what is done.
 
     1. A new head starts with the token frequencies of the training text, if the model had none.
-    2. Weights that get no gradient are frozen.
+    2. Weights that get no gradient are frozen; adding words may have tied two biases, of which one is unused.
     3. On a CPU, the model and the process get the fastest kernels; on a GPU, the process deterministic ones.
     4. What training computes is compared with the model's own forward pass, on the CPU.
     5. The encoder is compiled, if `compile` is True.
@@ -41,6 +41,7 @@ def prepare_model(
     if model.head_was_missing and init_head_bias(model, train):
         print("new head: its bias starts at the token frequencies of the training text")
     check_forward = ForwardCheck(model, train)
+    keep_untied(model)
     freeze_unused_weights(model, train)
     chosen = choose_kernels(kernels, model, device, shape)
     if chosen:

@@ -195,6 +195,7 @@ class ForwardCheck:
             self.examples, self.tokenizer.pad_token_id, supports_packing(model.config)
         )
         drop_unknown_inputs(model, self.tokenizer)
+        check_inputs(model, self.tokenizer)
         self.expected = self.evaluate(own_logits, self.tokenizer, self.examples)
         self.check_model()
 
@@ -246,10 +247,19 @@ class ForwardCheck:
                     'in its own forward pass; with examples="stream" there is almost no padding'
                 )
                 return
+        reason = (
+            f"pad_token_id is {config.pad_token_id} in its config, {self.tokenizer.pad_token_id} in its "
+            "tokenizer; correct config.json, or pass another model"
+        )
+        if any(types := self.tokenizer("a").get("token_type_ids", [])):
+            reason = (
+                f"its tokenizer gives the token_type_ids {types} for the text 'a', but training has only 0; "
+                "pass another model, or, if this one was trained with 0, correct each type_id in the "
+                "post_processor of its tokenizer.json"
+            )
         raise NotebookError(
             f"training would not compute what {name} itself computes (logits differ by {change:.0%} of the "
-            f"largest): pad_token_id is {config.pad_token_id} in its config, {self.tokenizer.pad_token_id} "
-            "in its tokenizer; correct config.json, or pass another model"
+            f"largest): {reason}"
         )
 
 
@@ -300,6 +310,16 @@ def drop_unknown_inputs(model: Any, tokenizer: Any) -> None:
         print(
             f"{', '.join(unknown)}: given by the tokenizer but not taken by {type(model).__name__}, "
             "so the tokenizer no longer gives it"
+        )
+
+
+def check_inputs(model: Any, tokenizer: Any) -> None:
+    """Raise NotebookError if a model reads more of a tokenizer's output than training gives it."""
+    known = {"input_ids", "attention_mask", "token_type_ids"}
+    if unknown := accepted(model, tokenizer("a")).keys() - known:
+        raise NotebookError(
+            f"{type(model).__name__} also reads {', '.join(sorted(unknown))} from its tokenizer, which "
+            "training does not give it; pass another model, such as BERT"
         )
 
 
