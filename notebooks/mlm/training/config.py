@@ -78,8 +78,8 @@ def complete_config(
 
     A resumed run keeps the kernels and the learning rate that it began with. config also has "pack", whether
     examples share rows, "examples_per_step", the number of examples in an optimizer step (at most those of an
-    epoch), and "parameters", as they were passed. train: a MaskedLMDataset. device: from `trainer_arguments`. Raises NotebookError if
-    `accumulate` is more than an epoch's batches.
+    epoch), and "parameters", as they were passed. train: a MaskedLMDataset. device: from `trainer_arguments`.
+    Raises NotebookError if `accumulate` is more than an epoch's batches.
     """
     model = parameters["model"]
     resumed = resumed_choices(parameters)

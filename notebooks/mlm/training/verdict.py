@@ -133,10 +133,8 @@ def is_overfitted(run: Evidence, is_worse: bool) -> bool:
         return gap > MIN_GAP and seen_again
     if best_step > 0:
         return run.last_training < max(best, run.training_at(best_step))
-    if (
-        run.training and run.last_training >= run.training[0][1]
-    ):  # nothing was learned, not even that text
-        return False
+    if run.training and run.last_training >= run.training[0][1]:
+        return False  # not even the training text was learned
     return run.last_training < best or gap > 2 * MIN_GAP  # a spoiled model's gap is smaller
 
 
