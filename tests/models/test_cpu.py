@@ -5,6 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helpers import masked_loss
 from mlm.data.batches import MaskedBatches
@@ -229,3 +231,18 @@ def test_dropout_depends_on_the_seed():
         torch.manual_seed(seed)
         outputs.append(fast_dropout(x, 0.5))
     assert (outputs[0] == outputs[1]).all() and (outputs[0] != outputs[2]).any()
+
+
+@pytest.mark.parametrize("attention", PACKED_ATTENTION)
+def test_heads_may_share_keys_and_values(attention):
+    """As in EuroBERT: four heads of queries, two of keys and values."""
+    torch.manual_seed(0)
+    module = torch.nn.Module().eval()
+    module.num_key_value_groups, module.is_causal = 2, False
+    query, key, value = (torch.randn(2, heads, 8, 16) for heads in (4, 2, 2))
+    mask = torch.rand(2, 1, 8, 8) < 0.7
+    mask |= torch.eye(8, dtype=torch.bool)
+    output, _ = ALL_ATTENTION_FUNCTIONS[attention](module, query, key, value, mask, scaling=0.25)
+    repeated = (x.repeat_interleave(2, dim=1) for x in (key, value))
+    expected = F.scaled_dot_product_attention(query, *repeated, mask, scale=0.25).transpose(1, 2)
+    torch.testing.assert_close(output, expected)

@@ -218,3 +218,12 @@ def test_blocks_divide_every_matrix_and_change_no_step_size(kind, tokenizer):
             group["lr"] * max(1, len(weight) / weight.shape[1]) ** 0.5 * min(weight.shape) ** 0.5
         )
         assert (weight - start).norm().item() == pytest.approx(whole, rel=0.3)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_number_that_is_a_weight_is_trained(module, name):
+    """For example a temperature that an edit of MaskedLM adds."""
+    module.temperature = torch.nn.Parameter(torch.tensor(1.0))
+    optimizer, _ = make_optimizer(module, name, 1e-3, 0.1, "constant", total_steps=10)
+    updated = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    assert updated == {id(weight) for weight in module.parameters()}

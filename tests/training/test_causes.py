@@ -56,7 +56,7 @@ def on_h100(monkeypatch):
 @pytest.fixture
 def step(bert):
     """A function that makes a StepMemory with some other values, for a text of 100,000 lines."""
-    dataset = SimpleNamespace(lengths=np.arange(100_000) % 30)
+    dataset = SimpleNamespace(lengths=np.arange(100_000) % 30, examples_per_epoch=100_000)
 
     def make(**changes):
         values = dict(batch_size=1024, accumulate=2, mlm_probability=0.3, dtype=torch.bfloat16)
@@ -112,7 +112,9 @@ def test_the_advice_depends_on_model_text_and_memory(step):
 
 def test_the_advice_for_a_batch_that_is_larger_than_the_text(on_h100, step):
     small = step(batch_size=65536)
-    small.train = SimpleNamespace(lengths=np.full(2000, 20))
+    small.train = SimpleNamespace(lengths=np.full(2000, 20), examples_per_epoch=2000)
+    assert "batch_size=256, accumulate=8 (" in str(memory_error(MemoryError(), small))
+    small.train.lengths = np.full(5000, 20)  # of a mixture, whose epochs have only some of them
     assert "batch_size=256, accumulate=8 (" in str(memory_error(MemoryError(), small))
 
 

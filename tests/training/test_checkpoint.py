@@ -1,5 +1,6 @@
 """Checkpoints: at any moment a good one exists, and a damaged one is never used."""
 
+import hashlib
 import itertools
 import os
 import random
@@ -11,7 +12,8 @@ import torch
 from test_results import damages
 
 from helpers import refused
-from mlm.training.checkpoint import latest_good_checkpoint
+from mlm.env.files import write_checked_json
+from mlm.training.checkpoint import CHECKSUMS, latest_good_checkpoint
 from mlm.training.lock import unlock_run
 from mlm.training.run_files import selected_weights
 from small_runs import files_in, replace_file, same, stop_at
@@ -102,3 +104,13 @@ def test_the_best_weights_are_selected_if_they_are_stored():
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):
     assert latest_good_checkpoint(tmp_path) is None
+
+
+def test_a_good_checkpoint_that_the_checksums_do_not_name_is_not_called_damaged(tmp_path, capsys):
+    """The power failed after the checksums were written, before the new checkpoint got its name."""
+    for name, content in (("last.ckpt", b"good"), ("previous.ckpt", b"older")):
+        (tmp_path / name).write_bytes(content)
+    sums = [hashlib.sha256(content).hexdigest() for content in (b"new", b"good")]
+    write_checked_json(tmp_path / CHECKSUMS, {"checkpoints": sums})
+    assert latest_good_checkpoint(tmp_path).path.name == "last.ckpt"
+    assert "damaged" not in capsys.readouterr().out

@@ -10,6 +10,7 @@ import pytest
 
 from mlm.env.notebook import NotebookError
 from mlm.training.failures import (
+    FAILURE_FILE,
     clear_failure_and_stop,
     quiet_writer_threads,
     report_failure,
@@ -70,6 +71,13 @@ def test_an_error_is_reported_in_one_line_or_with_its_traceback(tmp_path, capsys
     assert "the error above" in reported_failure(tmp_path)
     output = capsys.readouterr().out
     assert "Traceback" in output and "IndexError: example 7" in output
+
+
+def test_an_error_that_could_not_be_written_is_still_an_error(tmp_path):
+    """On a full disk, the report is an empty file."""
+    (tmp_path / FAILURE_FILE).touch()
+    assert "a process failed" in reported_failure(tmp_path)
+    assert reported_failure(tmp_path, one_line=True) is None  # the exception says more
 
 
 def test_the_first_reported_error_is_kept(tmp_path):

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from mlm.training.lock import HELD_LOCKS, lock_run, unlock_run
+from mlm.training.run import open_run
 
 
 def fork(function):
@@ -40,6 +41,17 @@ def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path):
     assert exit_status(fork(lambda: lock_run(tmp_path))) == 0  # it ended without unlocking
     lock_run(tmp_path)
     unlock_run(tmp_path)
+
+
+@pytest.mark.fault
+def test_a_lock_ends_if_the_loggers_cannot_be_opened(runs, tmp_path, monkeypatch):
+    """Then there is no training that would end it."""
+    run = open_run(tmp_path, "run", "auto", runs.settings())
+    assert run.folder / "lock" in HELD_LOCKS
+    monkeypatch.setattr("mlm.training.run.open_loggers", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.loggers(6.0, "csv")
+    assert run.folder / "lock" not in HELD_LOCKS
 
 
 @pytest.mark.fault

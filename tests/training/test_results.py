@@ -6,14 +6,16 @@ import random
 import shutil
 import subprocess
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from helpers import refused
 from mlm.env.files import read_checked_json
 from mlm.training.lock import unlock_run
-from mlm.training.results import save_model, write_results
+from mlm.training.results import save_model, speed_results, write_results
 from mlm.training.run import open_run
 from mlm.training.run_files import check_files
 from small_runs import STEPS, Patch, files_in, replace_file, same, stop_at
@@ -262,3 +264,16 @@ def test_only_the_weights_that_the_run_keeps_are_saved(runs, tmp_path):
     shutil.rmtree(run.folder / "checkpoints")  # to make room on a full disk
     assert save_model(runs.module, runs.tokenizer, run)
     unlock_run(run.folder)
+
+
+@pytest.mark.parametrize("launched, fraction", [(False, 1e-5), (True, 5e-6)])
+def test_forked_processes_share_the_cores_of_the_measured_peak(monkeypatch, launched, fraction):
+    monkeypatch.setattr("mlm.training.results.device_peak", lambda *_: (1e12, "measured"))
+    monkeypatch.setattr("mlm.training.results.flops_per_token", lambda *_: 1e6)
+    monkeypatch.setattr("mlm.training.results.started_by_launcher", lambda: launched)
+    run = SimpleNamespace(
+        state={"timed_tokens": 10, "timed_seconds": 1},
+        settings={"device": "cpu", "dtype": "float32", "processes": 2, "mlm_probability": 0.3},
+    )
+    _, training = speed_results(run, SimpleNamespace(lengths=np.ones(3)), None)
+    assert training["share_of_peak"] == pytest.approx(fraction)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from mlm.training.verdict import CAUSES, Evidence, verdict
@@ -56,6 +57,10 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         ("learning rate", evidence((2.1, 2.9), (4.0, 3.3, 3.2), False), True, "made the model worse"),
         # the only training loss is of before the first update
         ("learning rate", evidence((6.86, 29.4), (6.6,), steps=1), False, "rose from 6.86 before training to 29.40"),
+        # the highest loss is the one before training, but the largest rise comes later
+        ("learning rate", evidence((8.3, 5.0, 5.2), (6.5, 5.3, 5.4, 5.5)), True, "rose from 5.00 at step 1,200 to 5.20"),
+        # the lowest loss is not the last one, but no lower than it
+        ("overfitting", evidence((8.4, 5.801, 5.803), (6.9, 5.0, 4.0, 3.0)), False, "its validation loss is 5.80, while"),
         # too few steps
         ("too few steps", evidence((8.3, 5.5), (7.0, 6.0), steps=60, epochs=0.3), False, "pass about 10 epochs with max_steps=-1, or fine-tune"),
         # each example was seen at most once: a gap between the two losses is no overfitting
@@ -111,3 +116,14 @@ def test_losses_after_the_weights_that_are_kept_do_not_count():
     run = Evidence([(0, 8.0), (200, 4.8)], training, BASELINE, from_scratch=True, epochs=2)
     assert verdict(run)["cause"] == "none"
     assert run.last_training == 5.0
+
+
+def test_there_is_a_verdict_on_any_losses():
+    random = np.random.default_rng(0)
+    for _ in range(3000):
+        validation = random.normal(5, random.choice([0.1, 1]), random.integers(1, 6))
+        training = random.normal(5, random.choice([0.1, 1]), random.integers(0, 9))
+        run = evidence(
+            validation, training, bool(random.integers(2)), int(random.integers(1, 3000))
+        )
+        assert verdict(run)["cause"] in CAUSES

@@ -71,9 +71,9 @@ def matmul_attention(
 
     query, key, value: (B, heads, T, d). attention_mask: bool (B, 1, T, T), or None. Returns (B, T, heads, d)
     and None. For BERT's lengths this is faster on some CPUs than torch's fused kernels. Long rows are left to
-    `long_attention`: their scores would fill the memory.
+    `long_attention`, because their scores would fill the memory, and so are heads that share keys and values.
     """
-    if is_long(query.shape[2]):
+    if is_long(query.shape[2]) or query.shape[1] != key.shape[1]:
         return long_attention(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, heads, T, T)
     if attention_mask is not None:

@@ -70,7 +70,7 @@ def make_optimizer(
     adamw_weights = [weight for weight in weights if id(weight) not in parts]
     groups: list[dict[str, Any]] = [
         {"params": [weight for weight in adamw_weights if weight.ndim > 1]},
-        {"params": [weight for weight in adamw_weights if weight.ndim == 1], "weight_decay": 0.0},
+        {"params": [weight for weight in adamw_weights if weight.ndim <= 1], "weight_decay": 0.0},
     ]
     if muon_weights:
         numbers = [parts[id(weight)] for weight in muon_weights]

@@ -135,7 +135,7 @@ class StepMemory:
     @property
     def examples(self) -> int:
         """The number of examples in a batch."""
-        return min(self.batch_size, len(self.train.lengths))
+        return min(self.batch_size, self.train.examples_per_epoch)
 
     def bytes_per_example(self, checkpointing: bool) -> float:
         """Bytes for each example of a batch, with or without gradient checkpointing (estimated)."""
@@ -176,7 +176,9 @@ class StepMemory:
             )
         if self.accumulate is None:
             return f"pass batch_size={fitting} (estimated to fit)"
-        examples = min(self.accumulate * self.batch_size, len(self.train.lengths))  # of a step
+        examples = min(
+            self.accumulate * self.batch_size, self.train.examples_per_epoch
+        )  # of a step
         batches = math.ceil(examples / fitting)
         step = " for a step of the same examples" if batches * fitting == examples else ""
         return f"pass batch_size={fitting}, accumulate={batches}{step} (estimated to fit){slower}"

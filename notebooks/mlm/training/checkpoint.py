@@ -161,7 +161,7 @@ def latest_good_checkpoint(folder: Path) -> StoredCheckpoint | None:
             good.append((sums.index(sha256), StoredCheckpoint(path, sha256)))
         elif sha256 and not sums and is_undamaged(path):
             good.append((number, StoredCheckpoint(path, sha256)))
-        else:
+        elif not good:
             print(f"{path} is damaged: trying the one before")
         if good and min(good)[0] == 0:
             break

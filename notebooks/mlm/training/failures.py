@@ -60,6 +60,8 @@ def reported_failure(folder: Path, one_line: bool = False) -> str | None:
         text = (folder / FAILURE_FILE).read_text(encoding="utf-8").strip()
     except OSError:
         return None
+    if not text:  # on a full disk, the file is empty
+        return None if one_line else "a process failed; the last good checkpoint is kept"
     if "\n" not in text:
         return text
     if one_line:

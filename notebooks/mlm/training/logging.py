@@ -118,8 +118,10 @@ class TrainingLogger(pl.Callback):
         """The optimizer made a step; `batch` is its last batch."""
         self.state["tokens"] += batch["num_tokens"]
         self.state["examples"] += batch["num_examples"]
-        if trainer.world_size == 1:
-            self.count_cells(self.cells)
+        self.state["cells"] += (
+            self.cells * trainer.world_size
+        )  # all processes' batches have one shape
+        self.cells = 0
         if self.shows_progress:
             self.progress.step()
         if self.step % self.log_every == 0 or self.step in self.log_steps:
@@ -138,10 +140,9 @@ class TrainingLogger(pl.Callback):
         if norm is not None:
             sums = torch.cat([sums, norm[None] / trainer.world_size])
         if trainer.world_size > 1:  # processes can only agree on requests where they meet
-            own = torch.tensor([float(self.cells), *self.own_requests()]).to(module.device)
+            own = torch.tensor(self.own_requests(), dtype=sums.dtype).to(module.device)
             values = sum_over_processes(trainer, torch.cat([sums, own])).cpu().tolist()
-            cells, *self.requests = values[len(sums) :]
-            self.count_cells(int(cells))
+            self.requests = values[len(sums) :]
         else:
             values = sums.cpu().tolist()
         self.sums = torch.zeros(2).to(module.device)
@@ -199,12 +200,7 @@ class TrainingLogger(pl.Callback):
             left = self.time_left.seconds(trainer.global_step) if is_training else None
             self.progress.row(self.state["history"], left)
 
-    # counts and times
-
-    def count_cells(self, cells: int) -> None:
-        """Add the tokens of batches (with padding) of all processes to the state."""
-        self.state["cells"] += cells
-        self.cells = 0
+    # times
 
     def count_seconds(self) -> float:
         """Add the seconds since the last call to the training time. Returns the time now."""

@@ -27,7 +27,7 @@ from mlm.env.files import (
     write_checked_json,
 )
 from mlm.env.names import public_names, public_parameters, without_paths
-from mlm.env.notebook import NotebookError, installed_version
+from mlm.env.notebook import NotebookError, installed_version, started_by_launcher
 from mlm.models.flops import device_peak, flops_per_token
 from mlm.optim.recipe import RECIPE_SETTINGS
 from mlm.training.checkpoint import is_write_error, staging_folder, write_errors
@@ -161,7 +161,9 @@ def speed_results(
         length = round((lengths**2).sum() / lengths.sum())  # of the example of an average token
         try:
             flops = flops_per_token(model, length, settings["mlm_probability"])
-            fraction = speed * flops / peak / settings["processes"]
+            # processes that this notebook forks share the cores on which the peak is measured
+            shared = settings["device"] == "cpu" and not started_by_launcher()
+            fraction = speed * flops / peak / (1 if shared else settings["processes"])
         except (
             Exception
         ) as error:  # some model that torch cannot count: a figure must not cost the run
@@ -229,7 +231,7 @@ def run_results(
             "processes": settings["processes"],
             "precision": settings["dtype"],
             "kernels": settings["kernels"],
-            "threads": torch.get_num_threads(),
+            "threads": state.get("threads", torch.get_num_threads()),  # of each process
             **hardware,
         },
         "data": {

@@ -111,18 +111,24 @@ class Run:
         """The loggers of the parameter `logger`, which continue the curves of this run.
 
         TensorBoard has a second curve with the baseline. A finished run has no loggers. Raises
-        NotebookError if the logs cannot be written.
+        NotebookError if the logs cannot be written; the lock is then released.
         """
         if self.finished:
             return []
-        if "tensorboard" in logger_names(logger):
-            with write_errors("the logs", self.folder):
-                line = TensorBoardLogger(self.folder / "logs", "", "tensorboard/unigram baseline")
-                for step in (0, self.total_steps):
-                    line.log_metrics(shown_row({"valid_loss": baseline}), step)
-                line.save()
-        known = {**self.settings, "unigram_loss": baseline}
-        return open_loggers(logger, self.folder, known, self.history)
+        try:
+            if "tensorboard" in logger_names(logger):
+                with write_errors("the logs", self.folder):
+                    line = TensorBoardLogger(
+                        self.folder / "logs", "", "tensorboard/unigram baseline"
+                    )
+                    for step in (0, self.total_steps):
+                        line.log_metrics(shown_row({"valid_loss": baseline}), step)
+                    line.save()
+            known = {**self.settings, "unigram_loss": baseline}
+            return open_loggers(logger, self.folder, known, self.history)
+        except BaseException:  # there will be no training that ends the lock
+            unlock_run(self.folder)
+            raise
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:

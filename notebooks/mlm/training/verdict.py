@@ -171,7 +171,7 @@ def uses_context(run: Evidence) -> str:
 
 def overfits(run: Evidence) -> str:
     best_step, best = run.best
-    if best_step == run.steps:
+    if run.after - best < NO_CHANGE:
         change = f"is {run.after:.2f}"
         advice = (
             f"use more text, or {FINE_TUNE}; check that the validation text is of the same kind"
@@ -203,12 +203,14 @@ def diverged(run: Evidence) -> str:
 
 
 def was_made_worse(run: Evidence) -> str:
-    until_highest = run.validation[: [loss for _, loss in run.validation].index(run.highest)]
-    step, best = min(until_highest, key=lambda pair: pair[1])
+    losses = [loss for _, loss in run.validation]
+    rises = {end: losses[end] - min(losses[:end]) for end in range(1, len(losses))}
+    peak = max(rises, key=rises.__getitem__)  # the end of the largest rise
+    step, best = min(run.validation[:peak], key=lambda pair: pair[1])
     when = "before training" if step == 0 else f"at step {step:,}"
     return (
         f"Training made the model worse: its validation loss rose from {best:.2f} {when} to "
-        f"{run.highest:.2f} and ended at {run.after:.2f}, while the training loss did not fall below "
+        f"{losses[peak]:.2f} and ended at {run.after:.2f}, while the training loss did not fall below "
         f"{run.lowest_training:.2f} (unigram baseline: {run.baseline:.2f}); the learning rate is too high "
         "for this model: leave lr to the recipe, or pass a lower one"
     )
