@@ -8,7 +8,7 @@ def test_there_are_enough_passages_of_each_class():
     counts = python_topics()["label"].value_counts()
     assert {*counts.index} == {*PAGES} and 4 <= len(counts) <= 8
     assert counts.min() > 150  # 128 for training, the others for the test
-    check_classes(python_topics()["label"], "pydoc")
+    check_classes(python_topics()["label"], name="pydoc", advice="")
 
 
 def test_passages_are_short_and_no_text_has_two_classes():
