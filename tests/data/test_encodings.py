@@ -194,6 +194,26 @@ def test_one_byte_in_ascii_text_may_be_damaged_or_a_letter(tmp_path):
 
 
 @pytest.mark.fault
+def test_a_damaged_byte_after_the_part_that_is_examined_has_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlm.data.encodings.MAX_SCANNED", 1000)
+    given = put(tmp_path / "a.txt", "grüne Wälder\n".encode() * 200 + b"caf\xe9\n")
+    with refused("UTF-8 text with damaged bytes: line 201,"):
+        load_corpus(given, tmp_path / "work")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("start", ["", "a"])  # with it, the sample ends inside a character
+def test_a_long_line_of_letters_is_not_damage(tmp_path, start):
+    text = (start + LANGUAGES["gb18030"] * 800).encode("gb18030")
+    given = put(tmp_path / "a.txt", text)
+    with refused("is not UTF-8 text", 'encoding="gb18030"') as message:
+        load_corpus(given, tmp_path / "work")
+    assert "damaged" not in message()
+    (warning,) = doubted_encodings([tmp_path / "a.txt"], "cp1252")
+    assert "encoding='gb18030', which gives" in warning
+
+
+@pytest.mark.fault
 def test_several_letters_of_a_single_line_are_not_damage(tmp_path):
     given = put(tmp_path / "a.txt", "ein Café über der Straße".encode("cp1252"))
     with refused("is not UTF-8 text", "1 of 1 lines; likely encodings: cp1252") as message:

@@ -42,6 +42,15 @@ def test_a_path_may_be_relative_or_in_the_home_folder(tmp_path, monkeypatch):
         assert fetch_corpus(given, tmp_path / "work") == (path,)
 
 
+def test_the_output_below_a_folder_that_is_reached_through_a_link_is_no_text(tmp_path):
+    put(tmp_path / "real" / "a.txt", TEXT)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    for given in (link, f"{link}/**/*.txt"):
+        folders = {load_corpus(str(given), link / "work").name for _ in range(3)}
+        assert len(folders) == 1, folders
+
+
 def test_a_folder_gives_its_texts_and_nothing_else(tmp_path, capsys):
     root, workdir = tmp_path / "texts", tmp_path / "texts" / "b" / "work"
     texts = ["B.TXT", "a.md", "b/cc.txt.gz", "b/d.jsonl", "z.csv"]

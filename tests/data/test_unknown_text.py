@@ -5,6 +5,7 @@ from transformers import BertTokenizer
 
 from helpers import refused
 from mlm.data.dataset import MaskedLMDataset
+from mlm.data.tokenization import text_backend
 from mlm.data.tokenizer import load_tokenizer
 from mlm.data.unknown_text import describe_unknown, find_unk_fraction
 
@@ -66,3 +67,16 @@ def test_labelled_texts_that_the_vocabulary_lacks_are_mentioned(small):
     assert describe_unknown(small, ["a" + 100 * " b" + "xxxxxx" * 9], 8).startswith(
         "0.0%"
     )  # not read
+
+
+def test_the_tokenizer_is_copied_once_for_a_text(tmp_path, small, monkeypatch):
+    """A large vocabulary takes a second."""
+    (tmp_path / "a.txt").write_text("a b xx\n" * 3000)
+    copies = []
+
+    def copy(tokenizer):
+        copies.append(text_backend(tokenizer))
+        return copies[-1]
+
+    monkeypatch.setattr("mlm.data.unknown_text.text_backend", copy)
+    assert find_unk_fraction(tmp_path / "a.txt", small) == 0.5 and len(copies) == 1

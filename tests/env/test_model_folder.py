@@ -169,6 +169,15 @@ def test_missing_and_truncated_weights_are_refused(folder, tokenizer):
     )
 
 
+def test_an_index_that_transformers_does_not_read_is_ignored(folder, tokenizer):
+    """For example after downloading only *.json and *.safetensors."""
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    load_model(str(folder), tokenizer, 64)
+    (folder / WEIGHTS).unlink()
+    assert_refused(folder, tokenizer, "lacks pytorch_model-00001-of-00002.bin", only_model=True)
+
+
 def test_complete_folders_of_every_form_are_loaded(folder, tokenizer):
     """Several files of weights, a pickle of tensors, the root of a sentence-transformers folder."""
     expected = load_model(str(folder), tokenizer, 64)

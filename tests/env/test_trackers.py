@@ -72,6 +72,19 @@ def test_wandb_without_a_login_is_one_line(no_login):
 
 
 @pytest.mark.fault
+def test_an_error_of_wandb_without_words_is_named(no_login, monkeypatch):
+    import wandb
+
+    def login(prompt=None):
+        raise TimeoutError
+
+    monkeypatch.setattr(wandb, "login", login)
+    monkeypatch.setattr(trackers, "check_server", lambda *_: None)
+    with refused("the login is not valid (TimeoutError)"):
+        check_loggers("wandb")
+
+
+@pytest.mark.fault
 def test_wandb_without_a_network_is_one_line(no_login, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
     with refused("http://127.0.0.1:9 cannot be reached", "WANDB_MODE=offline"):

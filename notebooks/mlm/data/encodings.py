@@ -166,12 +166,12 @@ class UndecodedLines:
     first_offset: int = 0
     first_byte: int = 0
     is_cut: bool = False  # the only invalid line is the last, which ends inside a character
-    is_complete: bool = True  # all lines were examined, not only MAX_SCANNED bytes
+    is_complete: bool = True  # all lines were examined, not only about MAX_SCANNED bytes
     sample: bytes = b""  # the first invalid lines
 
 
 def find_undecoded_lines(stream: BinaryIO, encoding: str) -> UndecodedLines:
-    """Examine up to MAX_SCANNED bytes of a stream whose line ends are single bytes."""
+    """Examine MAX_SCANNED bytes of a stream whose line ends are single bytes, or all until an invalid line."""
     found, offset = UndecodedLines(), 0
     for text in io.TextIOWrapper(stream, encoding="latin-1", newline=""):  # ends LF, CR or CRLF
         line = text.encode("latin-1")
@@ -190,7 +190,7 @@ def find_undecoded_lines(stream: BinaryIO, encoding: str) -> UndecodedLines:
                 if len(found.sample) < SAMPLE_BYTES:
                     found.sample += line[:SAMPLE_BYTES]
         offset += len(line)
-        if offset > MAX_SCANNED:
+        if offset > MAX_SCANNED and found.num_invalid:  # the first one may come later
             found.is_complete, found.is_cut = False, False
             break
     return found
@@ -203,8 +203,9 @@ def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) ->
         with file.reopen() as stream:
             found = find_undecoded_lines(stream, encoding or "utf-8")
     if not found.num_invalid:  # not examined, or each line is valid, but not one after the other
+        default = ", or None for UTF-8" if encoding else ""
         return NotebookError(
-            f"{file.name} is not {encoding} text ({error}); pass another encoding, or None for UTF-8"
+            f"{file.name} is not {encoding or 'UTF-8'} text ({error}); pass another encoding{default}"
         )
     where = (
         f"line {found.first_line:,}, byte offset {found.first_offset:,} ({found.first_byte:#04x})"
@@ -235,7 +236,8 @@ def decoding_error(file: ByteFile, encoding: str | None, error: UnicodeError) ->
             + (f"; likely encodings of these: {suggestion}" if suggestion else "")
             + "; convert all parts to UTF-8 before you join them"
         )
-    num_places = len(NOT_ASCII.findall(found.sample))  # several in a line are letters
+    places = NOT_ASCII.findall(found.sample)
+    num_places = max(len(places), sum(map(len, places)) / 3)  # several in a line are letters
     if found.num_invalid <= max(1, found.num_lines // 1000) and num_places <= found.num_invalid:
         letters = f"; if it is a letter, likely encodings: {suggestion}" if suggestion else ""
         letters += f"; {advice_for(file, next(iter(likely)))}" if likely else ""
@@ -283,6 +285,11 @@ def plausibility(sample: bytes, encoding: str) -> tuple[float, float]:
     """
     from charset_normalizer import from_bytes
 
+    try:
+        sample.decode(encoding)
+    except UnicodeDecodeError as error:
+        if error.end == len(sample) >= DOUBT_BYTES:  # it was cut, perhaps inside a character
+            sample = sample[: error.start]
     match = from_bytes(sample, cp_isolation=[encoding], threshold=1.0).best()
     chaos, coherence = (match.chaos, match.coherence) if match else (1.0, 0.0)
     return chaos + odd_fraction(sample.decode(encoding, "replace")), coherence
@@ -319,7 +326,8 @@ def doubt_encoding(file: ByteFile, encoding: str) -> str | None:
     if oddness <= MAX_ODDNESS and not (is_less_coherent and likely_oddness <= oddness):
         return None
     given, other = (
-        short_repr(non_ascii_part(text), 40) for text in (given_text, sample.decode(likely))
+        short_repr(non_ascii_part(text), 40)
+        for text in (given_text, sample.decode(likely, "replace"))
     )
     return (
         f"{file.name}: encoding={encoding!r} gives {given}; if that is garbled, "

@@ -70,10 +70,12 @@ def output_folders(workdir: Path, folder: Path) -> set[Path]:
     """The folders whose files are output of the notebooks and not part of a corpus in `folder`.
 
     That is `workdir`. If the corpus itself is inside it, these are `workdir`/corpus and the runs' folders.
+    `workdir` is resolved. If `folder` is reached through a link, so are the folders below it.
     """
-    if workdir not in (folder, *folder.parents):
-        return {workdir}
-    return {workdir / "corpus", *(path.parent for path in workdir.glob("*/checkpoints"))}
+    real, found = folder.resolve(), {workdir}
+    if workdir in (real, *real.parents):
+        found = {workdir / "corpus", *(path.parent for path in workdir.glob("*/checkpoints"))}
+    return found | {folder / path.relative_to(real) for path in found if path.is_relative_to(real)}
 
 
 def folder_files(folder: Path, workdir: Path, parameter: str) -> list[Path]:

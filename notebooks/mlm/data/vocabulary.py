@@ -129,6 +129,7 @@ def add_frequent_words(
     # In BPE and Unigram, the token of a word includes the space before it (lstrip).
     options = dict(single_word=True, normalized=True, lstrip=not is_wordpiece)
     extended.add_tokens([AddedToken(word, **options) for word in words])
+    extended.name_or_path = tokenizer.name_or_path  # its vocabulary was not learned here
     return extended
 
 

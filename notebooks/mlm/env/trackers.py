@@ -126,6 +126,7 @@ def open_mlflow(run: TrackedRun) -> Any:
 def open_trackio(run: TrackedRun) -> Any:
     """A run of Trackio, by default in workdir; TRACKIO_SPACE_ID and TRACKIO_SERVER_URL are respected."""
     folder = os.environ.setdefault("TRACKIO_DIR", str(run.workdir.resolve() / "trackio"))
+    project = os.environ.get("TRACKIO_PROJECT", PROJECT)
     import trackio
     from pytorch_lightning.loggers.logger import Logger
 
@@ -136,7 +137,6 @@ def open_trackio(run: TrackedRun) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            project = os.environ.get("TRACKIO_PROJECT", PROJECT)
             with contextlib.redirect_stdout(io.StringIO()):  # the line below says the same
                 self.experiment = trackio.init(
                     project, self.name, config=run.settings, resume="allow", embed=False,
@@ -154,7 +154,7 @@ def open_trackio(run: TrackedRun) -> Any:
                 self.experiment.finish()
 
     logger = TrackioLogger()
-    print(f"trackio: to see the curves, `TRACKIO_DIR={folder} trackio show --project {PROJECT}`")
+    print(f"trackio: to see the curves, `TRACKIO_DIR={folder} trackio show --project {project}`")
     return logger
 
 
@@ -195,8 +195,9 @@ def check_wandb() -> None:
             logged_in = bool(wandb.api.api_key)
     except Exception as error:
         check_server("wandb", address, offline)
+        reason = hide_secrets(str(error)).partition("\n")[0] or type(error).__name__
         raise NotebookError(
-            f"logger='wandb': the login is not valid ({hide_secrets(str(error)).splitlines()[0]}): run "
+            f"logger='wandb': the login is not valid ({reason}): run "
             "`wandb login` in a terminal, or set the environment variable WANDB_MODE=offline"
         ) from None
     finally:
