@@ -19,15 +19,17 @@ OF_TORCH = re.compile("nvidia|cuda|triton")
 def locked_versions(lines: list[str]) -> dict[str, str]:
     """{name: version} of all packages that these requirements need, directly or through others."""
     found: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()  # (name, extra); "": without an extra
     wanted = [Requirement(line) for line in lines]
     while wanted:
         requirement = wanted.pop()
         name = canonicalize_name(requirement.name)
-        extras = requirement.extras or {""}
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        if name in found or OF_TORCH.match(name):
+        extras = {e for e in {"", *requirement.extras} if (name, e) not in seen}
+        if not extras or OF_TORCH.match(name):
             continue
+        seen |= {(name, extra) for extra in extras}
         try:
             found[name] = version(name).partition("+")[0]  # "2.13.0+cpu" is not on every index
         except PackageNotFoundError:

@@ -5,15 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from encoders import make_model
 from mlm.benchmark.limits import (
     STEP_PARTS,
     activation_bytes,
     attention_seconds,
+    encode_seconds,
+    full_batch,
+    layer_shapes,
     lightning_loop,
     lightning_overhead,
     step_breakdown,
 )
 from mlm.benchmark.speed import Variant, loop_seconds
+from mlm.data.corpus import load_corpus
 
 OURS = Variant(
     "this suite",
@@ -90,3 +95,29 @@ def test_attention_takes_longer_in_long_rows_with_as_many_tokens(bench):
     short, long = (attention_seconds(bench, torch.float32, width, 512) for width in (32, 512))
     assert short.keys() == long.keys() == {"matmul", "sdpa"} and min(short.values()) > 0
     assert long["matmul"] > short["matmul"]  # 16 times as many scores
+
+
+def test_full_blocks_are_full_also_if_documents_are_short(bench, tmp_path):
+    rows = "".join(f"{number} the dog sees an old green tree\n" for number in range(80))
+    (tmp_path / "a.csv").write_text("text\n" + rows)
+    train = load_corpus(str(tmp_path / "a.csv"), tmp_path / "work") / "train.txt"
+    for width in (16, 32):
+        batch = full_batch(bench, train, 2, width)
+        assert batch["num_tokens"] == 2 * (width - 2)
+
+
+def test_copies_of_a_text_are_deleted(bench, tmp_path):
+    (tmp_path / "a.txt").write_text("the dog sees a tree\n" * 20)
+    (tmp_path / "copies").mkdir()
+    tokenizer = bench.data["line"].tokenizer
+    assert encode_seconds(tmp_path / "a.txt", tokenizer, tmp_path / "copies", 3) > 0
+    assert not [*(tmp_path / "copies").iterdir()]
+
+
+@pytest.mark.parametrize("kind", ["bert", "albert", "electra", "distilbert"])
+def test_the_matrix_products_are_those_of_the_model(kind, tokenizer):
+    model = make_model(kind, tokenizer)
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    found = {(layer.in_features, layer.out_features) for layer in layers}
+    shapes = layer_shapes(model.config, tokens=64, masked=8)
+    assert {(inner, columns) for _, inner, columns, _ in shapes.values()} <= found

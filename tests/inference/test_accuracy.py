@@ -11,6 +11,7 @@ from mlm.inference.accuracy import SHOWN, accuracy_by_frequency
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate
 from mlm.training.module import MaskedLM
+from texts import ANIMALS, PLACES, VERBS
 
 
 def test_accuracy_by_frequency_adds_up_to_the_validation_accuracy(
@@ -74,3 +75,18 @@ def test_the_most_frequent_token_is_right_only_in_the_last_band(
     train = MaskedLMDataset(corpus_folder / "train.txt", tokenizer, 32)
     token = tokenizer.convert_ids_to_tokens(np.bincount(train.ids).argmax().item())
     assert f"most frequent token: {token!r}" in capsys.readouterr().out
+
+
+def test_the_most_frequent_token_is_one_that_can_be_predicted(results_of, prose_corpus, capsys):
+    """[UNK] may be more frequent, but it is never a prediction target."""
+    words = ["often", "never", "the", "old", *ANIMALS, *VERBS, *PLACES]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
+    tokenizer.name_or_path = "a model"
+    model = make_model("bert", tokenizer, num_hidden_layers=1).eval()
+    train = MaskedLMDataset(prose_corpus / "train.txt", tokenizer, 32)
+    assert np.bincount(train.ids).argmax() == tokenizer.unk_token_id
+    workdir, results = prose_corpus.parents[1], results_of(prose_corpus)
+    table = accuracy_by_frequency({"a": model}, tokenizer, results, workdir)
+    assert "[UNK]" not in capsys.readouterr().out
+    assert table.loc[("all", "all"), "most frequent token"] > 0

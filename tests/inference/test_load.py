@@ -304,3 +304,9 @@ def test_an_untrained_model_from_a_folder_needs_no_corpus(finished_run, tmp_path
     saved, original = (read_weights(path / "saved.bin") for path in (folder, finished_run))
     assert all(torch.equal(saved[name], original[name]) for name in original)
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("sentencepiece is missing")])
+def test_an_error_that_says_nothing_about_the_file_is_not_blamed_on_it(tmp_path, error):
+    with pytest.raises(type(error)), read_errors(tmp_path / "saved.bin"):
+        raise error

@@ -8,6 +8,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 import mlm.inference.quantize
+from mlm.data.dataset import MaskedLMDataset
 from mlm.inference.export import export_onnx, onnx_logits
 from mlm.inference.quantize import (
     describe_quantization,
@@ -39,6 +40,17 @@ def test_a_large_validation_set_is_thinned_out(
     count = len(list(masked_rows(tokenizer, corpus_results, corpus_folder)))
     monkeypatch.setattr(mlm.inference.quantize, "MEASURED_TOKENS", 1)
     assert 0 < len(list(masked_rows(tokenizer, corpus_results, corpus_folder))) < count
+
+
+def test_tokens_that_are_cut_off_are_not_counted(
+    tokenizer, corpus_results, corpus_folder, monkeypatch
+):
+    corpus_results["parameters"]["max_len"] = 6
+    every = len(list(masked_rows(tokenizer, corpus_results, corpus_folder)))
+    valid = MaskedLMDataset(corpus_folder / "valid.txt", tokenizer, 6)
+    assert valid.lengths.sum() < 0.6 * len(valid.ids)
+    monkeypatch.setattr(mlm.inference.quantize, "MEASURED_TOKENS", 0.15 * valid.lengths.sum())
+    assert len(list(masked_rows(tokenizer, corpus_results, corpus_folder))) == every
 
 
 @pytest.mark.parametrize("wrong", [0, 1])

@@ -13,7 +13,7 @@ import pytest
 import mlm.inference.upload
 from helpers import refused
 from mlm.env.files import partial_path
-from mlm.inference.upload import check_upload, upload_model
+from mlm.inference.upload import TIMEOUT, check_upload, hub_timeout, upload_model
 
 COMMIT = "0" * 39 + "1"
 
@@ -209,8 +209,16 @@ def test_without_a_trained_model_there_is_nothing_to_upload(start_hub):
 
 def test_the_timeout_of_the_client_is_restored(start_hub, folder):
     start_hub(faults={"/repos/create": 403})
-    session = huggingface_hub.get_session()
-    before = session.timeout
+    before = huggingface_hub.get_session().timeout
     with refused("no write access"):
         upload_model(folder, "you/name")
-    assert session.timeout == before and not huggingface_hub.constants.HF_HUB_DISABLE_XET
+    assert huggingface_hub.get_session().timeout == before
+    assert not huggingface_hub.constants.HF_HUB_DISABLE_XET
+
+
+def test_a_new_client_has_the_timeout_as_well():
+    """huggingface_hub closes its client when a connection is refused."""
+    with hub_timeout():
+        for _ in range(2):
+            assert huggingface_hub.get_session().timeout.read == TIMEOUT
+            huggingface_hub.close_session()

@@ -9,11 +9,13 @@ from transformers import EsmTokenizer
 
 from encoders import make_model, make_tokenizer
 from mlm.data.batches import MaskedBatches
+from mlm.data.corpus import load_corpus
 from mlm.data.dataset import MaskedLMDataset
 from mlm.data.packing import VALIDATION_EPOCH
 from mlm.inference.accuracy import accuracy_by_frequency
 from mlm.inference.predict import predict_masked
 from mlm.inference.validation_examples import (
+    NO_LINE,
     STOP_WORDS,
     ValidationExample,
     find_pairs,
@@ -23,7 +25,7 @@ from mlm.inference.validation_examples import (
     reads_as_prose,
     validation_examples,
 )
-from texts import ANIMALS, PLACES, VERBS
+from texts import ANIMALS, PLACES, VERBS, put
 
 
 @pytest.fixture
@@ -63,6 +65,21 @@ def test_examples_are_masked_content_words_in_lines_of_prose(
         left, right = before.split()[-1], re.match(r" ?(\w+|\W)", after)[0]
         assert f"{left} {example.answer}" in training_text
         assert f"{example.answer}{right}" in training_text
+
+
+def test_a_validation_line_without_tokens_moves_no_other_line(
+    results_of, prose_corpus, prose_tokenizer, prose_model, tmp_path
+):
+    """It is no example, so the numbers of examples and lines differ."""
+    train, valid = (put(tmp_path / split, b"") for split in ("train.txt", "valid.txt"))
+    (tmp_path / "train.txt").write_bytes((prose_corpus / "train.txt").read_bytes())
+    (tmp_path / "valid.txt").write_bytes(
+        "\u200b\n".encode() + (prose_corpus / "valid.txt").read_bytes()
+    )
+    folder = load_corpus(train, tmp_path / "work", valid_corpus=valid)
+    results = results_of(folder)
+    examples = validation_examples({}, prose_tokenizer, results, tmp_path / "work", num_examples=20)
+    assert len(examples) > 10 and all(reads_as_prose(example.line) for example in examples)
 
 
 def test_a_compiled_encoder_is_not_compiled_again_for_each_line(examples_of, prose_model):
@@ -197,7 +214,7 @@ def test_examples_are_printed_with_aligned_answers():
         "    before  z, y",
         "    after   sun, sea",
     ]
-    assert format_examples([]) == "No examples: no validation line of 8 to 24 tokens can be used."
+    assert format_examples([]) == f"No examples: {NO_LINE}."
 
 
 def test_a_tokenizer_in_python_shows_what_the_model_reads(tmp_path):

@@ -5,7 +5,8 @@ import copy
 import pytest
 
 from encoders import make_model
-from mlm.inference.validation_set import is_initial_model, load_split, validation_loss
+from mlm.data.dataset import MaskedLMDataset
+from mlm.inference.validation_set import is_initial_model, validation_loss
 from mlm.models.loading import init_head_bias
 
 
@@ -25,11 +26,17 @@ def test_a_rebuilt_model_must_have_the_loss_that_was_stored(
         assert ("changed after the run" in capsys.readouterr().out) != expected
 
 
-def test_a_new_head_gets_the_bias_that_training_gave_it(results_of, prose_corpus, prose_tokenizer):
+@pytest.mark.parametrize("examples", ["line", "block", "stream"])
+def test_a_new_head_gets_the_bias_that_training_gave_it(
+    results_of, prose_corpus, prose_tokenizer, examples
+):
+    """Lines are cut off after eight tokens, blocks are not."""
     results, before_training = results_of(prose_corpus), make_model("bert", prose_tokenizer).eval()
+    results["parameters"] |= {"max_len": 8, "examples": examples}
     rebuilt = copy.deepcopy(before_training)
     rebuilt.head_was_missing = True
-    init_head_bias(before_training, load_split(prose_corpus, "train", prose_tokenizer, results))
+    train = MaskedLMDataset(prose_corpus / "train.txt", prose_tokenizer, 8, examples)
+    init_head_bias(before_training, train)
     loss = validation_loss(before_training, prose_tokenizer, results, prose_corpus)
     hardware = {"device": "cpu", "precision": "torch.float32"}
     stored = results | {"hardware": hardware, "before": {"loss": loss}}

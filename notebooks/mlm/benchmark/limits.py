@@ -1,5 +1,6 @@
 """The limit of the machine: matrix products. Where the time and memory of a step go, and how they grow."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -68,14 +69,16 @@ def layer_shapes(config: PretrainedConfig, tokens: int, masked: int) -> Shapes:
 
     `tokens` and `masked` are the numbers of all tokens and of masked tokens in a batch.
     """
-    hidden, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    wide = getattr(config, "intermediate_size", None) or config.hidden_dim  # DistilBERT
+    narrow = getattr(config, "embedding_size", hidden)  # of the head in ALBERT and ELECTRA
     is_gated = config.model_type == "modernbert"  # two matrices up, in one
     return {
         "query, key, value, output": (tokens, hidden, hidden, 4 * layers),
         "feed-forward, up": (tokens, hidden, 2 * wide if is_gated else wide, layers),
         "feed-forward, down": (tokens, wide, hidden, layers),
-        "head, transform": (masked, hidden, hidden, 1),
-        "head, vocabulary": (masked, hidden, config.vocab_size, 1),
+        "head, transform": (masked, hidden, narrow, 1),
+        "head, vocabulary": (masked, narrow, config.vocab_size, 1),
     }
 
 
@@ -181,19 +184,20 @@ def attention_seconds(
 def encode_seconds(
     text_file: Path, tokenizer: PreTrainedTokenizerBase, folder: Path, copies: int
 ) -> float:
-    """Seconds to tokenize `copies` copies of a text, joined in one new file in `folder`."""
-    path = folder / f"copies-{time.time_ns()}.txt"
-    with open(path, "wb") as file:
-        file.writelines([text_file.read_bytes()] * copies)
-    start = time.perf_counter()
-    encode_lines(path, tokenizer)
-    return time.perf_counter() - start
+    """Seconds to tokenize `copies` copies of a text, joined in one temporary file in `folder`."""
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as new:
+        path = Path(new) / "copies.txt"
+        with open(path, "wb") as file:
+            file.writelines([text_file.read_bytes()] * copies)
+        start = time.perf_counter()
+        encode_lines(path, tokenizer)
+        return time.perf_counter() - start
 
 
 def full_batch(bench: Bench, text_file: Path, num_blocks: int, width: int) -> Batch:
     """A batch of full blocks of `width` tokens, on the device."""
     tokenizer = bench.data["line"].tokenizer
-    blocks = MaskedLMDataset(text_file, tokenizer, width, "block")
+    blocks = MaskedLMDataset(text_file, tokenizer, width, "stream")  # all full
     indices = np.arange(num_blocks) % max(1, len(blocks) - 1)  # the last block is shorter
     batches = MaskedBatches(blocks, [(0, indices)], bench.mlm_probability, bench.seed)
     return bench.on_device(next(iter(batches)))

@@ -7,13 +7,13 @@ import numpy as np
 COUNT_TOKENS = 10**7  # token ids that are read from disk at a time
 
 
-def log_frequencies(train: Any) -> np.ndarray:
-    """The log of each token's relative frequency in a MaskedLMDataset, (V,). Each count is raised by 1.
+def token_counts(train: Any) -> np.ndarray:
+    """How often each token occurs in the text of a MaskedLMDataset, (V,).
 
     A text that is replayed does not count, nor do tokens beyond max_len, which no example has. Special
     tokens do not either: [UNK] is frequent in some texts, but never a prediction target.
     """
-    counts = np.ones(train.vocab_size)
+    counts = np.zeros(train.vocab_size, np.int64)
     starts, first = np.unique(train.starts, return_index=True)  # an example may occur several times
     stops = starts + train.lengths[first]
     for start in range(0, len(train.own_ids), COUNT_TOKENS):
@@ -22,5 +22,11 @@ def log_frequencies(train: Any) -> np.ndarray:
             position = np.arange(start, start + len(ids))
             ids = ids[position < stops[np.searchsorted(starts, position, side="right") - 1]]
         counts += np.bincount(ids, minlength=train.vocab_size)
-    counts[train.special_ids] = 1
+    counts[train.special_ids] = 0
+    return counts
+
+
+def log_frequencies(train: Any) -> np.ndarray:
+    """The log of each token's relative frequency, (V,). Each count is raised by 1; see `token_counts`."""
+    counts = 1 + token_counts(train)
     return np.log(counts / counts.sum())

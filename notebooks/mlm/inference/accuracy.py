@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mlm.data.token_frequencies import token_counts
 from mlm.inference.validation_set import find_corpus, load_split
 from mlm.models.encoders import supports_packing
 from mlm.training.evaluation import validation_batches
@@ -49,7 +50,7 @@ def accuracy_by_frequency(
     if folder is None:
         return None
     train, valid = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
-    counts = np.bincount(train.ids, minlength=train.vocab_size)
+    counts = token_counts(train)
     most_frequent = int(counts.argmax())
     print(f"most frequent token: {tokenizer.convert_ids_to_tokens(most_frequent)!r}")
     pack = all(supports_packing(model.config) for model in models.values())

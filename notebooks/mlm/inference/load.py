@@ -129,12 +129,13 @@ def find_damaged_file(path: Path) -> Path:
 def read_errors(path: Path) -> Iterator[None]:
     """Context manager that turns errors while reading `path` into a NotebookError with the file's name.
 
-    `path` is a file or the folder of a model. Progress bars of transformers are off.
+    `path` is a file or the folder of a model. Errors that say nothing about the file are raised as they are.
+    Progress bars of transformers are off.
     """
     try:
         with quiet_transformers():
             yield
-    except NotebookError:
+    except (NotebookError, MemoryError, ImportError):
         raise
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0][:200]

@@ -20,8 +20,8 @@ ACCEPTED_LOSS = 0.005  # of accuracy
 def quantize_onnx(path: Path, quantized: Path) -> Path:
     """Write the ONNX model `path` with weights of 8 bits to `quantized`; returns its path.
 
-    Each column of a weight matrix has its own scale. The inputs of a matrix product are rounded to 8 bits
-    as well, with a scale chosen for each sentence (*dynamic* quantization); all else stays in float32.
+    Each column of a weight matrix has its own scale, and each table of embeddings one. The inputs of a matrix
+    product are rounded to 8 bits as well, with a scale chosen for each sentence (*dynamic* quantization).
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
     part = partial_path(quantized)
@@ -47,7 +47,7 @@ def masked_rows(
     valid = load_split(corpus, "valid", tokenizer, results)
     batches = validation_batches(valid, results["parameters"]["seed"], pack=False)
     keys = list(batches.keys)
-    times_too_many = len(valid.ids) * VALIDATION_MLM_PROBABILITY / MEASURED_TOKENS
+    times_too_many = int(valid.lengths.sum()) * VALIDATION_MLM_PROBABILITY / MEASURED_TOKENS
     batches.keys = keys[:: min(len(keys), max(1, round(times_too_many)))]
     for batch in batches:
         ids, labels = batch["input_ids"], batch["labels"]  # (B, T)

@@ -3,10 +3,11 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import HfApi, constants
-from huggingface_hub.utils import get_session, validate_repo_id
+from huggingface_hub.utils import _http, validate_repo_id
 
 from mlm.env.files import short_repr
 from mlm.env.notebook import NotebookError
@@ -44,15 +45,23 @@ def check_upload(upload: str | None, trained: bool = True) -> None:
 def hub_timeout() -> Iterator[None]:
     """Context manager that gives all requests to the Hub a timeout; the client itself has none.
 
-    Xet transfers, which do not go through that client, are off.
+    huggingface_hub makes a new client when a connection is refused, so each new one gets it. Xet transfers,
+    which do not go through that client, are off.
     """
-    session = get_session()
-    before = session.timeout, constants.HF_HUB_DISABLE_XET
-    session.timeout, constants.HF_HUB_DISABLE_XET = TIMEOUT, True
+    before, xet_before = _http._GLOBAL_CLIENT_FACTORY, constants.HF_HUB_DISABLE_XET
+
+    def make_client() -> Any:
+        client = before()
+        client.timeout = TIMEOUT
+        return client
+
+    huggingface_hub.set_client_factory(make_client)
+    constants.HF_HUB_DISABLE_XET = True
     try:
         yield
     finally:
-        session.timeout, constants.HF_HUB_DISABLE_XET = before
+        huggingface_hub.set_client_factory(before)
+        constants.HF_HUB_DISABLE_XET = xet_before
 
 
 def upload_model(folder: Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from mlm.data.dataset import MaskedLMDataset
 from mlm.data.formats import text_lines
 from mlm.data.normalization import is_word
 from mlm.data.packing import VALIDATION_EPOCH
+from mlm.data.token_ids import encode_lines
 from mlm.data.tokenizer import token_names
 from mlm.inference.validation_set import find_corpus, load_split
 from mlm.training.evaluation import VALIDATION_MLM_PROBABILITY
 
 # the rule for `validation_examples`
 MIN_LINE_TOKENS, MAX_LINE_TOKENS = 8, 24
-NO_LINE = f"no validation line of {MIN_LINE_TOKENS} to {MAX_LINE_TOKENS} tokens can be used"
+NO_LINE = (
+    "there is no validation set here, or none of its lines of "
+    f"{MIN_LINE_TOKENS} to {MAX_LINE_TOKENS} tokens can be used"
+)
 MIN_CONTEXT_TOKENS = 2  # on each side of the masked word
 MIN_WORD_LETTERS = 4
 CHUNK_TOKENS = 10**7  # that are read at a time
@@ -172,7 +177,9 @@ def validation_examples(
     train, data = (load_split(folder, split, tokenizer, results) for split in ("train", "valid"))
     words = masked_words(data, results["parameters"]["seed"])
     wanted = {number for number, _ in words}
-    numbered = enumerate(text_lines(folder / "valid.txt"))
+    num_tokens = np.diff(encode_lines(folder / "valid.txt", tokenizer)[1], prepend=0)
+    with_tokens = compress(text_lines(folder / "valid.txt"), num_tokens)  # others are no examples
+    numbered = enumerate(with_tokens)
     lines = {number: line.strip() for number, line in numbered if number in wanted}
     chosen = choose_words(train, data, lines, words)
     if not chosen:

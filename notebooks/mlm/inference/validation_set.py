@@ -24,7 +24,7 @@ def find_corpus(results: dict[str, Any], workdir: str | Path) -> Path | None:
     for folder in absolute_path("workdir", workdir).glob("corpus/*"):
         if is_intact(folder, results["data"]["sha256"]):
             return folder
-    print("The corpus of this run is not in workdir, so there are no predictions on its lines.")
+    print("The corpus of this run is not in workdir.")
     return None
 
 
@@ -68,7 +68,9 @@ def is_initial_model(
         print("model before training: not verified, because the run's corpus is not in workdir")
         return True
     if getattr(model, "head_was_missing", False):
-        init_head_bias(model, load_split(folder, "train", tokenizer, results))
+        parameters = results["parameters"]  # not `load_split`: the examples of training count
+        options = parameters["max_len"], parameters.get("examples", "line")
+        init_head_bias(model, MaskedLMDataset(folder / "train.txt", tokenizer, *options))
     rebuilt, stored = validation_loss(model, tokenizer, results, folder), results["before"]["loss"]
     hardware = results.get("hardware", {})
     is_exact = (hardware.get("device"), hardware.get("precision")) == ("cpu", "torch.float32")
