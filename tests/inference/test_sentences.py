@@ -7,6 +7,7 @@ import pytest
 from mlm.data.corpus import load_corpus
 from mlm.data.tokenizer import learn_wordpiece
 from mlm.inference.sentences import NEUTRAL_LINES, NEUTRAL_SENTENCE, NUM_LINES, example_sentences
+from mlm.inference.validation_examples import NO_LINE
 
 ANIMALS = [
     f"{first}{last}" for first in ("hor", "don", "rab", "squir") for last in ("se", "key", "bit")
@@ -55,7 +56,7 @@ def test_without_a_run_or_its_corpus_the_sentences_are_neutral(prose, tmp_path, 
     assert capsys.readouterr().out == ""
     for max_len, workdir in ((MAX_LEN, tmp_path), (8, corpus.parents[1])):
         assert example_sentences(tokenizer, results_of(corpus, max_len), workdir) == neutral
-        assert "The lines are everyday English: no validation line" in capsys.readouterr().out
+        assert f"The lines are everyday English: {NO_LINE}." in capsys.readouterr().out
 
 
 def test_neutral_sentences_have_one_mask():
