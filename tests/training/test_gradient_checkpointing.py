@@ -100,7 +100,7 @@ def step(bert):
 
     def make(**changes):
         values = dict(
-            model=bert, train=SimpleNamespace(lengths=np.full(5000, 500)), pack=False, batch_size=64,
+            model=bert, train=SimpleNamespace(lengths=np.full(5000, 500), examples_per_epoch=5000), pack=False, batch_size=64,
             accumulate=1, mlm_probability=0.3, dtype=torch.float32,
         )  # fmt: skip
         return StepMemory(**(values | changes))
