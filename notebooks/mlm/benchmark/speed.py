@@ -47,7 +47,7 @@ BatchShape = tuple[int, int, int]  # B rows, T tokens, K masked positions
 
 @dataclass(frozen=True)
 class Variant:
-    """How lines become batches, and how a training step is computed. The defaults are those of a plain loop."""
+    """How lines become batches, and how a training step is computed; by default, a plain loop."""
 
     name: str
     examples: str = "line"  # of the bench's data. "line": one per line; "block": of max_len tokens

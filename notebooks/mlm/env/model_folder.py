@@ -163,10 +163,10 @@ def incomplete_weights(folder: Path) -> str | None:
     """The end of a message if the weights of a folder are missing, truncated or only pointers."""
     files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     files = [path for path in files if not path.name.startswith("adapter_model")]
-    sources = [folder / f"{name}{end}" for name in WEIGHTS for end in ("", ".index.json")]
-    source = next((path for path in sources if path.exists()), folder)  # that transformers reads
-    for index in [source] if source.suffix == ".json" else []:
-        needed = {*map(str, read_json(index).get("weight_map", {}).values())}
+    readable = [folder / f"{name}{end}" for name in WEIGHTS for end in ("", ".index.json")]
+    read = next(filter(Path.exists, readable), None)  # transformers reads only this one
+    if read and read.name.endswith(".index.json"):
+        needed = {*map(str, read_json(read).get("weight_map", {}).values())}
         if lost := sorted(name for name in needed if not (folder / name).exists()):
             return f"lacks {lost[0]} ({len(lost)} of {len(needed)} files of weights); copy it again"
     for path in sorted(files):

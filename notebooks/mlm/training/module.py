@@ -51,7 +51,7 @@ class MaskedLM(pl.LightningModule):
             return head_logits(self.bert, hidden).float()  # the MLM head: (K, H) to (K, V)
 
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
-        """Cross-entropy in nats; its mean over batches and processes is that of all masked tokens."""
+        """Cross-entropy in nats; its mean over batches and processes is the mean per masked token."""
         logits, labels = self.masked_logits(batch), masked_labels(batch)
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         # CheckpointingLogger reads these sums

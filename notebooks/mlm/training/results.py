@@ -66,7 +66,7 @@ def save_model(module: MaskedLM, tokenizer: Any, run: Run) -> bool:
     run.check_finished()
     if not is_main_process():
         return True
-    check_weights(module, run)
+    check_kept_weights(module, run)
     folder, results = run.folder, stored_results(run)
     sums = dict(results["files"]) if results else {}
     sums.pop(CHECKPOINT, None)
@@ -92,7 +92,7 @@ def save_model(module: MaskedLM, tokenizer: Any, run: Run) -> bool:
     return all(torch.equal(saved[name], weight) for name, weight in module.state_dict().items())
 
 
-def check_weights(module: MaskedLM, run: Run) -> None:
+def check_kept_weights(module: MaskedLM, run: Run) -> None:
     """Raise NotebookError if a module has other weights than a finished run keeps."""
     if not run.checkpoint or not run.checkpoint.exists():  # perhaps deleted to make room
         return
