@@ -1,7 +1,8 @@
 """Suggested settings for a text of your size, with measured results."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import pandas as pd
 
 PRETRAINED = "a pretrained model"
 
@@ -58,27 +59,22 @@ def time_mark(result: Result) -> str:
     return "*" if result.model == PRETRAINED else ""
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """The rows as lines of text in which columns are aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+def suggest_settings(num_bytes: float) -> tuple[str, pd.DataFrame | None]:
+    """(a note, a table) with settings for a text of `num_bytes` bytes, and what they gave on such a text.
 
-
-def suggest_settings(num_bytes: float) -> str:
-    """Suggested settings for a text of `num_bytes` bytes, with results measured on such a text."""
+    The table has a row for each suggestion; it is None if none was measured.
+    """
     size = f"{num_bytes / 1000:,.0f} KB of text"
     limits = [result.max_bytes for result in RESULTS if num_bytes <= result.max_bytes]
     if not limits:
-        return f"Suggested settings for {size} (not measured): {LARGER_TEXTS}"
-    suggested = [result for result in RESULTS if result.max_bytes == min(limits)]
-    rows = [["settings", "measured on", *MEASURED, "training"]]
-    for result in suggested:
+        return f"Suggested settings for {size} (not measured): {LARGER_TEXTS}", None
+    rows = {}
+    for result in (result for result in RESULTS if result.max_bytes == min(limits)):
         model = PRETRAINED if result.model == PRETRAINED else f'model="{result.model}"'
         seconds = f"{result.seconds} s{time_mark(result)}"
-        settings = f"{model}, epochs={result.epochs}"
-        rows.append([settings, result.text, *measurements(result), seconds])
-    lines = [f"Suggested settings for {size} ({CONDITIONS}):", *aligned(rows)]
-    if any(map(time_mark, suggested)):
-        lines.append(FOOTNOTE)
-    return "\n".join(lines)
+        values = [result.text, *measurements(result), seconds]
+        rows[f"{model}, epochs={result.epochs}"] = values
+    table = pd.DataFrame.from_dict(rows, "index", columns=["measured on", *MEASURED, "training"])
+    note = f"Suggested settings for {size} ({CONDITIONS})."
+    has_mark = table["training"].str.endswith("*").any()
+    return (f"{note}\n{FOOTNOTE}" if has_mark else note), table.rename_axis("settings")
