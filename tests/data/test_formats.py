@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import sys
 import tracemalloc
 
@@ -281,6 +282,12 @@ def test_one_entry_in_the_table_adds_a_format(tmp_path, monkeypatch, capsys):
 def test_every_reader_describes_its_format():
     for name, form in FORMATS.items():
         assert form.read.__doc__ and f"| {name} | " in format_table()
+
+
+def test_the_table_of_formats_has_three_columns_in_each_row():
+    """A "|" in a description would be the border of a fourth, and nbconvert shows no table then."""
+    rows = format_table().splitlines()
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
 
 
 # what is not text

@@ -444,7 +444,7 @@ def format_table() -> str:
     lines = ["| format | file names | content |", "|---|---|---|"]
     for name, form in FORMATS.items():
         names = ", ".join(f"`*{suffix}`" for suffix in form.suffixes) or "any"
-        content = (form.read.__doc__ or "").partition("\n")[0].rstrip(".")
+        content = (form.read.__doc__ or "").partition("\n")[0].rstrip(".").replace("|", r"\|")
         lines.append(f"| {name} | {names} | {content} |")
     return "\n".join(lines)
 
