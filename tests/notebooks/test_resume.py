@@ -213,10 +213,15 @@ def test_a_run_with_two_damaged_checkpoints_is_refused_and_left_as_it_is(copy, t
 
 
 @pytest.mark.fault
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(tmp_path, text):
-    run = start(tmp_path, patch=PATCHES / "nan_loss.py", corpus=text, **SHORT)
-    message = refusal(finish(run, code=1))
-    assert "step 10" in message and "try a lower lr" in message
+@pytest.mark.parametrize("cpu_processes", [1, 2])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(
+    tmp_path, text, cpu_processes
+):
+    """In one line: the error of a forked process reaches the notebook only as the text of a traceback."""
+    values = {**SHORT, "cpu_processes": cpu_processes, "epochs": 2}
+    output = finish(start(tmp_path, patch=PATCHES / "nan_loss.py", corpus=text, **values), code=1)
+    message = refusal(output)
+    assert "step 10" in message and "try a lower lr" in message and "Traceback" not in output
     kept = torch.load(tmp_path / "bert-mlm" / "run" / "checkpoints" / "last.ckpt")
     assert kept["global_step"] == 8
     assert all(weight.isfinite().all() for weight in kept["state_dict"].values())
@@ -295,3 +300,14 @@ def test_the_error_of_one_process_ends_all_of_them(tmp_path, text):
         start(tmp_path, patch=PATCHES / "bad_example.py", corpus=text, **values), code=1
     )
     assert "ValueError: bad example 7" in output
+
+
+@pytest.mark.fault
+def test_a_killed_process_ends_the_run_with_the_probable_cause(tmp_path, text):
+    values = {**SHORT, "batch_size": 4, "cpu_processes": 2}
+    output = finish(
+        start(tmp_path, patch=PATCHES / "killed_process.py", corpus=text, **values), code=1
+    )
+    message = refusal(output)
+    assert "SIGKILL, usually because memory ran out" in message and "run this again" in message
+    assert "Traceback" not in output

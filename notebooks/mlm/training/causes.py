@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch.multiprocessing import ProcessExitedException
 
 from mlm.env.notebook import NotebookError
 from mlm.models.model_size import host_memory
@@ -214,6 +215,21 @@ def free_variables(error: BaseException) -> None:
     """Delete the variables of the functions that failed: they would keep their memory occupied."""
     for cause in error_chain(error):
         traceback.clear_frames(cause.__traceback__)
+
+
+# another process
+
+
+def signal_error(error: BaseException) -> NotebookError | None:
+    """The line for a process that a signal ended; None if the error is another one."""
+    if not isinstance(error, ProcessExitedException) or not error.signal_name:
+        return None
+    killed = error.signal_name == "SIGKILL"
+    return NotebookError(
+        f"process {error.error_index} was ended by {error.signal_name}"
+        f"{', usually because memory ran out' if killed else ''}: the last good checkpoint is kept; to resume, "
+        f"run this again{', with more free memory' if killed else ''}"
+    )
 
 
 # the model and the data

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +21,13 @@ import pytorch_lightning as pl
 import torch
 
 from mlm.env.notebook import NotebookError
-from mlm.training.causes import StepMemory, memory_error, model_error
+from mlm.training.causes import (
+    StepMemory,
+    is_out_of_memory,
+    memory_error,
+    model_error,
+    signal_error,
+)
 
 FAILURE_FILE = "failed"
 TRACEBACK_FILE = "traceback.txt"
@@ -105,7 +111,7 @@ class FailureMonitor(pl.Callback):
         """The line that says why the error happened (see mlm.training.causes); None: not known."""
         data, module = self.data, self.module
         if data is None:
-            return None
+            return signal_error(error)
         step = StepMemory.of(module.bert, data, module.matmul_dtype)
         return memory_error(error, step) or model_error(error, module, self.folder / TRACEBACK_FILE)
 
@@ -116,6 +122,24 @@ class FailureMonitor(pl.Callback):
             # Its parent's threads do not exist here: a pool that expects them would wait for ever.
             torch.set_num_threads(1)
             threading.Thread(target=self.watch, daemon=True).start()
+            trainer.fit_loop.run = self.reporting(trainer.fit_loop.run)  # type: ignore[method-assign]
+
+    def reporting(self, run: Callable[[], None]) -> Callable[[], None]:
+        """A fork's training loop that reports an error of one line. Lightning calls `on_exception` only
+        in the notebook's process, with the text of a traceback.
+
+        Other errors may follow from the end of another process, so they are left to that process.
+        """
+
+        def run_and_report() -> None:
+            try:
+                run()
+            except Exception as error:
+                if isinstance(error, NotebookError) or is_out_of_memory(error):
+                    self.report(error)
+                raise
+
+        return run_and_report
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Lightning's handling of SIGTERM reads the device at each step. `stop_on_signal` replaces it.
