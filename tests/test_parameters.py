@@ -267,6 +267,19 @@ def test_valid_values_pass_and_others_are_refused(name, capsys):
                 check(notebook, {name: value})
 
 
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.fault
+def test_no_number_is_infinite(value):
+    """JSON has no such numbers, and run.json, which has all parameters, is written after training."""
+    valid = {
+        name
+        for notebook in NAMES
+        for name, parameter in parameters_of(notebook).items()
+        if "float" in parameter.type_names and parameter.valid.check(value)
+    }
+    assert valid == set()
+
+
 @pytest.mark.parametrize("notebook", NAMES)
 @pytest.mark.fault
 def test_half_of_a_surrogate_pair_is_refused_in_every_text(notebook):

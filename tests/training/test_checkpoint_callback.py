@@ -17,8 +17,11 @@ from mlm.inference.load import load_pred
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.history import out_of_patience
 from mlm.training.lock import unlock_run
+from mlm.training.results import evidence_of
+from mlm.training.run import Run
 from processes import english_text, finish, start
 from small_runs import (
+    BASELINE,
     STEPS,
     Broken,
     SmallRuns,
@@ -197,6 +200,16 @@ def test_a_run_ends_when_the_validation_loss_no_longer_improves(
     unlock_run(folder)
     assert run.finished and "nothing to train" in capsys.readouterr().out
     assert (folder / "saved.bin").read_bytes() == saved
+    assert evidence_of(run, {}, unsteady.train, BASELINE).limit == "a larger patience"
+
+
+@pytest.mark.parametrize("max_steps, limit", [(STEPS, "max_steps=-1"), (-1, ""), (STEPS + 1, "")])
+def test_the_advice_to_train_longer_names_the_parameter_that_ended_the_run(
+    best_run, unsteady, max_steps, limit
+):
+    run = Run(best_run, unsteady.settings(**BEST))
+    evidence = evidence_of(run, {"max_steps": max_steps}, unsteady.train, BASELINE)
+    assert evidence.limit == limit
 
 
 @pytest.mark.slow

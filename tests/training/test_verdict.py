@@ -62,7 +62,8 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         # the lowest loss is not the last one, but no lower than it
         ("overfitting", evidence((8.4, 5.801, 5.803), (6.9, 5.0, 4.0, 3.0)), False, "its validation loss is 5.80, while"),
         # too few steps
-        ("too few steps", evidence((8.3, 5.5), (7.0, 6.0), steps=60, epochs=0.3), False, "pass about 10 epochs with max_steps=-1, or fine-tune"),
+        ("too few steps", evidence((8.3, 5.5), (7.0, 6.0), steps=60, epochs=0.3, limit="max_steps=-1"), False,
+         "pass about 10 epochs with max_steps=-1, or fine-tune"),
         # each example was seen at most once: a gap between the two losses is no overfitting
         ("too few steps", evidence((8.4, 6.3, 6.1), (7.0, 5.9, 5.1, 4.8), steps=30, epochs=0.15), False, "does not use context yet"),
         ("overfitting", evidence((8.4, 6.3, 6.1), (7.0, 5.9, 5.1, 4.8), epochs=0.5, repeated_fraction=0.6), False, "are copies of others"),
@@ -78,7 +79,8 @@ FLAT = (6.4, 5.8, 5.7, 5.7, 5.68, 5.7, 5.69, 5.7)
         ("too few steps", evidence((8.3, 8.29), (8.3,), steps=1, epochs=0.01), False, "after 1 step(s)"),
         ("too few steps", evidence((8.3, 8.29), (), steps=1, epochs=0.01), False, "after 1 step(s)"),
         ("too few steps", evidence((10.7, 10.6), (10.7,), False, steps=1), False, "pass more epochs"),
-        ("too few steps", evidence((6.4, 6.38, 6.36), (6.4, 6.39, 6.38, 6.37), False, steps=8, epochs=0.3), False, "epochs with max_steps=-1"),
+        ("too few steps", evidence((6.4, 6.38, 6.36), (6.4, 6.39, 6.38, 6.37), False, steps=8, epochs=0.3, limit="a larger patience"), False,
+         "pass more epochs with a larger patience, or use more text"),
         ("too few steps", evidence((8.3, 8.0, 7.4), (8.3, 8.1, 7.7, 7.3), False, steps=600, unk_fraction=0.32), False, "32% of the letters"),
         # plateaus
         ("plateau", evidence((8.3, 5.62), FLAT), False, "and no longer falls"),

@@ -174,9 +174,12 @@ def speed_results(
     )
 
 
-def evidence_of(run: Run, train: MaskedLMDataset, baseline: float) -> Evidence:
+def evidence_of(
+    run: Run, parameters: dict[str, Any], train: MaskedLMDataset, baseline: float
+) -> Evidence:
     """What the verdict on a finished run is based on."""
     state, step = run.state or {}, run.kept["step"]
+    limit = "max_steps=-1" if parameters.get("max_steps") == run.total_steps else ""
     training = [(row["step"], row["train_loss"]) for row in run.history if "train_loss" in row]
     return Evidence(
         validation=list(run.evaluations.loc[:step, "loss"].items()),
@@ -189,6 +192,7 @@ def evidence_of(run: Run, train: MaskedLMDataset, baseline: float) -> Evidence:
         repeated_fraction=repeated_fraction(train),
         easier=baseline - training_unigram_loss(train),
         uniform=math.log(len(train.used_ids)),
+        limit="a larger patience" if run.step < run.total_steps else limit,
     )
 
 
@@ -211,7 +215,7 @@ def run_results(
         return stored
     state, settings, kept = run.state or {}, run.settings, run.kept
     evaluations = run.evaluations.loc[: kept["step"]]
-    evidence = evidence_of(run, train, baseline)
+    evidence = evidence_of(run, parameters, train, baseline)
     comparison = compare_with_measured(
         evidence,
         settings["model"],

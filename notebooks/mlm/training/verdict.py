@@ -34,7 +34,7 @@ class Evidence:
     model saw the text. unk_fraction: letters of the training text that are in [UNK].
     repeated_fraction: training examples that are copies of another. easier: nats by which the unigram loss
     of the training text is below the baseline. uniform: the loss of equally likely tokens; it is the lower
-    one if the masked tokens are rare in the training text.
+    one if the masked tokens are rare in the training text. limit: what more epochs need, "" if nothing.
     """
 
     validation: Losses
@@ -47,6 +47,7 @@ class Evidence:
     repeated_fraction: float = 0.0
     easier: float = 0.0
     uniform: float = math.inf
+    limit: str = ""
 
     @property
     def steps(self) -> int:
@@ -236,8 +237,7 @@ def has_unknown_tokens(run: Evidence) -> str:
 
 
 def needs_more_steps(run: Evidence) -> str:
-    advice = longer_training(run.steps, run.epochs, run.from_scratch)
-    return f"{no_context(run, ' yet')} after {run.steps:,} step(s); {advice}"
+    return f"{no_context(run, ' yet')} after {run.steps:,} step(s); {longer_training(run)}"
 
 
 def is_at_plateau(run: Evidence) -> str:
@@ -265,14 +265,14 @@ def perplexity(loss: float) -> str:
     return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
 
 
-def longer_training(steps: int, epochs: float, from_scratch: bool) -> str:
-    """What to do if a run of this length was too short."""
-    limit = " with max_steps=-1" if epochs < 1 else ""
-    if not from_scratch:
+def longer_training(run: Evidence) -> str:
+    """What to do if a run was too short."""
+    limit = f" with {run.limit}" if run.limit else ""
+    if not run.from_scratch:
         return f"pass more epochs{limit}, or use more text"
-    enough = math.ceil(STEPS_FROM_SCRATCH / max(steps, 1) * epochs)
+    enough = math.ceil(STEPS_FROM_SCRATCH / max(run.steps, 1) * run.epochs)
     if enough <= MAX_EPOCHS:
-        return f"pass about {max(enough, math.ceil(epochs) + 1)} epochs{limit}, or {FINE_TUNE}"
+        return f"pass about {max(enough, math.ceil(run.epochs) + 1)} epochs{limit}, or {FINE_TUNE}"
     return f"the text is too short for a model from scratch: {FINE_TUNE}"
 
 
