@@ -21,6 +21,7 @@ from mlm.inference.vectors import (
     sentence_transformers_files,
     text_vectors,
     to_batch,
+    warn_about_long_texts,
     write_sentence_transformers,
 )
 from mlm.training.run_files import output_files
@@ -54,6 +55,19 @@ def test_long_texts_are_cut_off_and_special_tokens_are_text(model, word_tokenize
     mask, word = (text_vectors(model, word_tokenizer, [t], 16) for t in ("[MASK]", "mask"))
     assert not np.allclose(mask, text_vectors(model, word_tokenizer, [" "], 16))
     assert mask.shape == word.shape
+
+
+@pytest.mark.parametrize(
+    "num_long, line", [(0, ""), (1, ""), (2, "2 of the 10 texts"), (10, "10 of")]
+)
+def test_a_line_says_if_many_texts_are_longer_than_what_the_encoder_reads(
+    word_tokenizer, capsys, num_long, line
+):
+    """They have 8 and 9 tokens, with [CLS] and [SEP]."""
+    texts = num_long * ["evil " * 7] + (10 - num_long) * ["evil " * 6]
+    warn_about_long_texts(word_tokenizer, texts, 8)
+    output = capsys.readouterr().out
+    assert output.startswith(line) and ("longer than 8 tokens" in output) == bool(line)
 
 
 def test_additional_special_tokens_are_tokens_as_in_training(tokenizer):

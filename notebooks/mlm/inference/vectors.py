@@ -19,6 +19,9 @@ READ_TEXTS = 64  # at a time
 CHARS_PER_TOKEN = (
     100  # far more than any text has on average: the rest of a long text is not tokenized
 )
+MANY_LONG = (
+    0.2  # from this fraction of longer texts on, a line says that an encoder does not read all
+)
 
 # texts -> vectors
 
@@ -48,6 +51,19 @@ def to_batch(
         return_tensors="pt",
     )
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def warn_about_long_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_len: int
+) -> None:
+    """Print a line if many texts are longer than the `max_len` tokens that an encoder reads of them."""
+    is_long = to_batch(tokenizer, texts, max_len + 1)["attention_mask"].sum(1) > max_len
+    number = int(is_long.sum())
+    if number >= MANY_LONG * len(texts):
+        print(
+            f"{number:,} of the {len(texts):,} texts are longer than {max_len} tokens (max_len): the encoder reads "
+            "only their beginning, TF-IDF the whole texts; a run with a larger max_len reads more"
+        )
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
