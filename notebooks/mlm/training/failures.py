@@ -122,7 +122,7 @@ class FailureMonitor(pl.Callback):
             # Its parent's threads do not exist here: a pool that expects them would wait for ever.
             torch.set_num_threads(1)
             threading.Thread(target=self.watch, daemon=True).start()
-            trainer.fit_loop.run = self.reporting(trainer.fit_loop.run)  # type: ignore[method-assign]
+            trainer.fit_loop.run = self.reporting(trainer.fit_loop.run)
 
     def reporting(self, run: Callable[[], None]) -> Callable[[], None]:
         """A fork's training loop that reports an error of one line. Lightning calls `on_exception` only
