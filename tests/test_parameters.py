@@ -101,7 +101,11 @@ VALUES = {
         [None, 1],
     ),
     "seed": ([0, 2**32 - 1], [-1, 2**32], [None, 0.5, "zero"]),
-    "workdir": (["bert-mlm", "/tmp/x", "~/x"], ["", " ", "gs://bucket/runs"], [None]),
+    "workdir": (
+        ["bert-mlm", "/tmp/x", "~/x"],
+        ["", " ", "gs://bucket/runs", "$SCRATCH/runs"],
+        [None],
+    ),
     "run_name": (
         ["run", "run-2", "Läufe_3.b", "r" * 200],
         ["", "a/b", "../run", ".hidden", "a b", "corpus", "Corpus", "run\n", "r" * 201, "ä" * 101],

@@ -85,6 +85,14 @@ def test_other_values_make_another_run(tokenizer, name, change):
     assert difference.startswith(f"{name} was")
 
 
+def test_every_difference_names_a_parameter(tokenizer):
+    """A setting that is no parameter comes with the parameters that it is computed from."""
+    settings = settings_of(tokenizer)
+    for name in settings.keys() - CHANGED_CONTENT.keys() - DEFAULTS.keys():
+        (difference,) = setting_differences(settings, settings | {name: "another"})
+        assert {*re.findall(r"\w+", difference)} & DEFAULTS.keys(), difference
+
+
 def is_sum(value):
     """Whether a setting is a SHA-256 sum."""
     return bool(re.fullmatch("[0-9a-f]{64}", str(value)))

@@ -35,8 +35,9 @@ A_VOCABULARY = Valid(
 )
 A_COLUMN = Valid("the name of a column", is_text)
 A_FOLDER = Valid(
-    "the path of a folder on this machine, no URL",  # "gs://..." would become a folder "gs:"
-    lambda value: is_text(value) and "://" not in value,
+    # "gs://..." would become a folder "gs:", and "$SCRATCH/..." of a YAML file a folder "$SCRATCH"
+    "the path of a folder on this machine, no URL and no variable of the shell",
+    lambda value: is_text(value) and "://" not in value and value[0] != "$",
 )
 AN_ENCODING = either(
     None,

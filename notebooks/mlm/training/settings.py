@@ -47,6 +47,14 @@ CHANGED_CONTENT = {  # settings that are SHA-256 sums: what it means that anothe
     ),
 }
 
+COMPUTED_FROM = {  # settings that are no parameters: the parameters to look at
+    "total_steps": "epochs, max_steps",
+    "device": "gpus, tpu_cores",
+    "processes": "gpus, tpu_cores, cpu_processes, num_nodes",
+    "dtype": "precision",
+    "vocab_size": "vocabulary, add_words",
+}
+
 
 def check_unchanged(namespace: Mapping[str, Any], used: Mapping[str, Any]) -> None:
     """Raise NotebookError if parameters were changed after the cells that use them had run.
@@ -102,8 +110,12 @@ def setting_differences(stored: dict[str, Any], settings: dict[str, Any]) -> lis
     defaults |= {name: settings.get(name) for name in defaults if defaults[name] == "auto"}
     known = {name: defaults[name] for name in settings.keys() & defaults.keys()} | stored
     known["model"] = stored_model(known["model"])  # earlier versions stored its path
+    origin = {name: f" (from {parameters})" for name, parameters in COMPUTED_FROM.items()}
     return [
-        CHANGED_CONTENT.get(name, f"{name} was {known.get(name)!r}, is {settings.get(name)!r}")
+        CHANGED_CONTENT.get(
+            name,
+            f"{name} was {known.get(name)!r}, is {settings.get(name)!r}{origin.get(name, '')}",
+        )
         for name in sorted(known.keys() | settings.keys())
         if known.get(name) != settings.get(name)
     ]
