@@ -533,6 +533,14 @@ def test_a_bool_given_as_text_is_a_bool_also_where_text_is_valid():
     assert namespace["gradient_checkpointing"] is True and namespace["compile"] is False
 
 
+@pytest.mark.parametrize("notebook", NAMES)
+def test_none_given_as_text_is_none(notebook):
+    """YAML reads None as text."""
+    optional = [n for n, p in parameters_of(notebook).items() if "NoneType" in p.type_names]
+    for name in optional:
+        assert check(notebook, {name: "None"})[name] is None
+
+
 @pytest.mark.parametrize(
     "name, value, hint", [("corpus", 1984, True), ("logger", True, False), ("vocabulary", 7, False)]
 )

@@ -161,12 +161,13 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
     "bool": {"True": True, "False": False}.__getitem__,
+    "NoneType": {"None": None}.__getitem__,
 }
 
 
 def parsed(value: Any, type_names: set[str]) -> Any:
-    """A number or bool that was given as text ("1e-4" in YAML, or with papermill's -r), as such."""
-    if isinstance(value, str) and ("str" not in type_names or value in ("True", "False")):
+    """A number, bool or None that was given as text ("1e-4" or "None" in YAML, or with papermill's -r), as such."""
+    if isinstance(value, str) and ("str" not in type_names or value in ("True", "False", "None")):
         for name, parse in PARSERS.items():
             if name in type_names:
                 with contextlib.suppress(ValueError, KeyError):
