@@ -2,11 +2,15 @@
 
 import copy
 
+import pandas as pd
 import pytest
 
 from encoders import make_model
 from mlm.data.dataset import MaskedLMDataset
-from mlm.inference.validation_set import is_initial_model, validation_loss
+from mlm.data.general import load_replay
+from mlm.data.labelled import is_new
+from mlm.env.files import read_checked_json
+from mlm.inference.validation_set import find_training_text, is_initial_model, validation_loss
 from mlm.models.loading import init_head_bias
 
 
@@ -49,3 +53,24 @@ def test_without_the_corpus_a_rebuilt_model_is_not_verified(
     results = results_of(prose_corpus) | {"before": {"loss": 1.0}}
     assert is_initial_model(prose_model, prose_tokenizer, results, tmp_path)
     assert "not verified" in capsys.readouterr().out
+
+
+def test_the_training_text_of_a_run_includes_what_was_replayed(
+    results_of, prose_corpus, tmp_path, capsys
+):
+    """A labelled text of which it has a line is not new, whichever of the two texts the line is from."""
+    general = [f"general line {number} of another text" for number in range(50)]
+    (tmp_path / "general.txt").write_text("\n".join(general))
+    workdir = prose_corpus.parents[1]
+    reading = dict(workdir=workdir, column="text", encoding=None, documents=None)
+    folder = load_replay(str(tmp_path / "general.txt"), 0.1, prose_corpus, None, **reading)
+    own_line = (prose_corpus / "train.txt").read_text("utf-8").splitlines()[0]
+    texts = pd.Series([own_line, general[20], "a new line"])
+    results = results_of(prose_corpus)
+    assert is_new(texts, find_training_text(results, workdir)).tolist() == [False, True, True]
+    results["data"]["replay"] = read_checked_json(folder / "corpus.json")["replay"]
+    assert is_new(texts, find_training_text(results, workdir)).tolist() == [False, False, True]
+    assert capsys.readouterr().out == ""
+    (folder / "train.txt").unlink()
+    assert find_training_text(results, workdir) is None
+    assert "The replayed text of this run is not in workdir" in capsys.readouterr().out

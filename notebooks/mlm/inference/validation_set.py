@@ -5,12 +5,13 @@ and the seed alone.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm.data.corpus import is_intact
+from mlm.data.corpus import SPLIT_FILES, is_intact
 from mlm.data.dataset import MaskedLMDataset
 from mlm.env.files import absolute_path
 from mlm.models.encoders import supports_packing
@@ -19,13 +20,35 @@ from mlm.training.evaluation import evaluate, validation_batches
 from mlm.training.module import MaskedLM
 
 
+def find_text(
+    sha256: str, workdir: str | Path, what: str, names: Sequence[str] = SPLIT_FILES
+) -> Path | None:
+    """The folder in workdir with this text. Returns None and prints that `what` is not there.
+
+    names: the files that the folder has.
+    """
+    for folder in absolute_path("workdir", workdir).glob("corpus/*"):
+        if is_intact(folder, sha256, names):
+            return folder
+    print(f"The {what} of this run is not in workdir.")
+    return None
+
+
 def find_corpus(results: dict[str, Any], workdir: str | Path) -> Path | None:
     """The folder with the corpus of a run. Returns None and prints why if it is not in `workdir`."""
-    for folder in absolute_path("workdir", workdir).glob("corpus/*"):
-        if is_intact(folder, results["data"]["sha256"]):
-            return folder
-    print("The corpus of this run is not in workdir.")
-    return None
+    return find_text(results["data"]["sha256"], workdir, "corpus")
+
+
+def find_training_text(results: dict[str, Any], workdir: str | Path) -> Path | None:
+    """The file with all lines that a run trained on: its corpus and, with `replay`, general text.
+
+    Returns None and prints why if it is not in `workdir`.
+    """
+    if replay := results["data"].get("replay"):
+        folder = find_text(replay["sha256"], workdir, "replayed text", SPLIT_FILES[:1])
+    else:
+        folder = find_corpus(results, workdir)
+    return folder / SPLIT_FILES[0] if folder else None
 
 
 def load_split(
