@@ -90,10 +90,28 @@ def test_an_entry_is_named_as_its_kind_of_model_writes_it(tmp_path):
 
 
 @pytest.mark.parametrize("content, limits", [("1000000\n", True), ("max\n", False), (None, False)])
-def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch, content, limits):
-    path = tmp_path / "memory.max"
-    monkeypatch.setattr(model_size, "CONTAINER_LIMITS", [str(path)])
+@pytest.mark.parametrize(
+    "group, file",
+    [
+        ("", "memory.max"),  # of a container
+        ("0::/slurm/job_7/step_0", "slurm/job_7/step_0/memory.max"),
+        ("0::/slurm/job_7/step_0", "slurm/job_7/memory.max"),
+        ("5:cpu:/a\n4:memory,pids:/job_7", "memory/job_7/memory.limit_in_bytes"),
+        ("4:memory:/docker/7", "memory/memory.limit_in_bytes"),
+    ],
+)
+def test_the_memory_limit_of_a_container_or_job_counts(
+    tmp_path, monkeypatch, content, limits, group, file
+):
+    (tmp_path / "groups").write_text(group)
+    monkeypatch.setattr(model_size, "CGROUPS", str(tmp_path / "groups"))
+    paths = {"": ("", "memory.max"), "memory": ("/memory", "memory.limit_in_bytes")}
+    monkeypatch.setattr(
+        model_size, "CGROUP_LIMITS", {k: (f"{tmp_path}{f}", n) for k, (f, n) in paths.items()}
+    )
     plain = host_memory()
     if content:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     assert host_memory() == (1_000_000 if limits else plain)

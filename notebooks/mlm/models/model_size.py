@@ -6,6 +6,7 @@ A size that is wrong by some zeros would otherwise fill the memory, until the op
 import contextlib
 import copy
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,34 @@ SIZE_ENTRIES = (  # of a config; each is at least 1 in every kind of model that 
 MANY_LAYERS = 64  # a model with more takes long to build, even without memory
 MAX_LAYERS = 1000  # known models have at most 200; 10,000 layers take minutes to build
 BYTES_PER_WEIGHT = 4  # in float32
-CONTAINER_LIMITS = (  # Linux, cgroups of version 2 and 1: bytes
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
+CGROUPS = "/proc/self/cgroup"  # Linux: the control groups of this process
+CGROUP_LIMITS = {  # controller: folder of all groups, file with the limit in bytes; of version 2 and 1
+    "": ("/sys/fs/cgroup", "memory.max"),
+    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+}
+
+
+def memory_limit_files() -> Iterator[Path]:
+    """The files that may limit the memory of this process: of its control groups, which a container or a job has."""
+    groups = ["0::/", "0:memory:/"]  # in a container, these are its own
+    with contextlib.suppress(OSError):
+        groups += Path(CGROUPS).read_text().splitlines()
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        for name in CGROUP_LIMITS.keys() & {*controllers.split(",")}:
+            root, file = CGROUP_LIMITS[name]
+            folder = Path(root + path)
+            yield from (parent / file for parent in (folder, *folder.parents))
 
 
 def host_memory() -> int:
-    """The memory of this computer in bytes, or of the container that this process is in, if it has less."""
+    """The memory of this computer in bytes, or of the container or job that this process is in, if it has less."""
     import psutil
 
     limits = [int(psutil.virtual_memory().total)]
-    for path in CONTAINER_LIMITS:
+    for path in memory_limit_files():
         with contextlib.suppress(OSError, ValueError):  # no such file; "max": no limit
-            limits.append(int(Path(path).read_text()))
+            limits.append(int(path.read_text()))
     return min(limits)
 
 
