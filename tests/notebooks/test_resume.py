@@ -282,6 +282,17 @@ def test_two_processes_follow_the_loss_of_one(tmp_path, text):
         assert 0 < results["training"]["padding"] < 0.4  # of both processes together
 
 
+def test_a_batch_job_of_one_task_starts_its_own_processes(tmp_path, text, monkeypatch):
+    """SLURM sets these variables in each job, also if it started no other process of it."""
+    job = dict(
+        JOB_ID=7, JOB_NAME="train", NTASKS=1, PROCID=0, LOCALID=0, NODEID=0, NTASKS_PER_NODE=1
+    )
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    values = {**SHORT, "batch_size": 4, "max_steps": 2, "cpu_processes": 2, "resume": "never"}
+    assert "2 steps, " in finish(start(tmp_path, corpus=text, **values))
+
+
 def test_two_processes_on_four_cores_do_not_hang(tmp_path, text, monkeypatch):
     """Lightning gives each fork two threads there, but the fork has only one thread of the kernel's pool."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

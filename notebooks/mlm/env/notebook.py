@@ -115,6 +115,7 @@ def install_missing(*more: str) -> None:
             "(on Colab: Runtime > Restart session) and run the notebook from the top"
         )
     silence_warnings()
+    tell_lightning_who_starts_processes()
 
 
 def is_imported(name: str) -> bool:
@@ -165,9 +166,19 @@ def silence_warnings() -> None:
     resumed = "pytorch_lightning.trainer.connectors.checkpoint_connector"
     logging.getLogger(resumed).setLevel(logging.WARNING)
     logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # "triton not found"
+
+
+# processes
+
+
+def tell_lightning_who_starts_processes() -> None:
+    """Let Lightning join the processes that a launcher started, and only then."""
     if started_by_launcher():
         # With sys.ps1, Lightning takes this for an interactive session and refuses to join.
         vars(sys).pop("ps1", None)
+    elif "SLURM_NTASKS" in os.environ:
+        # A job of one task. Unless it is called interactive, Lightning does not start processes in it.
+        os.environ["SLURM_JOB_NAME"] = "interactive"
 
 
 def started_by_launcher() -> bool:

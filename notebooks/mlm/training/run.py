@@ -20,7 +20,7 @@ import mlm.training.strategies  # noqa: F401  # registers the names that trainer
 from mlm.env.devices import check_fork
 from mlm.env.hardware import Machine
 from mlm.env.loggers import logger_names
-from mlm.env.notebook import NotebookError
+from mlm.env.notebook import NotebookError, started_by_launcher
 from mlm.training.causes import free_variables
 from mlm.training.checkpoint import STAGING, latest_good_checkpoint, restore_checksums, write_errors
 from mlm.training.failures import (
@@ -196,7 +196,7 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
 
 def new_folder(folder: Path) -> Path:
     """Create `folder`, or the first of folder-2, folder-3, ... that does not exist. Returns its path."""
-    if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
+    if "RANK" in os.environ or started_by_launcher():
         raise NotebookError(
             "resume='never': processes that torchrun or SLURM started cannot agree on a new folder; "
             "pass another run_name instead"
