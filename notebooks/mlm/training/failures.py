@@ -95,8 +95,9 @@ class FailureMonitor(pl.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.notebook_process = os.getpid()
-        self.data: Any = None  # MaskedLMData and MaskedLM, from `setup` on
+        self.data: Any = None  # MaskedLMData, MaskedLM and the Trainer's callbacks, from `setup` on
         self.module: Any = None
+        self.callbacks: list[Any] = []
 
     def report(self, error: BaseException) -> None:
         report_failure(self.folder, error, self.explained(error))
@@ -107,10 +108,11 @@ class FailureMonitor(pl.Callback):
         if data is None:
             return None
         step = StepMemory.of(module.bert, data, module.matmul_dtype)
-        return memory_error(error, step) or model_error(error, module, self.folder / TRACEBACK_FILE)
+        path = self.folder / TRACEBACK_FILE
+        return memory_error(error, step) or model_error(error, module, path, self.callbacks)
 
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
-        self.data, self.module = trainer.datamodule, module
+        self.data, self.module, self.callbacks = trainer.datamodule, module, trainer.callbacks
         trainer.datamodule.on_error = self.report
         if os.getpid() != self.notebook_process:  # a fork
             # Its parent's threads do not exist here: a pool that expects them would wait for ever.
