@@ -146,7 +146,9 @@ class CudaGraph(SingleDeviceStrategy):
                 loss = module.training_step(inputs, batch_idx)
             if not torch.is_tensor(loss):  # Lightning also accepts a dict or None
                 name = type(loss).__name__
-                raise RuntimeError(f"training_step returns {name}, and only a tensor can be captured")
+                raise RuntimeError(
+                    f"training_step returns {name}, and only a tensor can be captured"
+                )
             self.unscaled_loss = loss.detach()
             return self.precision_plugin.pre_backward(loss, module)  # float16: scaled
 
