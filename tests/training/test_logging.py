@@ -91,6 +91,18 @@ def test_a_loss_that_is_not_finite_may_be_the_fault_of_an_edit(bert, make_data, 
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("sums", [None, torch.tensor(7.0), [7.0, 3]])
+def test_an_edited_training_step_must_set_the_sums_of_the_losses(module, make_data, trainer, sums):
+    """One number for both would be logged as a training loss of 1."""
+    logger = TrainingLogger(make_data(), 5.0)
+    logger.on_train_start(trainer, module)
+    if sums is not None:
+        module.loss_sums = sums
+    with refused("must set self.loss_sums", "two numbers"):
+        logger.on_after_backward(trainer, module)
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("skipped", [{0, 1, 2, 3, 4, 5, 6, 7}, {2, 3}])
 def test_a_training_step_that_never_returns_a_loss_ends_training(
     corpus_folder, tokenizer, bert, tmp_path, skipped
