@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from encoders import make_model
 from helpers import refused
@@ -195,6 +195,20 @@ def test_transformers_trainer_trains_the_model_of_the_bench(bench, order):
     before = bench.valid_loss()
     assert trainer_seconds(bench, variant) > 0
     assert bench.valid_loss() < before - 0.05
+
+
+def test_trainer_warms_up_in_the_first_tenth_of_all_its_steps(bench):
+    """The first step has a rate of 0, and of 3 epochs, not the first tenth of one."""
+    rates, variant = [], replace(DENSE, batch_size=4, trainer="Trainer")
+
+    class Rates(TrainerCallback):
+        def on_step_begin(self, args, state, control, lr_scheduler=None, **kwargs):
+            rates.append(lr_scheduler.get_last_lr()[0])
+
+    bench.switch(variant)
+    trainer_seconds(bench, variant, callbacks=[Rates()], epochs=3)
+    assert len(rates) == 3 * bench.num_steps(variant)
+    assert rates.index(max(rates)) == len(rates) // 10 > 1 and rates[0] == 0
 
 
 def test_functions_are_called_forwards_and_backwards_in_turn():

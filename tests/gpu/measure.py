@@ -664,7 +664,7 @@ def trainer_speed(step: str, bench: Bench, variant: Variant, epochs: int, **chan
     peak_memory()
     start = time.time()
     max_steps = 6 if REHEARSING else None
-    trainer_seconds(bench, variant, max_steps, [timer], num_train_epochs=epochs, **changes)
+    trainer_seconds(bench, variant, max_steps, [timer], epochs=epochs, **changes)
     tokens_per_step = float(bench.data[variant.examples].lengths.sum()) / bench.num_steps(variant)
     tokens_per_second = tokens_per_step * timer.steps / timer.seconds
     figures = dict(

@@ -191,9 +191,7 @@ def race(bench: Bench, contender: Contender, evaluations: int = NUM_EVALUATIONS)
         bench.switch(contender.variant)
         if contender.variant.trainer == "Trainer":
             epochs = contender.epochs
-            trainer_seconds(
-                bench, contender.variant, callbacks=[curve], num_train_epochs=epochs, **settings
-            )
+            trainer_seconds(bench, contender.variant, callbacks=[curve], epochs=epochs, **settings)
         else:
             race_loop(bench, contender, curve)
     return pd.DataFrame(curve.rows)

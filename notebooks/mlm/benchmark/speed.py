@@ -372,9 +372,10 @@ def trainer_seconds(
     max_steps: int | None = None,
     callbacks: Iterable[TrainerCallback] = (),
     mlm_probability: float | None = None,
+    epochs: int = 1,
     **options: Any,
 ) -> float:
-    """Seconds of one epoch with transformers.Trainer; `options` override its TrainingArguments.
+    """Seconds of training with transformers.Trainer; `options` override its TrainingArguments.
 
     Trainer changes the `forward` of its model, so it trains a copy. The bench's model gets the weights.
     `mlm_probability` None: the bench's.
@@ -383,9 +384,9 @@ def trainer_seconds(
     timer = TrainingTime(bench.clock)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         arguments = dict(
-            output_dir=folder, per_device_train_batch_size=variant.batch_size, num_train_epochs=1,
+            output_dir=folder, per_device_train_batch_size=variant.batch_size, num_train_epochs=epochs,
             max_steps=max_steps or -1, learning_rate=bench.peak_lr(variant), weight_decay=0.01,
-            warmup_steps=bench.num_steps(variant) // 10, max_grad_norm=0.0,
+            warmup_steps=epochs * bench.num_steps(variant) // 10, max_grad_norm=0.0,
             optim="adamw_torch_fused", bf16=variant.dtype == torch.bfloat16,
             fp16=variant.dtype == torch.float16, use_cpu=bench.device == "cpu", seed=bench.seed,
             train_sampling_strategy=TRAINER_ORDERS[variant.order],

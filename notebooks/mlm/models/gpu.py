@@ -18,4 +18,4 @@ def use_deterministic_operations() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # it would only cost time
     # cuDNN's attention with masks gives NaN for some lengths: https://github.com/pytorch/pytorch/issues/196678
     torch.backends.cuda.enable_cudnn_sdp(False)
-    print("GPU kernels: deterministic ones, so that a resumed run has the same bits")
+    print("GPU kernels: deterministic ones, which a resumed run needs to have the same bits")
