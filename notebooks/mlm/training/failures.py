@@ -26,6 +26,9 @@ from mlm.training.causes import StepMemory, memory_error, model_error
 FAILURE_FILE = "failed"
 TRACEBACK_FILE = "traceback.txt"
 STOP_FILE = "stop"
+ONE_LINE = (
+    f"{NotebookError.__module__}.{NotebookError.__name__}: "  # before its message, in a traceback
+)
 WATCH_SECONDS = 0.3  # between two looks for the failure file
 GRACE_SECONDS = 2  # for a process that can end by itself
 
@@ -35,6 +38,7 @@ def report_failure(
 ) -> None:
     """Write an error to the run's folder: a NotebookError as its one line, others with traceback.
 
+    The error of a process that Lightning started arrives as text, with the NotebookError in its last line.
     `explained` is the line for another error; the traceback is then in TRACEBACK_FILE. The first reported
     error is kept.
     """
@@ -42,8 +46,11 @@ def report_failure(
     if explained:
         with contextlib.suppress(OSError):
             (folder / TRACEBACK_FILE).write_text(text, encoding="utf-8")
+    last_line = text.strip().rpartition("\n")[2]
     if explained or isinstance(error, NotebookError):
         text = str(explained or error)
+    elif last_line.startswith(ONE_LINE):
+        text = last_line.removeprefix(ONE_LINE)
     with (
         contextlib.suppress(OSError),  # the file exists, or the folder is full or gone
         open(folder / FAILURE_FILE, "x", encoding="utf-8") as file,
