@@ -26,9 +26,7 @@ from mlm.training.causes import StepMemory, memory_error, model_error
 FAILURE_FILE = "failed"
 TRACEBACK_FILE = "traceback.txt"
 STOP_FILE = "stop"
-ONE_LINE = (
-    f"{NotebookError.__module__}.{NotebookError.__name__}: "  # before its message, in a traceback
-)
+ONE_LINE = f"{NotebookError.__module__}.{NotebookError.__name__}: "  # how a traceback ends with it
 WATCH_SECONDS = 0.3  # between two looks for the failure file
 GRACE_SECONDS = 2  # for a process that can end by itself
 

@@ -98,7 +98,7 @@ class TrainingLogger(pl.Callback):
     def on_after_backward(self, trainer: pl.Trainer, module: MaskedLM) -> None:
         self.has_gradients = True
         sums = getattr(module, "loss_sums", None)
-        if not (torch.is_tensor(sums) and sums.shape == self.sums.shape):  # after an edit
+        if not (isinstance(sums, torch.Tensor) and sums.shape == self.sums.shape):  # after an edit
             raise NotebookError(
                 "training_step must set self.loss_sums, a tensor with two numbers: the sum of the losses of all "
                 "targets, and the number of targets; the training loss in the log is their ratio"
