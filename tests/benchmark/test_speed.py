@@ -60,6 +60,12 @@ def test_a_change_without_effect_adds_no_variant():
     assert variants[-1] == replace(DENSE, name="c", fused_adamw=True, lr=1e-5)
 
 
+@pytest.mark.fault
+def test_two_variants_of_one_name_are_refused():
+    with refused("different names, got 'a' twice"):
+        build_variants(DENSE, [("a", {"fused_adamw": True}), ("a", {"lr": 1e-5})])
+
+
 @pytest.mark.parametrize("field", ["order", "examples", "trainer"])
 def test_an_unknown_option_is_an_error(bench, field):
     with pytest.raises(KeyError):

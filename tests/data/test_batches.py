@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from helpers import unpack_examples
+from helpers import refused, unpack_examples
 from mlm.data.batches import (
     MaskedBatches,
     padded_examples,
@@ -149,6 +149,32 @@ def test_other_functions_can_replace_masking(dataset):
         is_masked = batch["labels"] != -100
         assert int(is_masked.sum()) == batch["num_masked"] == batch["num_tokens"]
         assert (batch["input_ids"][is_masked] == dataset.tokenizer.mask_token_id).all()
+
+
+@pytest.mark.parametrize("masking", ["token", "word"])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_function_may_mask_other_numbers_of_tokens(dataset, masking, more):
+    """An edit in notebook 03: the batch says how many targets it has and where, not how many were expected."""
+
+    def mask_others(input_ids, special_ids, counts, *arguments, **options):
+        return mask_tokens(input_ids, special_ids, counts + more, *arguments, **options)
+
+    options = dict(mask_fn=mask_others, masking=masking)
+    for batch in make_batches(dataset, unpacked_keys(dataset, 8)[:3], **options):
+        (masked,) = torch.where(batch["labels"].flatten() != -100)
+        assert torch.equal(batch["positions"], masked)
+        assert batch["num_masked"] == len(masked)
+
+
+def test_more_targets_than_places_are_refused(dataset):
+    """Fixed shapes are planned before anything is masked."""
+
+    def mask_all(input_ids, special_ids, counts, *arguments, **options):
+        return mask_tokens(input_ids, special_ids, counts + 99, *arguments, **options)
+
+    plan = PackingPlan(dataset, 8, P, 0, (0,))
+    with refused("prediction targets", f"has {plan.shape[2]} places", "counts"):
+        make_batches(dataset, plan.keys(0), shape=plan.shape, mask_fn=mask_all)
 
 
 @pytest.mark.parametrize("examples", ["line", "block"])

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, BertForMaskedLM, pipeline
 from encoders import BertPred
 from helpers import ROOT, refused
 from mlm.env.files import read_checked_json, write_checked_json
+from mlm.env.notebook import NotebookError
 from mlm.inference.load import (
     REQUIRED_FILES,
     check_tied,
@@ -187,6 +188,29 @@ def test_weights_that_do_not_fit_the_config_are_refused(run_folder, damage):
         "are from different runs; copy the whole folder of a run, or train again",
     ):
         load_pred(path, run_folder / "model", BertPred)
+
+
+@pytest.mark.fault
+def test_an_edited_class_is_named_if_the_weights_do_not_fit_it(run_folder):
+    class WithMore(BertPred):
+        def __init__(self, config):
+            super().__init__(config)
+            self.more = torch.nn.Linear(2, 2)
+
+    with refused("more.weight", "if you edited WithMore, or MaskedLM in 04"):
+        load_pred(run_folder / "saved.bin", run_folder / "model", WithMore)
+
+
+def test_an_error_of_an_edited_class_is_raised_as_it_is(run_folder):
+    class Wrong(BertPred):
+        def __init__(self, config):
+            super().__init__(config)
+            torch.zeros(2).reshape(3)
+
+    with pytest.raises(RuntimeError) as caught:
+        load_pred(run_folder / "saved.bin", run_folder / "model", Wrong)
+    assert "shape '[3]' is invalid" in str(caught.value)
+    assert not isinstance(caught.value, NotebookError)
 
 
 @pytest.mark.fault

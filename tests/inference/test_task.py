@@ -6,7 +6,7 @@ import pytest
 import torch
 from nbformat import read
 
-from helpers import ROOT
+from helpers import ROOT, refused
 from mlm.inference.task import (
     TextClassifier,
     compare,
@@ -137,6 +137,18 @@ def test_equal_predictions_make_no_difference(seeds):
     table = results_table({"new": {8: [50] * seeds}, "old": {8: [50] * seeds}})
     found = difference(table, 8, "new", "old")
     assert (found.points, found.sign) == (0, 0) and found.half_width > 0
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("method", ["TF-IDF", "frozen, after", "frozen, before"])
+@pytest.mark.parametrize("results", [0, 1, 2])
+def test_methods_with_other_samples_are_not_compared(method, results):
+    """A cell of 07 was interrupted, or no longer adds results."""
+    complete = {8: [50, 60, 70], 32: [50, 60, 70]}
+    values = dict.fromkeys(["TF-IDF", "frozen, before", "frozen, after"], complete)
+    table = results_table({**values, method: {**complete, 8: complete[8][:results]}})
+    with refused(f"{method!r} has results for {results} of 3 sample(s) with 8 labels"):
+        compare(table, "after", "before", 5)
 
 
 LEVELS = {"majority class": [25] * 3, "TF-IDF": [50] * 3}

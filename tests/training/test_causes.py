@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 import mlm.training.module
@@ -183,6 +184,21 @@ def test_a_model_that_does_not_fit_its_data_is_one_line(corpus_folder, tokenizer
     with refused("'bert'", "IndexError: index out of range in self", "smaller max_len", str(path)):
         runs.train_run(tmp_path)
     assert "Traceback" in path.read_text() and "position_embeddings" in path.read_text()
+
+
+class OtherArguments(pl.Callback):
+    def on_train_batch_end(self, trainer, module):
+        pass
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("added", [pl.callbacks.EarlyStopping("no such metric"), OtherArguments()])
+def test_the_error_of_an_added_callback_is_not_the_models(runs, tmp_path, monkeypatch, added):
+    """It may be raised by Lightning, without any code of the user."""
+    monkeypatch.setattr("small_runs.SeededDropout", lambda seed: added)
+    with pytest.raises((RuntimeError, TypeError)) as caught:
+        runs(tmp_path)
+    assert not isinstance(caught.value, NotebookError)
 
 
 def test_the_error_of_a_user_keeps_its_traceback(runs, tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints: at any moment a good one exists, and a damaged one is never used."""
 
+import datetime
 import hashlib
 import itertools
 import os
@@ -16,6 +17,7 @@ from mlm.env.files import write_checked_json
 from mlm.training.checkpoint import CHECKSUMS, latest_good_checkpoint
 from mlm.training.lock import unlock_run
 from mlm.training.run_files import selected_weights
+from mlm.training.seeded_dropout import SeededDropout
 from small_runs import files_in, replace_file, same, stop_at
 
 
@@ -114,3 +116,29 @@ def test_a_good_checkpoint_that_the_checksums_do_not_name_is_not_called_damaged(
     write_checked_json(tmp_path / CHECKSUMS, {"checkpoints": sums})
     assert latest_good_checkpoint(tmp_path).path.name == "last.ckpt"
     assert "damaged" not in capsys.readouterr().out
+
+
+# what an edit or an added callback stores
+
+
+@pytest.mark.fault
+def test_a_model_as_hyperparameter_is_refused_before_the_first_step(runs, tmp_path):
+    """`self.save_hyperparameters()` in an edited MaskedLM stores its argument `bert`."""
+    runs.module.save_hyperparameters({"lr": 0.1, "bert": runs.module.bert}, logger=False)
+    with refused("save_hyperparameters() would put bert into checkpoints", "ignore=['bert']"):
+        runs(tmp_path)
+    runs.module.hparams.pop("bert")
+    runs(tmp_path)
+
+
+@pytest.mark.fault
+def test_a_checkpoint_that_could_not_be_loaded_is_refused_with_what_it_contains(
+    runs, tmp_path, monkeypatch
+):
+    class Dated(SeededDropout):
+        def state_dict(self):
+            return {"began": datetime.datetime.now()}
+
+    monkeypatch.setattr("small_runs.SeededDropout", Dated)
+    with refused("the checkpoint of step 2 contains datetime.datetime", "added callback stores"):
+        runs(tmp_path)

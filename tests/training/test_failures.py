@@ -5,8 +5,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 
 import pytest
+from torch.multiprocessing import ProcessRaisedException
 
 from mlm.env.notebook import NotebookError
 from mlm.training.failures import (
@@ -71,6 +73,17 @@ def test_an_error_is_reported_in_one_line_or_with_its_traceback(tmp_path, capsys
     assert "the error above" in reported_failure(tmp_path)
     output = capsys.readouterr().out
     assert "Traceback" in output and "IndexError: example 7" in output
+
+
+def test_a_line_of_another_process_stays_one_line(tmp_path):
+    """Lightning raises the traceback of a process that it started, as the text of another error."""
+    try:
+        raise NotebookError("the loss is nan: try a lower lr")
+    except NotebookError:
+        text = traceback.format_exc()
+    process = "\n\n-- Process 1 terminated with the following error:\n"
+    report_failure(tmp_path, ProcessRaisedException(process + text, 1, 4711))
+    assert reported_failure(tmp_path) == "the loss is nan: try a lower lr"
 
 
 def test_an_error_that_could_not_be_written_is_still_an_error(tmp_path):

@@ -9,6 +9,8 @@ import torch
 from helpers import masked_loss, refused
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.logging import TrainingLogger
+from mlm.training.module import MaskedLM
+from small_runs import SmallRuns
 
 
 @pytest.mark.parametrize(
@@ -71,5 +73,50 @@ def test_a_training_loss_that_is_not_finite_ends_training(module, make_data, tra
     logger = TrainingLogger(make_data(), 5.0)
     logger.on_train_start(trainer, module)
     logger.sums = torch.tensor([float("nan"), 7.0])
-    with refused("the training loss is nan at step 0", "try a lower lr"):
+    with refused("the training loss is nan at step 0", "kept; try a lower lr"):
         logger.log_training(trainer, module)
+
+
+@pytest.mark.fault
+def test_a_loss_that_is_not_finite_may_be_the_fault_of_an_edit(bert, make_data, trainer):
+    class Edited(MaskedLM):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx).log()
+
+    logger, module = TrainingLogger(make_data(), 5.0), Edited(bert, {})
+    logger.on_train_start(trainer, module)
+    logger.sums = torch.tensor([float("nan"), 7.0])
+    with refused("the training loss is nan", "check your edit of MaskedLM, or try a lower lr"):
+        logger.log_training(trainer, module)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("sums", [None, torch.tensor(7.0), [7.0, 3]])
+def test_an_edited_training_step_must_set_the_sums_of_the_losses(module, make_data, trainer, sums):
+    """One number for both would be logged as a training loss of 1."""
+    logger = TrainingLogger(make_data(), 5.0)
+    logger.on_train_start(trainer, module)
+    if sums is not None:
+        module.loss_sums = sums
+    with refused("must set self.loss_sums", "two numbers"):
+        logger.on_after_backward(trainer, module)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("skipped", [{0, 1, 2, 3, 4, 5, 6, 7}, {2, 3}])
+def test_a_training_step_that_never_returns_a_loss_ends_training(
+    corpus_folder, tokenizer, bert, tmp_path, skipped
+):
+    """Lightning skips a batch if the training step returns None; a forgotten `return` skips all of them."""
+    runs = SmallRuns(corpus_folder, tokenizer, bert)
+    original = runs.module.training_step
+
+    def training_step(batch, batch_idx):
+        return None if batch_idx in skipped else original(batch, batch_idx)
+
+    runs.module.training_step = training_step
+    if 0 in skipped:
+        with refused("training_step returned None for every batch up to step 1", "`return`"):
+            runs(tmp_path)
+    else:
+        runs(tmp_path)

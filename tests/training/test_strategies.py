@@ -162,6 +162,18 @@ def test_a_step_that_cannot_be_recorded_runs_as_written(monkeypatch, capsys):
     assert "cannot be recorded: operation not permitted" in printed and "more" not in printed
 
 
+def test_a_step_that_returns_a_dict_runs_as_written(train_recorded, monkeypatch, capsys):
+    """Lightning accepts it, and an edited MaskedLM may return it."""
+    plain, sums = train()
+    original = Line.training_step
+    monkeypatch.setattr(
+        Line, "training_step", lambda *arguments: {"loss": original(*arguments), "more": "text"}
+    )
+    recorded, recorded_sums = train_recorded()
+    assert torch.equal(plain.layer.weight, recorded.layer.weight) and sums == recorded_sums
+    assert "cannot be recorded: training_step returns dict" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError, torch.OutOfMemoryError, RuntimeError])
 def test_other_errors_of_the_step_are_raised(train_recorded, monkeypatch, error):
     def fail(*args: Any) -> None:

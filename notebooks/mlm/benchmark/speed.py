@@ -69,13 +69,17 @@ def build_variants(first: Variant, changes: list[tuple[str, dict[str, Any]]]) ->
     """`first`, then one variant for each change, which keeps all earlier changes.
 
     A change is (name, {field: value}). A change without effect, such as bfloat16 on a machine that does
-    not use it, adds no variant.
+    not use it, adds no variant. Raises NotebookError if two variants have one name, under which results
+    are stored.
     """
     variants = [first]
     for name, fields in changes:
         changed = replace(variants[-1], **fields)
         if changed != variants[-1]:
             variants.append(replace(changed, name=name))
+    names = [variant.name for variant in variants]
+    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise NotebookError(f"variants must have different names, got {repeated[0]!r} twice")
     return variants
 
 

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import IterableDataset
 
 from mlm.data.dataset import MaskedLMDataset
-from mlm.data.masking import candidate_counts, mask_tokens, masked_counts, max_masked_tokens
+from mlm.data.masking import candidate_counts, mask_tokens, masked_counts
+from mlm.env.notebook import NotebookError
 
 CELLS_AT_ONCE = 2**15  # tokens, with padding, of the batches that are made at once
 EXAMPLES_AT_ONCE = 256  # examples of similar length that are masked at once
@@ -73,10 +74,15 @@ def lay_out_rows(
 def masked_positions(labels: np.ndarray, num_positions: int) -> np.ndarray:
     """The positions in each flattened batch where the labels (batches, B, T) are not -100.
 
-    Returns (batches, num_positions) int64, filled up with 0.
+    Returns (batches, num_positions) int64, filled up with 0. Raises NotebookError if there are more.
     """
     batch, position = np.nonzero(labels.reshape(len(labels), -1) != -100)
     number = np.arange(len(batch)) - np.searchsorted(batch, batch)  # 0, 1, ... in each batch
+    if number.max(initial=-1) >= num_positions:
+        raise NotebookError(
+            f"a batch has {number.max() + 1:,} or more prediction targets, but its shape has {num_positions:,} places "
+            "for them: mask_fn must not choose more tokens than its argument counts says"
+        )
     positions = np.zeros((len(labels), num_positions), np.int64)
     positions[batch, number] = position
     return positions
@@ -147,11 +153,12 @@ class MaskedBatches(IterableDataset):
         sizes = data.lengths[indices] + 2  # [CLS] and [SEP]
         candidates = candidate_counts(data, self.masking)[indices]
         counts = self.count_fn(candidates, self.seed, epoch, indices, self.mlm_probability)
-        num_rows, width, num_positions = self.shape or self.smallest_shape(indices, rows, counts)
+        num_rows, width = self.shape[:2] if self.shape else self.smallest_rows(indices, rows)
 
         rows_here = self.accumulate * num_rows  # of a step, in this process
         is_here = rows // rows_here == self.rank
-        if self.masking == "word":  # the number of tokens is known once the words are chosen
+        if self.masking == "word" or self.mask_fn is not mask_tokens:
+            # how many tokens are masked is known once they are chosen
             input_ids, labels = self.masked_examples(epoch, indices, counts)
             num_masked = np.bincount(np.repeat(step, sizes)[labels != -100], minlength=len(steps))
             is_token_here = np.repeat(is_here, sizes)
@@ -170,6 +177,8 @@ class MaskedBatches(IterableDataset):
         )
         batch_shape = len(steps) * self.accumulate, num_rows, width
         arrays = {name: array.reshape(batch_shape) for name, array in arrays.items()}
+        num_targets = (arrays["labels"] != -100).sum(axis=(1, 2))  # of each batch
+        num_positions = self.shape[2] if self.shape else int(num_targets.max())
         arrays["positions"] = masked_positions(arrays["labels"], num_positions)
         num_masked = np.float32(num_masked) / np.float32(self.accumulate)
         arrays["num_masked"] = np.repeat(num_masked, self.accumulate)
@@ -185,14 +194,10 @@ class MaskedBatches(IterableDataset):
             batch["num_tokens"], batch["num_examples"] = num_tokens[of_step], num_examples[of_step]
             yield batch
 
-    def smallest_shape(
-        self, indices: np.ndarray, rows: np.ndarray, counts: np.ndarray
-    ) -> tuple[int, int, int]:
-        """The smallest (B, T, K) that these examples need."""
+    def smallest_rows(self, indices: np.ndarray, rows: np.ndarray) -> tuple[int, int]:
+        """The smallest (B, T) that these examples need."""
         sizes = self.dataset.lengths[indices] + 2
-        num_rows, width = rows[-1] + 1, np.bincount(rows, sizes).max()
-        num_positions = max_masked_tokens(self.dataset, self.masking, indices, counts).sum()
-        return int(num_rows), int(width), int(num_positions)
+        return int(rows[-1] + 1), int(np.bincount(rows, sizes).max())
 
     def masked_examples(
         self, epoch: int, indices: np.ndarray, counts: np.ndarray

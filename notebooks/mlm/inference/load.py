@@ -158,19 +158,30 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def load_pred(path: Path, config: Path, module_class: type[nn.Module]) -> Any:
     """A module of class `module_class` with the weights in `path`, in eval mode.
 
-    `config` is the folder with config.json. Raises NotebookError if the weights do not fit it.
+    `config` is the folder with config.json. Raises NotebookError if the weights do not fit it. An error of
+    the class, which may be a reader's, is raised as it is.
     """
     weights = read_weights(path)
-    try:
-        module = module_class(AutoConfig.from_pretrained(config))
+    with fitting_errors(path, config, module_class):
+        bert_config = AutoConfig.from_pretrained(config)
+    module = module_class(bert_config)
+    with fitting_errors(path, config, module_class):
         module.load_state_dict(weights)
+    return module.eval()
+
+
+@contextlib.contextmanager
+def fitting_errors(path: Path, config: Path, module_class: type[nn.Module]) -> Iterator[None]:
+    """Context manager: weights in `path` that do not fit a class or `config` are an error of one line."""
+    try:
+        yield
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise NotebookError(
             f"{path} does not fit {config} ({reason} ...): the files are from different runs; copy the "
-            "whole folder of a run, or train again"
+            f"whole folder of a run, or train again. But if you edited {module_class.__name__}, or MaskedLM in 04, "
+            "both need the same layers under the same names"
         ) from None
-    return module.eval()
 
 
 def check_tied(path: Path, model: PreTrainedModel) -> None:

@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mlm.env.notebook import NotebookError
 from mlm.inference.vectors import READ_TEXTS, pool, to_batch
 
 TRAIN_TEXTS = 16  # per batch of fine-tuning
@@ -204,8 +205,15 @@ def correct_answers(table: pd.DataFrame, labels: int, method: str) -> np.ndarray
     """Which test texts a method classifies correctly: 1 or 0, (seeds, texts).
 
     table: a row for each trained classifier, with the columns method, labels, seed and "correct" (`scores`).
+    Raises NotebookError if the method lacks a seed that another one has: its cell was interrupted.
     """
-    rows = table[(table["labels"] == labels) & (table["method"] == method)]
+    of_size = table[table["labels"] == labels]
+    rows, seeds = of_size[of_size["method"] == method], of_size["seed"].nunique()
+    if len(rows) < seeds:
+        raise NotebookError(
+            f"{method!r} has results for {len(rows)} of {seeds} sample(s) with {labels} labels per class: run the cell "
+            "that measures it to its end, then all cells below it"
+        )
     return np.stack(rows.sort_values("seed")["correct"]).astype(int)
 
 

@@ -102,6 +102,6 @@ def is_initial_model(
         return True
     print(
         f"no comparison with the model before training: its validation loss is {rebuilt:.3f}, but 04 stored "
-        f"{stored:.3f}; the files that it is loaded from changed after the run"
+        f"{stored:.3f}; MaskedLM was edited for the run, or the files that the model is loaded from changed after it"
     )
     return False

@@ -8,8 +8,8 @@ seeded_dropout       dropout that a resumed run repeats exactly
 history              the rows of metrics of a run: best row, early stopping, metrics.csv
 forecast             how long training takes: before it begins, and while it runs
 progress             what is shown during training: a bar and a learning curve, or lines
-logging              TrainingLogger, the callback that logs and evaluates
 causes               the cause of an error in one line: memory, or the model or the data
+logging              TrainingLogger, the callback that logs and evaluates
 gradient_checkpointing  less memory for more time: whether a batch needs it
 failures             an error in one process ends all of them; an interrupt reaches all of them
 run_files            the files of a run: names, and whether they are as they were written

@@ -1,8 +1,8 @@
 """The cause of an error of a training step in one line: too little memory, or the model or the data.
 
 The rule: memory that does not suffice is always one line. Any other error becomes one line only if no code of
-the user took part in it: MaskedLM is as in the library, and so is every function that was running. After an
-edit, the traceback says more, and it is shown.
+the user took part in it: MaskedLM is as in the library, and so is every function that was running, and no
+callback was added. After an edit, the traceback says more, and it is shown.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import re
 import sysconfig
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -262,15 +262,19 @@ def is_own_code(frame: FrameType) -> bool:
     )
 
 
-def model_error(error: BaseException, module: Any, path: Path) -> NotebookError | None:
+def model_error(
+    error: BaseException, module: Any, path: Path, callbacks: Iterable[Any] = ()
+) -> NotebookError | None:
     """The line for an error that stems from the model or the data; None if code of the user took part.
 
-    module: the MaskedLM. path: the file that will contain the whole traceback.
+    module: the MaskedLM. path: the file that will contain the whole traceback. callbacks: of the Trainer.
+    One that was added may fail without any function of its own, by its arguments for example.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, NotebookError | OSError) or not isinstance(error, Exception):
         return None
-    if not (is_unedited(type(module)) and all(map(is_own_code, frames))):
+    added = [each for each in callbacks if not type(each).__module__.startswith(OWN_MODULES)]
+    if added or not (is_unedited(type(module)) and all(map(is_own_code, frames))):
         return None
     message = str(error).strip().partition("\n")[0][:200]
     cause = next(text for pattern, text in CAUSES.items() if re.search(pattern, message))

@@ -6,6 +6,7 @@ moment, even after a power failure.
 """
 
 import contextlib
+import pickle
 import re
 import shutil
 import tempfile
@@ -27,6 +28,7 @@ STAGING = "parts"  # the folder of files that are being written; emptied when a 
 TORCH_WRITE_ERROR = re.compile(  # a RuntimeError of torch that is a failed write
     "PytorchStreamWriter|inline_container|iostream error|cannot be opened|Parent directory .* does not exist"
 )
+UNSUPPORTED = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")  # torch: an object in a file
 
 
 class StoredCheckpoint(NamedTuple):
@@ -90,9 +92,31 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def check_finite(path: Path, step: int) -> None:
-    """Raises NotebookError if a checkpoint has weights that are not finite, naming the first."""
-    weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+def check_hyperparameters(module: pl.LightningModule) -> None:
+    """Raises NotebookError if every checkpoint of an edited module would contain an object (see `check_content`)."""
+    if models := [name for name, v in module.hparams.items() if isinstance(v, torch.nn.Module)]:
+        raise NotebookError(
+            f"self.save_hyperparameters() would put {models[0]} into checkpoints, and these must only have "
+            f"tensors and plain values: remove it, or pass it ignore={models}"
+        )
+
+
+def check_content(path: Path, step: int) -> None:
+    """Raises NotebookError if a checkpoint has an object or weights that are not finite, naming the first.
+
+    An object, that is, something else than tensors and plain values, comes from an edit or an added callback.
+    The checkpoint could not be loaded, because code would run.
+    """
+    try:
+        weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+    except pickle.UnpicklingError as error:
+        found = UNSUPPORTED.search(str(error))
+        if not found:
+            raise
+        raise NotebookError(
+            f"the checkpoint of step {step} contains {found[1]}, and it must only have tensors and plain values: "
+            "change what MaskedLM or an added callback stores; the last good checkpoint is kept"
+        ) from None
     bad = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
     if bad:
         raise NotebookError(
@@ -108,7 +132,7 @@ def save_checkpoint(
 
     The new file is written beside the last one, read back and checked, and only then takes its place.
     Returns the new checkpoint; in other processes than the first, `good`. Raises NotebookError if it
-    cannot be written or has weights that are not finite.
+    cannot be written, cannot be loaded or has weights that are not finite.
     """
     last, previous = folder / LAST, folder / PREVIOUS
     step = trainer.global_step
@@ -117,7 +141,7 @@ def save_checkpoint(
         with temporary_files_in(staging):
             trainer.save_checkpoint(staged)  # all processes take part
         if trainer.is_global_zero:
-            check_finite(staged, step)
+            check_content(staged, step)
             new = StoredCheckpoint(last, sha256_of(staged))
             sums = [new.sha256, good.sha256] if good else [new.sha256]
             write_checked_json(folder / CHECKSUMS, {"checkpoints": sums})

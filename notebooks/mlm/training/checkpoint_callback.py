@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from mlm.models.compilation import compile_counts
-from mlm.training.checkpoint import save_checkpoint
+from mlm.training.checkpoint import check_hyperparameters, save_checkpoint
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.failures import stop_requested
 from mlm.training.history import out_of_patience, selected_row, write_metrics
@@ -46,6 +46,7 @@ class CheckpointingLogger(TrainingLogger):
         self.state["settings"] = self.settings  # equal, but without settings of an earlier version
 
     def on_train_start(self, trainer: pl.Trainer, module: MaskedLM) -> None:
+        check_hyperparameters(module)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
         super().on_train_start(trainer, module)
         if self.stops_early():  # after an evaluation that was given up before

@@ -32,6 +32,7 @@ from mlm.training.causes import (
 FAILURE_FILE = "failed"
 TRACEBACK_FILE = "traceback.txt"
 STOP_FILE = "stop"
+ONE_LINE = f"{NotebookError.__module__}.{NotebookError.__name__}: "  # how a traceback ends with it
 WATCH_SECONDS = 0.3  # between two looks for the failure file
 GRACE_SECONDS = 2  # for a process that can end by itself
 
@@ -41,6 +42,7 @@ def report_failure(
 ) -> None:
     """Write an error to the run's folder: a NotebookError as its one line, others with traceback.
 
+    The error of a process that Lightning started arrives as text, with the NotebookError in its last line.
     `explained` is the line for another error; the traceback is then in TRACEBACK_FILE. The first reported
     error is kept.
     """
@@ -48,8 +50,11 @@ def report_failure(
     if explained:
         with contextlib.suppress(OSError):
             (folder / TRACEBACK_FILE).write_text(text, encoding="utf-8")
+    last_line = text.strip().rpartition("\n")[2]
     if explained or isinstance(error, NotebookError):
         text = str(explained or error)
+    elif last_line.startswith(ONE_LINE):
+        text = last_line.removeprefix(ONE_LINE)
     with (
         contextlib.suppress(OSError),  # the file exists, or the folder is full or gone
         open(folder / FAILURE_FILE, "x", encoding="utf-8") as file,
@@ -101,8 +106,9 @@ class FailureMonitor(pl.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.notebook_process = os.getpid()
-        self.data: Any = None  # MaskedLMData and MaskedLM, from `setup` on
+        self.data: Any = None  # MaskedLMData, MaskedLM and the Trainer's callbacks, from `setup` on
         self.module: Any = None
+        self.callbacks: list[Any] = []
 
     def report(self, error: BaseException) -> None:
         report_failure(self.folder, error, self.explained(error))
@@ -113,10 +119,11 @@ class FailureMonitor(pl.Callback):
         if data is None:
             return signal_error(error)
         step = StepMemory.of(module.bert, data, module.matmul_dtype)
-        return memory_error(error, step) or model_error(error, module, self.folder / TRACEBACK_FILE)
+        path = self.folder / TRACEBACK_FILE
+        return memory_error(error, step) or model_error(error, module, path, self.callbacks)
 
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
-        self.data, self.module = trainer.datamodule, module
+        self.data, self.module, self.callbacks = trainer.datamodule, module, trainer.callbacks
         trainer.datamodule.on_error = self.report
         if os.getpid() != self.notebook_process:  # a fork
             # Its parent's threads do not exist here: a pool that expects them would wait for ever.

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from mlm.env.notebook import NotebookError
+from mlm.training.causes import is_unedited
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.evaluation import evaluate
 from mlm.training.forecast import TimeLeft
@@ -67,6 +68,7 @@ class TrainingLogger(pl.Callback):
             "seconds": 0.0,  # of training: without evaluations and checkpoints
         }
         self.cells = 0  # of this process, not yet in the state
+        self.has_gradients = False  # whether there was a backward pass
         self.last_line: tuple[float, int] | None = None  # (time, tokens) of the last log line
         self.requests: list[float] | None = None  # the sum over processes, see `own_requests`
 
@@ -94,8 +96,15 @@ class TrainingLogger(pl.Callback):
             self.log_validation(trainer, module)
 
     def on_after_backward(self, trainer: pl.Trainer, module: MaskedLM) -> None:
+        self.has_gradients = True
+        sums = getattr(module, "loss_sums", None)
+        if not (isinstance(sums, torch.Tensor) and sums.shape == self.sums.shape):  # after an edit
+            raise NotebookError(
+                "training_step must set self.loss_sums, a tensor with two numbers: the sum of the losses of all "
+                "targets, and the number of targets; the training loss in the log is their ratio"
+            )
         # Before the optimizer step: on XLA the sum is then a part of the step's graph.
-        self.sums = self.sums + module.loss_sums
+        self.sums = self.sums + sums
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: MaskedLM, outputs: Any, batch: Any, batch_idx: int
@@ -125,6 +134,7 @@ class TrainingLogger(pl.Callback):
         if self.shows_progress:
             self.progress.step()
         if self.step % self.log_every == 0 or self.step in self.log_steps:
+            self.check_gradients(module)
             self.log_training(trainer, module)
         if self.step in self.evaluation_steps:
             self.log_validation(trainer, module)
@@ -147,7 +157,7 @@ class TrainingLogger(pl.Callback):
             values = sums.cpu().tolist()
         self.sums = torch.zeros(2).to(module.device)
         loss = values[0] / max(values[1], 1)
-        self.check_finite("training", loss, trainer)
+        self.check_finite("training", loss, trainer, module)
         row = {"train_loss": loss, "lr": optimizer.param_groups[0]["lr"]}
         if norm is not None:
             row["gradient_norm"] = values[2]
@@ -161,12 +171,21 @@ class TrainingLogger(pl.Callback):
         self.add_row(trainer, row)
         self.exclude_time_since(now)
 
-    def check_finite(self, name: str, loss: float, trainer: pl.Trainer) -> None:
+    def check_gradients(self, module: MaskedLM) -> None:
+        """Raise NotebookError if an edited training_step returns nothing: Lightning then skips every batch."""
+        if module.automatic_optimization and not self.has_gradients:
+            raise NotebookError(
+                f"training_step returned None for every batch up to step {self.step}, so nothing was trained: "
+                "it must end with `return` and the loss"
+            )
+
+    def check_finite(self, name: str, loss: float, trainer: pl.Trainer, module: MaskedLM) -> None:
         """Raise NotebookError if a loss is not finite."""
         if not math.isfinite(loss):
+            edit = "" if is_unedited(type(module)) else "check your edit of MaskedLM, or "
             raise NotebookError(
                 f"the {name} loss is {loss} at step {trainer.global_step}: the last good checkpoint is "
-                "kept; try a lower lr or precision='32'"
+                f"kept; {edit}try a lower lr or precision='32'"
             )
 
     def log_validation(self, trainer: pl.Trainer, module: MaskedLM) -> None:
@@ -182,7 +201,7 @@ class TrainingLogger(pl.Callback):
             batches = self.until_stop_requested(batches)
         try:
             metrics = evaluate(module, batches, lambda sums: sum_over_processes(trainer, sums))
-            self.check_finite("validation", metrics["loss"], trainer)
+            self.check_finite("validation", metrics["loss"], trainer, module)
             self.add_row(trainer, {f"valid_{name}": value for name, value in metrics.items()})
         except EvaluationStopped:
             module.train()

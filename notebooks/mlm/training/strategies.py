@@ -144,6 +144,11 @@ class CudaGraph(SingleDeviceStrategy):
         def compute_loss(inputs: Batch) -> torch.Tensor:
             with self.precision_plugin.train_step_context():
                 loss = module.training_step(inputs, batch_idx)
+            if not torch.is_tensor(loss):  # Lightning also accepts a dict or None
+                name = type(loss).__name__
+                raise RuntimeError(
+                    f"training_step returns {name}, and only a tensor can be captured"
+                )
             self.unscaled_loss = loss.detach()
             return self.precision_plugin.pre_backward(loss, module)  # float16: scaled
 
