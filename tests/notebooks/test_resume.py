@@ -217,7 +217,6 @@ def test_a_run_with_two_damaged_checkpoints_is_refused_and_left_as_it_is(copy, t
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(
     tmp_path, text, cpu_processes
 ):
-    """In one line: the error of a forked process reaches the notebook only as the text of a traceback."""
     values = {**SHORT, "cpu_processes": cpu_processes, "epochs": 2}
     output = finish(start(tmp_path, patch=PATCHES / "nan_loss.py", corpus=text, **values), code=1)
     message = refusal(output)
@@ -311,6 +310,19 @@ def test_the_error_of_one_process_ends_all_of_them(tmp_path, text):
         start(tmp_path, patch=PATCHES / "bad_example.py", corpus=text, **values), code=1
     )
     assert "ValueError: bad example 7" in output
+
+
+@pytest.mark.fault
+def test_too_little_memory_in_one_of_several_processes_is_one_line(tmp_path, text):
+    values = {**SHORT, "batch_size": 4, "cpu_processes": 2}
+    output = finish(
+        start(tmp_path, patch=PATCHES / "full_memory.py", corpus=text, **values), code=1
+    )
+    message = refusal(output)
+    assert (
+        "out of memory with batch_size=4, accumulate=1" in message and "pass batch_size=" in message
+    )
+    assert "Traceback" not in output
 
 
 @pytest.mark.fault

@@ -132,17 +132,17 @@ class FailureMonitor(pl.Callback):
             trainer.fit_loop.run = self.reporting(trainer.fit_loop.run)
 
     def reporting(self, run: Callable[[], None]) -> Callable[[], None]:
-        """A fork's training loop that reports an error of one line. Lightning calls `on_exception` only
-        in the notebook's process, with the text of a traceback.
+        """A fork's training loop, which reports too little memory: only this process knows what would fit.
 
-        Other errors may follow from the end of another process, so they are left to that process.
+        Of other errors, Lightning gives `on_exception` in the notebook's process the text. They may follow
+        from the end of another process, which is then the one to report.
         """
 
         def run_and_report() -> None:
             try:
                 run()
             except Exception as error:
-                if isinstance(error, NotebookError) or is_out_of_memory(error):
+                if is_out_of_memory(error):
                     self.report(error)
                 raise
 
