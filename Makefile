@@ -75,7 +75,7 @@ test-tpu: .venv/made-for-tests .venv-tpu/made .venv-kaggle/made
 	.venv-tpu/bin/python -m pytest tests/tpu
 
 test-oldest: .venv-oldest/made
-	.venv-oldest/bin/python -m pytest tests --ignore tests/tpu --ignore tests/gpu -m "not slow"
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest tests --ignore tests/tpu --ignore tests/gpu -n auto --dist loadfile -m "not slow"
 
 test-gpu: .venv/made-for-tests
 	.venv/bin/python -m pytest tests/gpu
