@@ -303,34 +303,28 @@ def test_two_processes_on_four_cores_do_not_hang(tmp_path, text, monkeypatch):
     assert process.returncode == 0, output[-3000:]
 
 
+def failed_output(tmp_path, text, patch: str) -> str:
+    """What 04 prints with two processes, of which one fails as the patch says."""
+    values = {**SHORT, "batch_size": 4, "cpu_processes": 2}
+    return finish(start(tmp_path, patch=PATCHES / patch, corpus=text, **values), code=1)
+
+
 @pytest.mark.fault
 def test_the_error_of_one_process_ends_all_of_them(tmp_path, text):
-    values = {**SHORT, "batch_size": 4, "cpu_processes": 2}
-    output = finish(
-        start(tmp_path, patch=PATCHES / "bad_example.py", corpus=text, **values), code=1
-    )
-    assert "ValueError: bad example 7" in output
+    assert "ValueError: bad example 7" in failed_output(tmp_path, text, "bad_example.py")
 
 
 @pytest.mark.fault
 def test_too_little_memory_in_one_of_several_processes_is_one_line(tmp_path, text):
-    values = {**SHORT, "batch_size": 4, "cpu_processes": 2}
-    output = finish(
-        start(tmp_path, patch=PATCHES / "full_memory.py", corpus=text, **values), code=1
-    )
+    output = failed_output(tmp_path, text, "full_memory.py")
     message = refusal(output)
-    assert (
-        "out of memory with batch_size=4, accumulate=1" in message and "pass batch_size=" in message
-    )
-    assert "Traceback" not in output
+    assert "out of memory with batch_size=4, accumulate=1" in message
+    assert "pass batch_size=" in message and "Traceback" not in output
 
 
 @pytest.mark.fault
 def test_a_killed_process_ends_the_run_with_the_probable_cause(tmp_path, text):
-    values = {**SHORT, "batch_size": 4, "cpu_processes": 2}
-    output = finish(
-        start(tmp_path, patch=PATCHES / "killed_process.py", corpus=text, **values), code=1
-    )
+    output = failed_output(tmp_path, text, "killed_process.py")
     message = refusal(output)
     assert "SIGKILL, usually because memory ran out" in message and "run this again" in message
     assert "Traceback" not in output

@@ -77,8 +77,8 @@ def complete_config(
     """(config, reasons): the parameters of 04 without a None that the recipe fills in, {setting: why}.
 
     A resumed run keeps the kernels and the learning rate that it began with. config also has "pack", whether
-    examples share rows, "examples_per_step", the number of examples in an optimizer step (at most those of an
-    epoch), and "parameters", as they were passed. train: a MaskedLMDataset. device: from `trainer_arguments`.
+    examples share rows, "examples_per_step", the number of examples in an optimizer step (at most an epoch's),
+    and "parameters", as they were passed. train: a MaskedLMDataset. device: from `trainer_arguments`.
     Raises NotebookError if `accumulate` is more than an epoch's batches.
     """
     model = parameters["model"]
