@@ -131,10 +131,11 @@ def run_plainly(
     patch: Path | None = None,
     stop_at: int | None = None,
     num_threads: int = 2,
+    notebook: Path = ROOT / "notebooks" / "04_train.ipynb",
     **parameters: Any,
 ) -> Job:
     """Start 04 in one process, as the tests do: it can be patched and interrupted."""
-    command = [sys.executable, ROOT / "tests/run_notebook.py", ROOT / "notebooks/04_train.ipynb"]
+    command = [sys.executable, ROOT / "tests/run_notebook.py", notebook]
     command += ["--patch", patch] if patch else []
     return Job(name, [*command, *pairs(name, parameters)], stop_at, threads(num_threads))
 
@@ -289,6 +290,7 @@ def resume(until: float) -> None:
         "stopped": dict(small_run()),
         "deterministic-stopped": dict(small_run(), dropout=0.1, patch=deterministic),
         "float16-stopped": dict(small_run(), patch=t4),
+        "compiled-stopped": dict(small_run(), compile=True),
     }
     jobs = [
         *(run_plainly(name, stop_at=middle, **options) for name, options in stopped.items()),
@@ -296,6 +298,7 @@ def resume(until: float) -> None:
         run_plainly("plain", **small_run(), compile=False),
         run_plainly("deterministic", **stopped["deterministic-stopped"]),
         run_plainly("float16", **stopped["float16-stopped"]),
+        run_plainly("compiled", **stopped["compiled-stopped"]),
         papermill("best", num_threads=2, **small_run(), keep="best", evaluations=8),
     ]
     for job in jobs:
@@ -304,7 +307,7 @@ def resume(until: float) -> None:
         write_outcome("resume", job, **message)
     jobs = [run_plainly(name, **options) for name, options in stopped.items()]
     jobs.append(papermill("best", "05_predict", num_threads=2, run_name="run"))
-    for job in jobs[:3]:
+    for job in jobs[:-1]:
         job.wait(until)
         write_outcome("resume", job, resumed_at=job.last_match(r"run: ([\d,]+) of"))
     for one, other, why in (
@@ -313,9 +316,10 @@ def resume(until: float) -> None:
         ("again", "stopped", "resumed, with default algorithms"),
         ("deterministic", "deterministic-stopped", "resumed, deterministic, dropout 0.1"),
         ("float16", "float16-stopped", "resumed, float16"),
+        ("compiled", "compiled-stopped", "resumed, torch.compile"),
     ):
         compare_bits("resume", one, other, why)
-    job = jobs[3]
+    job = jobs[-1]
     job.wait(until)
     said = [line for line in job.lines if "identical: True" in line]
     write_result("resume", notebook="05 on best", exit_status=job.exit_status, said=said)
@@ -345,7 +349,10 @@ def large(until: float) -> None:
 
 OUT_OF_MEMORY = """
 import mlm.models.encoders, torch
-def hidden_states(*args):
+compute = mlm.models.encoders.hidden_states
+def hidden_states(model, input_ids, *more):
+    if len(input_ids) < 100:
+        return compute(model, input_ids, *more)
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. (rehearsed)")
 mlm.models.encoders.hidden_states = hidden_states
 """
@@ -380,17 +387,50 @@ def memory(until: float) -> None:
     )
 
 
+RETURN = '"        return loss * self.trainer.world_size'  # in the cell of MaskedLM
+EDITED = RETURN.replace("return", "print('written at each step'); return")
+WAITING = """
+import mlm.models.encoders
+compute = mlm.models.encoders.hidden_states
+def hidden_states(model, input_ids, *more):
+    assert input_ids.max().item() >= 0
+    return compute(model, input_ids, *more)
+mlm.models.encoders.hidden_states = hidden_states
+"""
+
+
+def python(until: float) -> None:
+    """An edited MaskedLM, and a model that waits for the GPU: do their steps run as written?"""
+    notebook, waiting = work_folder() / "edited.ipynb", work_folder() / "waiting.py"
+    original = (ROOT / "notebooks" / "04_train.ipynb").read_text()
+    notebook.write_text(original.replace(RETURN, EDITED))
+    waiting.write_text(WAITING)
+    short = dict(small_run(), max_steps=12)
+    jobs = [
+        run_plainly("as-written", **short, compile=False),
+        run_plainly("edited", notebook=notebook, **short),
+        run_plainly("waiting", waiting, **short, dropout=0.1),
+        run_plainly("waiting-as-written", waiting, **short, dropout=0.1, compile=False),
+    ]
+    for job in jobs:
+        job.wait(until)
+        written = sum("written at each step" in line for line in job.lines)
+        chosen = job.last_match("(training steps are .*)")
+        write_outcome("python", job, written=written, chosen=chosen)
+    compare_bits("python", "as-written", "edited", "MaskedLM was edited")
+    compare_bits("python", "waiting-as-written", "waiting", "the model waits for the GPU")
+
+
 def notebooks(until: float) -> None:
-    """Do 01, 06 and a compiled 04 run? All at once, so their speeds mean nothing."""
+    """Do 01 and 06 run? At once, so their speeds mean nothing."""
     small = dict(corpus=text(), model="scratch:tiny", steps=4, repeats=1)
     if rehearsing():
         small |= dict(batch_size=8)
     jobs = [
         papermill("01", "01_setup"),
         papermill("06", "06_speed", **small),
-        papermill("compiled", **small_run(), compile=True),
     ]
-    for job in jobs[:2]:
+    for job in jobs:
         job.wait(until)
         said = [line for line in job.lines if re.search(r": (True|False)$|^\w+Error: ", line)]
         status, seconds = job.exit_status, round(job.seconds, 1)
@@ -398,8 +438,6 @@ def notebooks(until: float) -> None:
             "notebooks", notebook=job.name, exit_status=status, wall_s=seconds, said=said[-12:]
         )
     keep_file("06-06_speed.ipynb", "06_speed.ipynb")
-    jobs[2].wait(until)
-    write_outcome("notebooks", jobs[2])
 
 
 # all of them
@@ -424,7 +462,8 @@ STEPS = [
     Step("trainer", None, 25, 80),
     Step("compile", None, 50, 140),
     Step("default", default, 30, 90),
-    Step("memory", memory, 25, 90),
+    Step("memory", memory, 40, 90),
+    Step("python", python, 30, 90),
     Step("notebooks", notebooks, 50, 120),
     Step("large", large, 30, 90),
     Step("trainer_compile", None, 50, 120),

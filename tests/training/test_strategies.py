@@ -103,13 +103,21 @@ def train(
     return module, sums.values
 
 
+@pytest.fixture(autouse=True)
+def unedited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line takes the place of MaskedLM."""
+    monkeypatch.setattr(strategies, "is_unedited", lambda module_class: True)
+
+
 @pytest.fixture
 def train_recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Line, list[float]]]:
     """`train` with CudaGraph and the stand-in for CUDA graphs."""
 
-    def run(speedup: float = 2.0, **options: Any) -> tuple[Line, list[float]]:
+    def run(
+        speedup: float = 2.0, module: Line | None = None, **options: Any
+    ) -> tuple[Line, list[float]]:
         torch.manual_seed(0)
-        module, strategy = Line(), CudaGraph(device="cpu")
+        module, strategy = module or Line(), CudaGraph(device="cpu")
         record = record_on_cpu(
             list(module.parameters()), lambda: [module.loss_sums, strategy.unscaled_loss], speedup
         )
@@ -162,16 +170,39 @@ def test_a_step_that_cannot_be_recorded_runs_as_written(monkeypatch, capsys):
     assert "cannot be recorded: operation not permitted" in printed and "more" not in printed
 
 
-def test_a_step_that_returns_a_dict_runs_as_written(train_recorded, monkeypatch, capsys):
-    """Lightning accepts it, and an edited MaskedLM may return it."""
+def edit(module: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MaskedLM was edited."""
+    monkeypatch.setattr(strategies, "is_unedited", lambda module_class: False)
+
+
+def add_hook(module: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook of a layer."""
+    module.layer.register_forward_hook(lambda *arguments: None)
+
+
+@pytest.mark.parametrize("change", [edit, add_hook])
+def test_python_code_of_the_user_runs_at_every_step(train_recorded, monkeypatch, capsys, change):
     plain, sums = train()
-    original = Line.training_step
-    monkeypatch.setattr(
-        Line, "training_step", lambda *arguments: {"loss": original(*arguments), "more": "text"}
-    )
-    recorded, recorded_sums = train_recorded()
+    torch.manual_seed(0)
+    module = Line()
+    change(module, monkeypatch)
+    recorded, recorded_sums = train_recorded(module=module)
+    assert recorded.calls == 8
     assert torch.equal(plain.layer.weight, recorded.layer.weight) and sums == recorded_sums
-    assert "cannot be recorded: training_step returns dict" in capsys.readouterr().out
+    assert "edited or has hooks" in capsys.readouterr().out
+
+
+def test_a_step_that_waits_for_the_gpu_is_found_before_recording(monkeypatch):
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def wait() -> None:
+        if modes[-1] == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match=strategies.CANNOT_RECORD):
+        strategies.check_nothing_waits(wait)
+    assert modes == ["error", "default"]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, torch.OutOfMemoryError, RuntimeError])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from mlm.training.causes import StepMemory, explained_memory_errors
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.module import MaskedLM, masked_labels
 
@@ -125,7 +126,8 @@ def forecast_training(
     """How long an epoch and the training take, as text for people; what would be faster, if it is long.
 
     A few small steps are timed on a CPU, in a second or two for BERT-base. device: from
-    `trainer_arguments`. steps_left: of a run that is resumed, 0 if it is finished; None: all.
+    `trainer_arguments`. steps_left: of a run that is resumed, 0 if it is finished; None: all. Raises
+    NotebookError if the memory does not suffice for these steps.
     """
     steps_left = data.total_steps if steps_left is None else steps_left
     if not steps_left:
@@ -135,7 +137,8 @@ def forecast_training(
     batches = data.train_batches()
     batch = next(iter(batches))
     num_rows, width = batch["input_ids"].shape
-    products, optimizer = step_seconds(module, batch)
+    with explained_memory_errors(StepMemory.of(module.bert, data, module.matmul_dtype)):
+        products, optimizer = step_seconds(module, batch)
     step = data.accumulate * products + optimizer
     per_step = data.batch_size * data.accumulate
     steps_per_epoch = math.ceil(data.train.examples_per_epoch / per_step)

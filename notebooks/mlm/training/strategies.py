@@ -7,6 +7,7 @@ training batches have one shape. On an H100, BERT-base with 32 lines per batch b
 fast. Large batches did not, so both ways are timed before the first step.
 """
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import SingleDeviceStrategy, StrategyRegistry, XLAStrategy
 
+from mlm.training.causes import is_unedited
 from mlm.training.module import is_checkpointing
 
 Batch = dict[str, Any]
+CANNOT_RECORD = re.compile("captur|synchroniz")  # in messages of errors
 WARM_UP_STEPS = 3  # before recording: kernels are loaded and chosen, buffers are allocated
 TIMED_STEPS = 3  # the median counts
 GRAPH_CHOICE = "cuda_graph"  # the key of the choice in a checkpoint
@@ -34,6 +37,18 @@ def median_seconds(function: Callable[[], None]) -> float:
     return sorted(times)[TIMED_STEPS // 2]
 
 
+def check_nothing_waits(step: Callable[[], None]) -> None:
+    """Run `step`; raises RuntimeError if it waits for a result of the GPU, as `tensor.item()` does.
+
+    A recording would fail there, and a failed one leaves random numbers and memory unusable.
+    """
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def record_cuda_graph(step: Callable[[], None], pool: Any) -> tuple[Callable[[], None], float]:
     """Record the kernels that `step` starts: (a function that replays them, how much faster that is).
 
@@ -46,6 +61,7 @@ def record_cuda_graph(step: Callable[[], None], pool: Any) -> tuple[Callable[[],
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP_STEPS):
             step()
+        check_nothing_waits(step)
         seconds = median_seconds(step)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -114,11 +130,19 @@ def shape_of(batch: Batch) -> tuple:
     )
 
 
+def has_own_python(module: Any) -> bool:
+    """Whether a step may run Python code of the user: methods of an edited MaskedLM, or hooks of a part of it."""
+    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    is_hooked = any(getattr(part, name) for part in module.modules() for name in hooks)
+    return is_hooked or not is_unedited(type(module))
+
+
 class CudaGraph(SingleDeviceStrategy):
     """Lightning's strategy for one GPU: training steps are recorded if replaying them is faster.
 
-    A step that cannot be recorded, because it waits for a result on the CPU for example, runs as
-    written, and a line says so. With gradient accumulation, too: gradients are then sums. And with
+    A step that cannot be recorded, because it waits for a result of the GPU for example, runs as
+    written, and a line says so. Also if it has Python code that a graph would leave out: MaskedLM was edited, or
+    the model has hooks. With gradient accumulation, too: gradients are then sums. And with
     gradient checkpointing, which is for batches so large that recording gains nothing. The choice is
     stored in checkpoints, because recorded steps of large batches can differ in their last bits.
     """
@@ -139,16 +163,16 @@ class CudaGraph(SingleDeviceStrategy):
         accumulates = module.trainer.accumulate_grad_batches > 1
         if self.use_graph is False or accumulates or is_checkpointing(module):
             return None
+        if has_own_python(module):
+            self.start_kernel_by_kernel(
+                "MaskedLM was edited or has hooks, whose Python code a graph would leave out"
+            )
+            return None
         self.pool = self.pool or torch.cuda.graph_pool_handle()
 
         def compute_loss(inputs: Batch) -> torch.Tensor:
             with self.precision_plugin.train_step_context():
                 loss = module.training_step(inputs, batch_idx)
-            if not torch.is_tensor(loss):  # Lightning also accepts a dict or None
-                name = type(loss).__name__
-                raise RuntimeError(
-                    f"training_step returns {name}, and only a tensor can be captured"
-                )
             self.unscaled_loss = loss.detach()
             return self.precision_plugin.pre_backward(loss, module)  # float16: scaled
 
@@ -160,12 +184,10 @@ class CudaGraph(SingleDeviceStrategy):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if "captur" not in str(error):
+            if not CANNOT_RECORD.search(str(error)):
                 raise
             module.zero_grad(set_to_none=True)
-            self.use_graph = False
-            reason = str(error).partition("\n")[0]
-            print(f"training steps are started kernel by kernel; they cannot be recorded: {reason}")
+            self.start_kernel_by_kernel(f"they cannot be recorded: {str(error).splitlines()[0]}")
             return None
         if self.use_graph is None:
             self.use_graph = step.speedup > 1
@@ -179,6 +201,11 @@ class CudaGraph(SingleDeviceStrategy):
         step.loss = self.unscaled_loss
         step.results = {k: v for k, v in vars(module).items() if torch.is_tensor(v)}
         return step
+
+    def start_kernel_by_kernel(self, reason: str) -> None:
+        """From now on, steps run as written; says why."""
+        self.use_graph = False
+        print(f"training steps are started kernel by kernel; {reason}")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         """The loss of a batch. Its gradients are computed, too, if the step was recorded."""
