@@ -143,7 +143,7 @@ def run_plainly(
 def measure(part: str, until: float) -> int | str:
     """Run a part of measure.py in a process of its own, so that a crash or a hang ends only that part."""
     command = [sys.executable, HERE / "measure.py", part]
-    job = Job(part, command, environment={"GPU_CHECK_UNTIL": str(until)})
+    job = Job(part, command)
     if job.wait(until) != 0:
         write_result(part, exit_status=job.exit_status, tail=job.lines[-6:])
     return job.exit_status or 0
@@ -371,6 +371,9 @@ def memory(until: float) -> None:
         long_text.write_text(Path(source).read_text() * (1 if rehearsing() else 8))
         options["corpus"] = long_text
     options |= dict(model=f"scratch:{model_size()}", examples="block", batch_size=8192)
+    options |= dict(
+        gradient_checkpointing=False
+    )  # "auto" would switch it on, and the batch fits an H200
     job = (
         run_plainly("memory", patch, **options) if rehearsing() else papermill("memory", **options)
     )
@@ -399,8 +402,24 @@ mlm.models.encoders.hidden_states = hidden_states
 """
 
 
+def unpacked_model() -> Path:
+    """A folder with a small MobileBERT: rows of one example each, with masks that transformers inspects."""
+    sys.path.insert(0, str(ROOT / "notebooks"))
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    from mlm.data.corpus import load_corpus
+    from mlm.data.tokenizer import learn_wordpiece
+
+    folder = work_folder() / "mobilebert"
+    tokenizer = learn_wordpiece(load_corpus(text(), work_folder() / "unpacked") / "train.txt")
+    config = AutoConfig.for_model("mobilebert", vocab_size=len(tokenizer), num_hidden_layers=4)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def python(until: float) -> None:
-    """An edited MaskedLM, and a model that waits for the GPU: do their steps run as written?"""
+    """An edited MaskedLM, a model that waits for the GPU, and one whose masks transformers inspects."""
     notebook, waiting = work_folder() / "edited.ipynb", work_folder() / "waiting.py"
     original = (ROOT / "notebooks" / "04_train.ipynb").read_text()
     notebook.write_text(original.replace(RETURN, EDITED))
@@ -412,6 +431,9 @@ def python(until: float) -> None:
         run_plainly("waiting", waiting, **short, dropout=0.1),
         run_plainly("waiting-as-written", waiting, **short, dropout=0.1, compile=False),
     ]
+    short["model"] = unpacked_model()
+    jobs.append(run_plainly("unpacked", **short))
+    jobs.append(run_plainly("unpacked-as-written", **short, compile=False))
     for job in jobs:
         job.wait(until)
         written = sum("written at each step" in line for line in job.lines)
@@ -419,6 +441,7 @@ def python(until: float) -> None:
         write_outcome("python", job, written=written, chosen=chosen)
     compare_bits("python", "as-written", "edited", "MaskedLM was edited")
     compare_bits("python", "waiting-as-written", "waiting", "the model waits for the GPU")
+    compare_bits("python", "unpacked-as-written", "unpacked", "one example per row")
 
 
 def notebooks(until: float) -> None:
@@ -461,6 +484,7 @@ STEPS = [
     Step("speed", None, 40, 150),
     Step("trainer", None, 25, 80),
     Step("compile", None, 50, 140),
+    Step("kernels", None, 20, 60),
     Step("default", default, 30, 90),
     Step("memory", memory, 40, 90),
     Step("python", python, 30, 90),

@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ from mlm.data.corpus import load_corpus  # noqa: E402
 from mlm.data.dataset import MaskedLMDataset  # noqa: E402
 from mlm.data.tokenizer import learn_wordpiece  # noqa: E402
 from mlm.env.devices import trainer_arguments  # noqa: E402
-from mlm.models.compilation import compile_counts  # noqa: E402
+from mlm.models.compilation import compile_counts, compile_layers, layers_to_compile  # noqa: E402
 from mlm.models.encoders import head_layers, packed_attention_mask  # noqa: E402
 from mlm.models.flops import device_peak, flops_per_token  # noqa: E402
 from mlm.models.gpu import use_deterministic_operations  # noqa: E402
@@ -61,7 +61,7 @@ from mlm.optim.optimizer import make_optimizer  # noqa: E402
 from mlm.optim.recipe import bytes_per_example  # noqa: E402
 from mlm.training.datamodule import PrefetchedBatches  # noqa: E402
 from mlm.training.module import MaskedLM  # noqa: E402
-from mlm.training.strategies import RecordedStep, record_cuda_graph  # noqa: E402
+from mlm.training.strategies import RecordedStep, record_cuda_graph, shape_of  # noqa: E402
 
 IMPORTED = time.time()
 DEVICE = device()
@@ -72,11 +72,6 @@ SECONDS = 0.3 if REHEARSING else 1.2  # of one measurement; each is made twice
 NO_GPU = 3  # the exit status where torch finds no GPU
 
 Batch = dict[str, Any]
-
-
-def seconds_left() -> float:
-    """The seconds that this part still has."""
-    return float(os.environ["GPU_CHECK_UNTIL"]) - time.time()
 
 
 def attempt(measurement: Callable, *values: Any, **options: Any) -> None:
@@ -241,18 +236,14 @@ def measure_speed(
     bench: Bench,
     variant: Variant,
     feed: str = "prefetched",
-    prepare: Callable[[], None] | None = None,
     **more: Any,
 ) -> float:
     """Write speed, memory and padding of a variant; returns milliseconds per step.
 
     Two measurements, each of the number of steps that fit into SECONDS, after nine steps of warm-up.
-    `prepare` is called when the model is ready for the variant.
     """
     bench.switch(variant)
     optimizer, schedule = bench.make_optimizer(variant, CONSTANT_LR)
-    if prepare:
-        prepare()
     peak_memory()
 
     def loop(count: int) -> tuple[float, int, int, int, Batch]:
@@ -327,7 +318,7 @@ def batch_time(bench: Bench, variant: Variant) -> None:
 
 
 def speed() -> None:
-    """BERT-base: are the losses equal, how fast is it, where does the time go; optimizers; attention."""
+    """BERT-base: are the losses equal, how fast is it, where does the time go."""
     bench = make_bench(model_size())
     bench.model.save_pretrained(work_folder() / "bert-base")  # for the step `default`
     bench.data["line"].tokenizer.save_pretrained(work_folder() / "bert-base")
@@ -349,14 +340,10 @@ def speed() -> None:
     tiny = make_bench("tiny")
     attempt(measure_speed, "speed", tiny, small, model="tiny")
     attempt(profile, tiny, small)
-    for size in ("tiny", "mini" if REHEARSING else "base"):
-        attempt(optimizer_time, bench.data["line"].tokenizer, size)
 
     long = make_bench(model_size(), 512, bench.model)
     for batch_size in (SMALL_BATCH, MEDIUM_BATCH):
         attempt(measure_speed, "speed", long, suite_variant("block", batch_size), max_len=512)
-    for width in (128, 512):
-        attempt(attention_time, width)
 
 
 # recorded steps, deterministic operations
@@ -369,24 +356,35 @@ def set_dropout(model: Any, rate: float) -> None:
             module.p = rate
 
 
-def recorded_step(bench: Bench, variant: Variant) -> None:
+def compile_bench(bench: Bench, is_compiled: bool) -> None:
+    """Compile the layers of the bench's model, or undo that."""
+    torch.compiler.reset()
+    for layer in layers_to_compile(bench.model.base_model):
+        layer._compiled_call_impl = None
+    if is_compiled:
+        compile_layers(bench.model, True, {"kind": "gpu" if ON_GPU else "cpu"})
+
+
+def recorded_step(bench: Bench, variant: Variant, step_name: str = "graph") -> None:
     """Write speed and memory of a step that is recorded as a CUDA graph, beside the plain step."""
     bench.switch(variant)
-    optimizer, _ = bench.make_optimizer(variant, CONSTANT_LR)
-    count = 4 if REHEARSING else 30
+    count = 4 if REHEARSING else 20 if variant.examples == "line" else 5
     ready = list(device_batches(bench, variant, count, "ready"))
-    batches = [batch for batch in ready if set(batch) == set(ready[0])]
+    batches = [batch for batch in ready if shape_of(batch) == shape_of(ready[0])]
     tokens = sum(int(batch["num_tokens"]) for batch in batches)
+    losses = {}
 
     def plain() -> None:
         for batch in batches:
-            bench.loss(variant, batch).backward()
+            loss = bench.loss(variant, batch)
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+            losses["plain"] = loss.detach()
 
     def replay() -> None:
         for batch in batches:
-            step.replay(batch)
+            losses["replay"] = step.replay(batch)
             step.set_gradients()
             optimizer.step()
 
@@ -397,17 +395,37 @@ def recorded_step(bench: Bench, variant: Variant) -> None:
         return function, 1.0
 
     figures: dict[str, Any] = {}
+    start = time.time()
+    bench.loss(variant, batches[0]).backward()
+    bench.module.zero_grad(set_to_none=True)
+    figures["first_s"] = time.time() - start  # with the time to compile
     for name in ("plain", "replay"):
+        bench.switch(variant)
+        optimizer, schedule = bench.make_optimizer(variant, CONSTANT_LR)
         peak_memory()
         if name == "replay":
             weights = list(bench.module.parameters())
             step = RecordedStep(lambda b: bench.loss(variant, b), batches[0], weights, record)
-        ms = milliseconds(plain if name == "plain" else replay, count=1, warm_up=1) / len(batches)
+        ms = milliseconds(plain if name == "plain" else replay, count=2, warm_up=1) / len(batches)
         per_second = 1000 * tokens / len(batches) / ms
-        figures[name] = dict(ms=ms, tokens_per_second=per_second, **peak_memory())
+        figures[name] = dict(ms=ms, tokens_per_second=per_second, loss=losses[name].item())
+        figures[name] |= peak_memory()
         figures[name]["mfu"] = mfu(bench, variant, per_second)
+    if variant.examples == "line":  # the same, while other threads prepare the batches
+        count, start = 4 if REHEARSING else 100, bench.clock()
+        for batch in device_batches(bench, variant, count, "prefetched"):
+            if shape_of(batch) == shape_of(batches[0]):
+                step.replay(batch)
+                step.set_gradients()
+                optimizer.step()
+                schedule.step()
+        figures["prefetched_ms"] = 1000 * (bench.clock() - start) / count
+        busy = profiled_events(replay)
+        figures["busy_ms"] = 1000 * sum(end - start for _, start, end in busy) / len(batches)
     shape = list(batches[0]["input_ids"].shape)
-    write_result("graph", what=variant.name, shape=shape, speedup=step.speedup, **rounded(figures))
+    write_result(
+        step_name, what=variant.name, shape=shape, speedup=step.speedup, **rounded(figures)
+    )
 
 
 def repeated_gradients(bench: Bench, variant: Variant) -> None:
@@ -433,18 +451,23 @@ def repeated_gradients(bench: Bench, variant: Variant) -> None:
     )
 
 
-def graph() -> None:
-    """BERT-base without dropout: recorded steps beside plain ones; deterministic operations."""
+def steps_to_record() -> list[tuple[Bench, Variant]]:
+    """BERT-base without dropout, with batches of several sizes."""
     short = make_bench(model_size())
     set_dropout(short.model, 0.0)
     long = make_bench(model_size(), 512, short.model)
-    runs = (
-        (short, suite_variant("line", SMALL_BATCH)),
-        (short, suite_variant("line", LARGE_BATCH)),
-        (short, suite_variant("block", LARGE_BATCH)),
+    return [
         (long, suite_variant("block", MEDIUM_BATCH)),
-    )
-    for bench, variant in (*runs[1:2], runs[3]):
+        (short, suite_variant("block", LARGE_BATCH)),
+        (short, suite_variant("line", LARGE_BATCH)),
+        (short, suite_variant("line", SMALL_BATCH)),
+    ]
+
+
+def graph() -> None:
+    """Recorded steps beside plain ones; deterministic operations."""
+    runs = steps_to_record()
+    for bench, variant in runs[::2]:
         attempt(repeated_gradients, bench, variant)
     use_deterministic_operations()
     for bench, variant in runs:
@@ -637,6 +660,16 @@ def attention_time(width: int) -> None:
     write_result("attention_time", width=width, tokens=tokens, forward_backward_ms=rounded(found))
 
 
+def kernels() -> None:
+    """Optimizers, and attention."""
+    train_file = load_corpus(text(), work_folder() / "bench") / "train.txt"
+    tokenizer = make_tokenizer(train_file)
+    for size in ("tiny", "mini" if REHEARSING else "base"):
+        attempt(optimizer_time, tokenizer, size)
+    for width in (128, 512):
+        attempt(attention_time, width)
+
+
 # transformers.Trainer
 
 
@@ -712,36 +745,14 @@ def trainer_compile() -> None:
 # torch.compile
 
 
-def compile_gain() -> None:
-    """The encoder compiled as in 04; more shapes if there is time."""
-    bench = make_bench(model_size())
-
-    def compile_encoder() -> None:
-        torch.compiler.reset()
-        bench.model.base_model.compile(dynamic=False)
-
-    for examples, batch_size in variants_to_compile():
-        variant = suite_variant(examples, batch_size)
-        bench.model.base_model._compiled_call_impl = None
-        eager = measure_speed("compile", bench, variant, mode="eager")
-        start = time.time()
-        compiled = measure_speed(
-            "compile", bench, variant, mode="compiled", prepare=compile_encoder
-        )
-        seconds = time.time() - start
-        pays = 1000 * seconds / (eager - compiled) if compiled < eager else None
-        figures = dict(gain=eager / compiled, seconds=seconds, pays_after_steps=pays)
-        write_result("compile", what=variant.name, **rounded(figures), counts=compile_counts())
-        if seconds_left() < 1.5 * seconds + 10:
-            break
-
-
-def variants_to_compile() -> Iterator[tuple[str, int]]:
-    """(examples, batch size), the most interesting first; one of them in a rehearsal."""
-    yield "line", SMALL_BATCH
-    if not REHEARSING:
-        yield "block", LARGE_BATCH
-        yield "line", LARGE_BATCH
+def compiled() -> None:
+    """The layers compiled as in 04: plain and recorded steps."""
+    runs = steps_to_record()
+    use_deterministic_operations()
+    for bench, variant in runs[:1] if REHEARSING else runs:
+        compile_bench(bench, True)
+        attempt(recorded_step, bench, variant, "compile")
+        write_result("compile", what=variant.name, counts=compile_counts())
 
 
 PARTS = {
@@ -750,7 +761,8 @@ PARTS = {
     "speed": speed,
     "trainer": trainer,
     "trainer_compile": trainer_compile,
-    "compile": compile_gain,
+    "compile": compiled,
+    "kernels": kernels,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""torch.compile of the encoder: when it is chosen, that the model stays the same, that runs resume exactly."""
+"""torch.compile of layers: when it is chosen, that the model stays the same, that runs resume exactly."""
 
 import copy
 import shutil
@@ -10,14 +10,15 @@ import pytorch_lightning as pl
 import torch
 import torch._inductor.config
 
-from encoders import make_model
+from encoders import CONFIGS, OTHERS, make_model
 from helpers import masked_loss, refused
 from mlm.env.devices import trainer_arguments
 from mlm.env.hardware import SimulatedMachine
 from mlm.models.compilation import (
     choose_compile,
     compile_counts,
-    compile_encoder,
+    compile_layers,
+    layers_to_compile,
     python_header,
 )
 from mlm.models.cpu import FastDropout, use_attention_and_dropout
@@ -53,7 +54,7 @@ def all_tools_installed(monkeypatch):
     "compile, device, is_compiled, words",
     [
         ("auto", CPU, False, "on a CPU"),
-        ("auto", GPU, False, "measured"),
+        ("auto", GPU, False, "pass compile=True for a long training"),
         ("auto", OLD_GPU, False, "P100"),
         ("auto", TPU, False, "XLA already compiles"),
         (True, CPU, True, "set in the parameters"),
@@ -143,7 +144,7 @@ def test_a_compiled_model_is_the_same_model_and_resumes_exactly(
         MaskedLM(use_attention_and_dropout(model, "matmul", "16bit"), options),
         list(model.state_dict()),
     )
-    assert compile_encoder(model, True, CPU)
+    assert compile_layers(model, True, CPU)
     assert "torch.compile is on: set in the parameters" in capsys.readouterr().out
     assert list(model.state_dict()) == names
     data = MaskedLMData(dataset, dataset, 8, 0.15, 0, 6)
@@ -177,26 +178,29 @@ def test_a_compiled_model_is_the_same_model_and_resumes_exactly(
     assert compile_counts()["graphs"] <= 3
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick_inductor")
-@pytest.mark.parametrize("kind, rate", [("bert", 0.2), ("modernbert", 0.0)])
-def test_compiled_layers_with_gradient_checkpointing_have_the_same_loss_and_gradients(
-    tokenizer, dataset, kind, rate
-):
-    """Also with dropout: the second forward pass of a layer must drop what the first one dropped."""
+def compiled_module(kind, tokenizer, checkpointing: bool, dropout: float) -> MaskedLM:
+    """A module with two compiled layers, the same weights each time."""
     model = make_model(kind, tokenizer, num_hidden_layers=2)
     for layer in model.modules():
         if isinstance(layer, torch.nn.Dropout):
-            layer.p = rate
-    model = use_attention_and_dropout(model, "matmul", "16bit").train()
-    assert has_dropout(model) == bool(rate)
+            layer.p = dropout
+    module = MaskedLM(use_attention_and_dropout(model, "matmul", "16bit").train(), {})
+    assert has_dropout(model) == bool(dropout)
+    set_checkpointing(model, checkpointing)
+    assert compile_layers(model, True, CPU)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_inductor")
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_compiled_layers_with_gradient_checkpointing_have_the_same_loss_and_gradients(
+    tokenizer, dataset, kind
+):
     batch = next(iter(MaskedLMData(dataset, dataset, 8, 0.15, 0, 6).train_batches()))
     results = []
-    for is_on in (False, True):
-        module = MaskedLM(copy.deepcopy(model), {})
-        set_checkpointing(module.bert, is_on)
-        assert compile_encoder(module.bert, True, CPU)
-        torch.manual_seed(1)
+    for checkpointing in (False, True):
+        module = compiled_module(kind, tokenizer, checkpointing, dropout=0.0)
         loss = masked_loss(module, batch)[0]
         loss.backward()
         assert compile_counts()["breaks"] == 0
@@ -204,6 +208,45 @@ def test_compiled_layers_with_gradient_checkpointing_have_the_same_loss_and_grad
     (loss, gradients), (other_loss, other_gradients) = results
     torch.testing.assert_close(other_loss, loss)
     torch.testing.assert_close(other_gradients, gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_inductor")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_gradients_of_compiled_layers_with_dropout_are_those_of_the_loss(
+    tokenizer, dataset, checkpointing
+):
+    """The second forward pass of a layer must drop what the first one dropped."""
+    module = compiled_module("bert", tokenizer, checkpointing, dropout=0.2)
+    batch = next(iter(MaskedLMData(dataset, dataset, 8, 0.15, 0, 6).train_batches()))
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(1)
+        return masked_loss(module, batch)[0]
+
+    loss().backward()
+    weight = module.bert.base_model.encoder.layer[0].output.dense.weight
+    step = 1e-3 * weight.grad / weight.grad.norm()
+    losses = []
+    for sign in (1, -1):
+        weight.data += sign * step
+        losses.append(loss().item())
+        weight.data -= sign * step
+    assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(weight.grad.norm().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", [*CONFIGS, *OTHERS])
+def test_layers_with_the_same_code_are_compiled_once(kind, tokenizer):
+    """ModernBERT has three kinds of layers: global, local, and a first one without LayerNorm."""
+    name = {"distilbert": "n_layers"}.get(kind, "num_hidden_layers")
+    model = make_model(kind, tokenizer, **{name: 5})
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    for layer in layers_to_compile(model.base_model):
+        layer.compile(backend="eager", dynamic=False)
+    ids = torch.randint(5, 20, (2, 16))
+    model(ids, attention_mask=torch.ones_like(ids))
+    assert compile_counts() == {"graphs": 3 if kind == "modernbert" else 1, "breaks": 0}
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ kernels      the names of the kernels for CPUs
 cpu          kernels for CPUs: memory, float32 products, dropout, attention
 kernel_choice  which of them are the fastest here, by timing
 gpu          settings for GPUs: deterministic operations
-compilation  torch.compile for the encoder, if the parameters ask for it
+compilation  torch.compile for the layers of the encoder, if the parameters ask for it
 preparation  a loaded model made ready for training: checked, bias of a new head, kernels, torch.compile
 flops        floating-point operations per token, and how many a device can do per second
 """

@@ -1,4 +1,9 @@
-"""torch.compile for the encoder, if the parameters ask for it."""
+"""torch.compile for the layers of the encoder, if the parameters ask for it.
+
+The layers of an encoder have the same code, so one is compiled and all use the result ("regional compilation",
+https://docs.pytorch.org/tutorials/recipes/regional_compilation.html). On an H200, that took 4 to 9 s instead of 28 s
+for the whole encoder of BERT-base.
+"""
 
 import importlib.util
 import os
@@ -8,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mlm.env.notebook import NotebookError
 
@@ -55,28 +61,38 @@ def choose_compile(compile: bool | str, device: dict[str, Any]) -> tuple[bool, s
     if why_not:
         return False, why_not
     if device["kind"] == "cpu":
-        return False, "on a CPU it takes minutes and saves only 5% (measured)"
-    return False, "on an H100 it took 36 s and saved nothing at 32 lines per batch (measured)"
+        return False, "on a CPU it saves only 5% (measured)"
+    return False, (
+        "it takes seconds to a minute, then steps are up to 1.2 times as fast (on an H200); pass "
+        "compile=True for a long training"
+    )
 
 
-def compile_encoder(model: Any, compile: bool | str, device: dict[str, Any]) -> bool:
-    """Compile the encoder of a model in place if `choose_compile` says so; prints and returns whether.
+def layers_to_compile(encoder: torch.nn.Module) -> list[torch.nn.Module]:
+    """What transformers marks as the layers of an encoder; the encoder itself, if it marks none."""
+    layers = [part for part in encoder.modules() if isinstance(part, GradientCheckpointingLayer)]
+    return layers or [encoder]
+
+
+def compile_layers(model: Any, compile: bool | str, device: dict[str, Any]) -> bool:
+    """Compile the layers of a model in place if `choose_compile` says so; prints and returns whether.
 
     No weight changes its value or name. The LightningModule around the model is not compiled: `self.log`
-    would fail in it (Lightning#21836). Every shape of a batch is compiled once for training and once
-    for evaluation. Code that was compiled earlier in this process is discarded.
+    would fail in it (Lightning#21836). Layers are compiled once for each shape of a batch, in training and in
+    evaluation. Code that was compiled earlier in this process is discarded.
     """
     is_compiled, reason = choose_compile(compile, device)
     print(f"torch.compile is {'on' if is_compiled else 'off'}: {reason}")
     if is_compiled:
         torch.compiler.reset()
         torch._dynamo.utils.counters.clear()
-        model.base_model.compile(dynamic=False)
+        for layer in layers_to_compile(model.base_model):
+            layer.compile(dynamic=False)
     return is_compiled
 
 
 def compile_counts() -> dict[str, int]:
-    """{"graphs": compiled graphs of the encoder, "breaks": places where torch.compile gave up}."""
+    """{"graphs": compiled graphs of layers, "breaks": places where torch.compile gave up}."""
     counters = torch._dynamo.utils.counters
     return {
         "graphs": counters["stats"]["unique_graphs"],

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
 from mlm.env.products import PRODUCTS, reset_float32
-from mlm.models.long_rows import LONG_SDPA, is_long, long_attention
+from mlm.models.long_rows import LONG_SDPA, is_long, long_attention, needed_mask
 
 # Memory: a setting of the process.
 
@@ -84,7 +83,7 @@ def matmul_attention(
 
 
 AttentionInterface.register("matmul", matmul_attention)
-AttentionMaskInterface.register("matmul", sdpa_mask)
+AttentionMaskInterface.register("matmul", needed_mask)
 
 # The attention implementations that keep packed examples apart, given a (B, 1, T, T) bool mask. A test
 # checks each of them. GPUs and TPUs use "sdpa", CPUs the faster one. Not in the list: transformers' "eager" and

@@ -161,8 +161,29 @@ def long_sdpa(
     return attention(module, query, *args, **kwargs)
 
 
+def needed_mask(
+    kv_length: int,
+    attention_mask: torch.Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_bidirectional_skip: bool = False,
+    **options: Any,
+) -> torch.Tensor | None:
+    """transformers' mask for "sdpa", in the form that it expects; None if every token may attend to every token.
+
+    Up to 5.17 at least, transformers makes a mask of ones then, if torch compiles the model or records a CUDA
+    graph. With a mask, torch's attention of full blocks took more than twice as long on a GPU.
+    """
+    is_wide = local_size is None or kv_length < local_size
+    if attention_mask is None and allow_is_bidirectional_skip and is_wide:
+        return None
+    return sdpa_mask(
+        kv_length=kv_length, attention_mask=attention_mask, local_size=local_size,
+        allow_is_bidirectional_skip=allow_is_bidirectional_skip, **options,
+    )  # fmt: skip
+
+
 AttentionInterface.register(LONG_SDPA, long_sdpa)
-AttentionMaskInterface.register(LONG_SDPA, sdpa_mask)
+AttentionMaskInterface.register(LONG_SDPA, needed_mask)
 
 
 def use_long_attention(model: Any) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mlm.env.notebook import NotebookError
-from mlm.models.compilation import compile_encoder
+from mlm.models.compilation import compile_layers
 from mlm.models.cpu import undo_kernels, use_kernels
 from mlm.models.gpu import use_deterministic_operations
 from mlm.models.kernel_choice import choose_kernels
@@ -25,7 +25,7 @@ def prepare_model(
     2. Weights that get no gradient are frozen; adding words may have tied two biases, of which one is unused.
     3. On a CPU, the model and the process get the fastest kernels; on a GPU, the process deterministic ones.
     4. What training computes is compared with the model's own forward pass, on the CPU.
-    5. The encoder is compiled, if `compile` is True.
+    5. The layers of the encoder are compiled, if `compile` is True.
 
     train: a MaskedLMDataset. device: from `trainer_arguments`. shape: (B, T) of a training batch.
     kernels: "auto" or a name in KERNELS. compile: "auto", True or False. Returns what was chosen:
@@ -51,5 +51,5 @@ def prepare_model(
     check_forward()
     if device["kind"] == "gpu":
         use_deterministic_operations()
-    is_compiled = compile_encoder(model, compile, device)
+    is_compiled = compile_layers(model, compile, device)
     return {"kernels": chosen, "compile": is_compiled}

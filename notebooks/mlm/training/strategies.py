@@ -40,12 +40,16 @@ def median_seconds(function: Callable[[], None]) -> float:
 def check_nothing_waits(step: Callable[[], None]) -> None:
     """Run `step`; raises RuntimeError if it waits for a result of the GPU, as `tensor.item()` does.
 
-    A recording would fail there, and a failed one leaves random numbers and memory unusable.
+    A recording would fail there, and a failed one leaves random numbers and memory unusable. transformers
+    inspects the values of masks, but not while a graph is recorded: so it is told that one is.
     """
+    is_capturing = torch.cuda.is_current_stream_capturing
     torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.is_current_stream_capturing = lambda: True
     try:
         step()
     finally:
+        torch.cuda.is_current_stream_capturing = is_capturing
         torch.cuda.set_sync_debug_mode("default")
 
 
@@ -53,23 +57,24 @@ def record_cuda_graph(step: Callable[[], None], pool: Any) -> tuple[Callable[[],
     """Record the kernels that `step` starts: (a function that replays them, how much faster that is).
 
     The warm-up runs in a stream of its own, as torch.cuda.graph requires. The random state is restored
-    at the end, so that the first replay draws the dropout that a step without a graph would draw.
+    at the end, so that the first step draws the dropout that it would draw without a recording.
     """
     random_state = torch.cuda.get_rng_state()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP_STEPS):
+    try:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_STEPS):
+                step()
+            check_nothing_waits(step)
+            seconds = median_seconds(step)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
             step()
-        check_nothing_waits(step)
-        seconds = median_seconds(step)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        step()
-    speedup = seconds / median_seconds(graph.replay)
-    torch.cuda.set_rng_state(random_state)
-    return graph.replay, speedup
+        return graph.replay, seconds / median_seconds(graph.replay)
+    finally:
+        torch.cuda.set_rng_state(random_state)
 
 
 class RecordedStep:
