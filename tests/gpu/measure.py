@@ -362,7 +362,7 @@ def compile_bench(bench: Bench, is_compiled: bool) -> None:
     for layer in layers_to_compile(bench.model.base_model):
         layer._compiled_call_impl = None
     if is_compiled:
-        compile_layers(bench.model, True, {"kind": "gpu" if ON_GPU else "cpu"})
+        compile_layers(bench.model, True, trainer_arguments()[1])
 
 
 def recorded_step(bench: Bench, variant: Variant, step_name: str = "graph") -> None:

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from encoders import make_model
 from helpers import json_output, refused, start_python
 from mlm.models import long_rows
 from mlm.models.cpu import use_attention_and_dropout
-from mlm.models.encoders import hidden_states, packed_attention_mask
+from mlm.models.encoders import ENCODERS, hidden_states, packed_attention_mask
 from mlm.models.flops import flops_per_token
 from mlm.models.loading import load_model
 from mlm.models.long_rows import (
@@ -153,7 +154,7 @@ import torch
 from helpers import peak_memory
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 from mlm.models.cpu import use_attention_and_dropout
-from mlm.models.encoders import hidden_states, packed_attention_mask
+from mlm.models.encoders import ENCODERS, hidden_states, packed_attention_mask
 torch.set_num_threads(1)
 special = dict.fromkeys(("cls_token_id", "bos_token_id", "sep_token_id", "eos_token_id"), 1)
 model = ModernBertForMaskedLM(ModernBertConfig(
@@ -209,3 +210,23 @@ def test_a_bias_of_positions_and_shared_keys_are_those_of_transformers(shared_ke
         layer, query, key, value, dense_mask(ids), 0.0, 0.3, **bias
     )
     assert_same_with_gradients(output, expected, inputs)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "deberta-v2"])
+def test_no_mask_is_made_while_a_cuda_graph_is_recorded(monkeypatch, tokenizer, kind):
+    """transformers 5.17 made masks of ones. DeBERTa computes its own attention."""
+    model = use_attention_and_dropout(make_model(kind, tokenizer), "sdpa", "torch")
+    ids = torch.randint(5, len(tokenizer), (2, 16))
+    masks = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, key, value, attn_mask=None, *more, **options):
+        masks.append(attn_mask)
+        return attention(query, key, value, attn_mask, *more, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    expected = hidden_states(model, ids)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert torch.equal(hidden_states(model, ids), expected)
+    windows = getattr(model.config, "layer_types", []).count("sliding_attention")
+    assert masks and sum(mask is not None for mask in masks) == 2 * windows
