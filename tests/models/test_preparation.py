@@ -182,14 +182,14 @@ def test_on_a_gpu_the_model_keeps_its_kernels_and_operations_become_deterministi
     assert compilation == "torch.compile is off: set in the parameters"
 
 
-def test_the_encoder_is_compiled_last(bert, dataset, monkeypatch):
+def test_the_layers_are_compiled_last(bert, dataset, monkeypatch):
     """Compiling must see the kernels that are used, and the caller learns whether it was done."""
     steps = []
-    for name in ("init_head_bias", "use_kernels", "compile_encoder"):
+    for name in ("init_head_bias", "use_kernels", "compile_layers"):
         monkeypatch.setattr(preparation, name, lambda *_, name=name: steps.append(name) or True)
     found = prepared(bert, dataset, CPU, head_was_missing=True, compile=True)
     assert found == {"kernels": KERNELS, "compile": True}
-    assert steps == ["init_head_bias", "use_kernels", "compile_encoder"]
+    assert steps == ["init_head_bias", "use_kernels", "compile_layers"]
 
 
 def test_a_gpu_does_not_inherit_the_precision_of_an_earlier_run_on_the_cpu(

@@ -1,6 +1,7 @@
 """A run: train, evaluate, log, checkpoint, resume, write the results.
 
 module               MaskedLM, the LightningModule
+causes               the cause of an error in one line: memory, or the model or the data
 strategies           Lightning's strategies for one GPU (a recorded step is replayed) and for TPU cores
 evaluation           validation loss and accuracy, the unigram baseline
 datamodule           MaskedLMData, the LightningDataModule
@@ -8,7 +9,6 @@ seeded_dropout       dropout that a resumed run repeats exactly
 history              the rows of metrics of a run: best row, early stopping, metrics.csv
 forecast             how long training takes: before it begins, and while it runs
 progress             what is shown during training: a bar and a learning curve, or lines
-causes               the cause of an error in one line: memory, or the model or the data
 logging              TrainingLogger, the callback that logs and evaluates
 gradient_checkpointing  less memory for more time: whether a batch needs it
 failures             an error in one process ends all of them; an interrupt reaches all of them
