@@ -9,6 +9,7 @@ large batches did not become faster. Both ways are timed before the first step.
 
 import re
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,9 @@ def check_nothing_waits(step: Callable[[], None]) -> None:
     inspects the values of masks, but not while a graph is recorded: so it is told that one is.
     """
     is_capturing = torch.cuda.is_current_stream_capturing
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     torch.cuda.is_current_stream_capturing = lambda: True
     try:
         step()
