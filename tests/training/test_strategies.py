@@ -200,7 +200,7 @@ def test_a_step_that_waits_for_the_gpu_is_found_before_recording(monkeypatch):
     def set_mode(mode: str) -> None:
         modes.append(mode)
         if mode == "error":
-            warnings.warn("Synchronization debug mode is a prototype feature and does not yet")
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
 
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
