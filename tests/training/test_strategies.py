@@ -10,12 +10,14 @@ import torch
 from pytorch_lightning.strategies import StrategyRegistry
 
 import notebooks
+from encoders import make_model
 from helpers import ROOT
 from library import code_sources
 from mlm.env.devices import trainer_arguments
 from mlm.env.hardware import SimulatedMachine
 from mlm.training import strategies
-from mlm.training.strategies import CudaGraph, RecordedStep
+from mlm.training.module import MaskedLM
+from mlm.training.strategies import CudaGraph, RecordedStep, has_own_python
 from modules import import_closure, library_texts
 
 
@@ -191,6 +193,15 @@ def test_python_code_of_the_user_runs_at_every_step(train_recorded, monkeypatch,
     assert recorded.calls == 8
     assert torch.equal(plain.layer.weight, recorded.layer.weight) and sums == recorded_sums
     assert "edited or has hooks" in capsys.readouterr().out
+
+
+def test_hooks_that_transformers_leaves_behind_are_not_the_users(tokenizer):
+    model = make_model("bert", tokenizer)
+    model(torch.zeros(1, 4, dtype=torch.long), output_hidden_states=True)
+    module = MaskedLM(model, {})
+    assert not has_own_python(module)
+    model.cls.register_full_backward_hook(print)
+    assert has_own_python(module)
 
 
 def test_a_step_that_waits_for_the_gpu_is_found_before_recording(monkeypatch):

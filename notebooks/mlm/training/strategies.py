@@ -139,9 +139,15 @@ def shape_of(batch: Batch) -> tuple:
 
 
 def has_own_python(module: Any) -> bool:
-    """Whether a step may run Python code of the user: methods of an edited MaskedLM, or hooks of a part of it."""
-    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-    is_hooked = any(getattr(part, name) for part in module.modules() for name in hooks)
+    """Whether a step may run Python code of the user: methods of an edited MaskedLM, or hooks of a part of it.
+
+    transformers leaves hooks of its own behind, once hidden states were asked for.
+    """
+    kinds = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    hooks = [
+        hook for part in module.modules() for kind in kinds for hook in getattr(part, kind).values()
+    ]
+    is_hooked = any(not str(hook.__module__).startswith("transformers.") for hook in hooks)
     return is_hooked or not is_unedited(type(module))
 
 
