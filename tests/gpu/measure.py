@@ -52,7 +52,7 @@ from mlm.data.corpus import load_corpus  # noqa: E402
 from mlm.data.dataset import MaskedLMDataset  # noqa: E402
 from mlm.data.tokenizer import learn_wordpiece  # noqa: E402
 from mlm.env.devices import trainer_arguments  # noqa: E402
-from mlm.models.compilation import compile_counts, compile_layers, layers_to_compile  # noqa: E402
+from mlm.models.compilation import compile_counts, compile_layers  # noqa: E402
 from mlm.models.encoders import head_layers, packed_attention_mask  # noqa: E402
 from mlm.models.flops import device_peak, flops_per_token  # noqa: E402
 from mlm.models.gpu import use_deterministic_operations  # noqa: E402
@@ -354,15 +354,6 @@ def set_dropout(model: Any, rate: float) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
-
-
-def compile_bench(bench: Bench, is_compiled: bool) -> None:
-    """Compile the layers of the bench's model, or undo that."""
-    torch.compiler.reset()
-    for layer in layers_to_compile(bench.model.base_model):
-        layer._compiled_call_impl = None
-    if is_compiled:
-        compile_layers(bench.model, True, trainer_arguments()[1])
 
 
 def recorded_step(bench: Bench, variant: Variant, step_name: str = "graph") -> None:
@@ -750,7 +741,7 @@ def compiled() -> None:
     runs = steps_to_record()
     use_deterministic_operations()
     for bench, variant in runs[:1] if REHEARSING else runs:
-        compile_bench(bench, True)
+        compile_layers(bench.model, True, trainer_arguments()[1])
         attempt(recorded_step, bench, variant, "compile")
         write_result("compile", what=variant.name, counts=compile_counts())
 

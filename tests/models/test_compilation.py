@@ -235,6 +235,14 @@ def test_the_gradients_of_compiled_layers_with_dropout_are_those_of_the_loss(
     assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(weight.grad.norm().item(), rel=0.02)
 
 
+def test_compilation_is_undone_if_the_parameter_changes(tokenizer, capsys):
+    model = make_model("bert", tokenizer)
+    layers = layers_to_compile(model.base_model)
+    for compile in (True, "auto"):
+        assert compile_layers(model, compile, CPU) is (compile is True)
+        assert all((layer._compiled_call_impl is None) == (compile == "auto") for layer in layers)
+
+
 @pytest.mark.parametrize("kind", [*CONFIGS, *OTHERS])
 def test_layers_with_the_same_code_are_compiled_once(kind, tokenizer):
     """ModernBERT has three kinds of layers: global, local, and a first one without LayerNorm."""

@@ -222,6 +222,12 @@ def in_a_cell(source):
 SOURCE = inspect.getsource(MaskedLM)
 CELLS = [
     (SOURCE, True),
+    (
+        SOURCE.replace('"""Logits', '"""In my words: logits').replace(
+            "super().__init__()", "super().__init__()  # of Lightning"
+        ),
+        True,
+    ),
     (SOURCE.replace("self.bert = bert", "self.model = self.bert = bert"), False),
     (SOURCE.replace('reduction="sum"', 'reduction="sum", label_smoothing=0.1'), False),
     (SOURCE + "\n    def on_train_start(self):\n        pass\n", False),

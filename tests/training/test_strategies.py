@@ -1,7 +1,7 @@
 """The strategy for one GPU, with a stand-in for CUDA graphs that works on the CPU."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from mlm.env.devices import trainer_arguments
 from mlm.env.hardware import SimulatedMachine
 from mlm.training import strategies
 from mlm.training.module import MaskedLM
-from mlm.training.strategies import CudaGraph, RecordedStep, has_own_python
+from mlm.training.strategies import CudaGraph, RecordedStep, users_python
 from modules import import_closure, library_texts
 
 
@@ -91,13 +91,14 @@ def train(
     strategy: CudaGraph | str = "auto",
     module: Line | None = None,
     accumulate: int = 1,
+    callbacks: Iterable[pl.Callback] = (),
     **options: Any,
 ) -> tuple[Line, list[float]]:
     """A trained Line, and `loss_sums` after each backward pass."""
     torch.manual_seed(0)
     module, sums = module or Line(), Sums()
     trainer = pl.Trainer(
-        accelerator="cpu", strategy=strategy, max_epochs=1, logger=False, callbacks=[sums],
+        accelerator="cpu", strategy=strategy, max_epochs=1, logger=False, callbacks=[sums, *callbacks],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         accumulate_grad_batches=accumulate,
     )  # fmt: skip
@@ -173,9 +174,21 @@ def test_a_step_that_cannot_be_recorded_runs_as_written(monkeypatch, capsys):
     assert "cannot be recorded: operation not permitted" in printed and "more" not in printed
 
 
+class BeforeBackward(pl.Callback):
+    """A callback that Lightning calls within the step."""
+
+    def on_before_backward(self, trainer: pl.Trainer, module: Line, loss: torch.Tensor) -> None:
+        module.calls_before_backward = getattr(module, "calls_before_backward", 0) + 1
+
+
 def edit(module: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """MaskedLM was edited."""
     monkeypatch.setattr(strategies, "is_unedited", lambda module_class: False)
+
+
+def replace_method(module: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method of this object was replaced."""
+    module.training_step = module.training_step
 
 
 def add_hook(module: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +196,20 @@ def add_hook(module: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     module.layer.register_forward_hook(lambda *arguments: None)
 
 
-@pytest.mark.parametrize("change", [edit, add_hook])
+def add_hook_of_a_weight(module: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook of a weight."""
+    module.layer.weight.register_hook(lambda gradient: None)
+
+
+def add_layer(module: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer whose class is defined in the notebook."""
+    module.layer.__class__ = type("Mine", (torch.nn.Linear,), {"__module__": "__main__"})
+
+
+CHANGES = [edit, replace_method, add_hook, add_hook_of_a_weight, add_layer]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_python_code_of_the_user_runs_at_every_step(train_recorded, monkeypatch, capsys, change):
     plain, sums = train()
     torch.manual_seed(0)
@@ -192,28 +218,36 @@ def test_python_code_of_the_user_runs_at_every_step(train_recorded, monkeypatch,
     recorded, recorded_sums = train_recorded(module=module)
     assert recorded.calls == 8
     assert torch.equal(plain.layer.weight, recorded.layer.weight) and sums == recorded_sums
-    assert "edited or has hooks" in capsys.readouterr().out
+    assert "a graph would leave its Python code out" in capsys.readouterr().out
+
+
+def test_a_callback_within_the_step_runs_at_every_step(train_recorded, monkeypatch, capsys):
+    added = [BeforeBackward()]
+    monkeypatch.setattr(strategies, "added_callbacks", lambda callbacks: added)
+    assert train_recorded(callbacks=added)[0].calls_before_backward == 8
+    assert "BeforeBackward has on_before_backward" in capsys.readouterr().out
 
 
 def test_hooks_that_transformers_leaves_behind_are_not_the_users(tokenizer):
     model = make_model("bert", tokenizer)
     model(torch.zeros(1, 4, dtype=torch.long), output_hidden_states=True)
     module = MaskedLM(model, {})
-    assert not has_own_python(module)
+    assert users_python(module, []) is None
     model.cls.register_full_backward_hook(print)
-    assert has_own_python(module)
+    assert users_python(module, []) == "a part of the model has hooks"
 
 
 def test_a_step_that_waits_for_the_gpu_is_found_before_recording(monkeypatch):
     """transformers must not inspect masks, as while recording. Torch's warning is not for users."""
-    modes: list[str] = []
+    modes: list[Any] = []
 
-    def set_mode(mode: str) -> None:
+    def set_mode(mode: Any) -> None:
         modes.append(mode)
         if mode == "error":
             warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
 
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
     def wait() -> None:
@@ -224,7 +258,7 @@ def test_a_step_that_waits_for_the_gpu_is_found_before_recording(monkeypatch):
     with warnings.catch_warnings(), pytest.raises(RuntimeError, match=strategies.CANNOT_RECORD):
         warnings.simplefilter("error")
         strategies.check_nothing_waits(wait)
-    assert modes == ["error", "default"] and not torch.cuda.is_current_stream_capturing()
+    assert modes == ["error", 1] and not torch.cuda.is_current_stream_capturing()
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, torch.OutOfMemoryError, RuntimeError])

@@ -83,6 +83,8 @@ def compile_layers(model: Any, compile: bool | str, device: dict[str, Any]) -> b
     """
     is_compiled, reason = choose_compile(compile, device)
     print(f"torch.compile is {'on' if is_compiled else 'off'}: {reason}")
+    for layer in layers_to_compile(model.base_model):
+        layer._compiled_call_impl = None  # of an earlier call; torch has no function for that
     if is_compiled:
         torch.compiler.reset()
         torch._dynamo.utils.counters.clear()

@@ -5,6 +5,7 @@ the user took part in it: MaskedLM is as in the library, and so is every functio
 callback was added. After an edit, the traceback says more, and it is shown.
 """
 
+import ast
 import contextlib
 import errno
 import inspect
@@ -13,7 +14,7 @@ import re
 import sysconfig
 import textwrap
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -235,16 +236,25 @@ def signal_error(error: BaseException) -> NotebookError | None:
 # the model and the data
 
 
-def method_sources(module_class: type) -> dict[str, str]:
-    """{name: source} of the methods of a class. The source of a class itself is unknown in a notebook."""
+def syntax_of(method: Callable) -> str:
+    """The syntax tree of a method, without comments, layout and docstring."""
+    (function,) = ast.parse(textwrap.dedent(inspect.getsource(method))).body
+    assert isinstance(function, ast.FunctionDef)
+    if ast.get_docstring(function) is not None:
+        del function.body[0]
+    return ast.dump(function)
+
+
+def methods_of(module_class: type) -> dict[str, str]:
+    """{name: syntax tree} of the methods of a class. The source of a class itself is unknown in a notebook."""
     methods = filter(inspect.isfunction, vars(module_class).values())
-    return {method.__name__: textwrap.dedent(inspect.getsource(method)) for method in methods}
+    return {method.__name__: syntax_of(method) for method in methods}
 
 
 def is_unedited(module_class: type) -> bool:
-    """Whether a class is the library's MaskedLM, or has the same methods, as in 04."""
+    """Whether a class is the library's MaskedLM, or has the same methods, as in 04. Comments may differ."""
     try:
-        return method_sources(module_class) == method_sources(MaskedLM)
+        return methods_of(module_class) == methods_of(MaskedLM)
     except OSError:  # no source
         return False
 
@@ -262,6 +272,11 @@ def is_own_code(frame: FrameType) -> bool:
     )
 
 
+def added_callbacks(callbacks: Iterable[Any]) -> list[Any]:
+    """The callbacks that are not of this suite."""
+    return [each for each in callbacks if not type(each).__module__.startswith(OWN_MODULES)]
+
+
 def model_error(
     error: BaseException, module: Any, path: Path, callbacks: Iterable[Any] = ()
 ) -> NotebookError | None:
@@ -273,8 +288,9 @@ def model_error(
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, NotebookError | OSError) or not isinstance(error, Exception):
         return None
-    added = [each for each in callbacks if not type(each).__module__.startswith(OWN_MODULES)]
-    if added or not (is_unedited(type(module)) and all(map(is_own_code, frames))):
+    if added_callbacks(callbacks) or not (
+        is_unedited(type(module)) and all(map(is_own_code, frames))
+    ):
         return None
     message = str(error).strip().partition("\n")[0][:200]
     cause = next(text for pattern, text in CAUSES.items() if re.search(pattern, message))

@@ -10,13 +10,15 @@ large batches did not become faster. Both ways are timed before the first step.
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import SingleDeviceStrategy, StrategyRegistry, XLAStrategy
 
-from mlm.training.causes import is_unedited
+from mlm.env.notebook import NotebookError
+from mlm.training.causes import added_callbacks, is_unedited
 from mlm.training.module import is_checkpointing
 
 Batch = dict[str, Any]
@@ -41,10 +43,10 @@ def median_seconds(function: Callable[[], None]) -> float:
 def check_nothing_waits(step: Callable[[], None]) -> None:
     """Run `step`; raises RuntimeError if it waits for a result of the GPU, as `tensor.item()` does.
 
-    A recording would fail there, and a failed one leaves random numbers and memory unusable. transformers
-    inspects the values of masks, but not while a graph is recorded: so it is told that one is.
+    A recording would fail there. transformers inspects the values of masks, but not while a graph is
+    recorded: so it is told that one is.
     """
-    is_capturing = torch.cuda.is_current_stream_capturing
+    is_capturing, mode = torch.cuda.is_current_stream_capturing, torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
         torch.cuda.set_sync_debug_mode("error")
@@ -53,31 +55,44 @@ def check_nothing_waits(step: Callable[[], None]) -> None:
         step()
     finally:
         torch.cuda.is_current_stream_capturing = is_capturing
-        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def record_cuda_graph(step: Callable[[], None], pool: Any) -> tuple[Callable[[], None], float]:
     """Record the kernels that `step` starts: (a function that replays them, how much faster that is).
 
     The warm-up runs in a stream of its own, as torch.cuda.graph requires. The random state is restored
-    at the end, so that the first step draws the dropout that it would draw without a recording.
+    at the end, so that the first step draws the dropout that it would draw without a recording. Raises
+    RuntimeError if the step waits for the GPU, and NotebookError if the recording fails for another
+    reason: that would leave the process in a state in which it cannot go on.
     """
     random_state = torch.cuda.get_rng_state()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     try:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
                 step()
             check_nothing_waits(step)
             seconds = median_seconds(step)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            step()
-        return graph.replay, seconds / median_seconds(graph.replay)
     finally:
+        torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.set_rng_state(random_state)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        # Only this thread must not use the GPU otherwise: another one prepares batches.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            step()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise NotebookError(
+            f"the training step cannot be recorded as a CUDA graph ({reason}): pass compile=False"
+        ) from error
+    speedup = seconds / median_seconds(graph.replay)
+    torch.cuda.set_rng_state(random_state)
+    return graph.replay, speedup
 
 
 class RecordedStep:
@@ -138,25 +153,39 @@ def shape_of(batch: Batch) -> tuple:
     )
 
 
-def has_own_python(module: Any) -> bool:
-    """Whether a step may run Python code of the user: methods of an edited MaskedLM, or hooks of a part of it.
-
-    transformers leaves hooks of its own behind, once hidden states were asked for.
-    """
+def hooks_of(part: torch.nn.Module) -> list[Any]:
+    """The hooks of a part of a model and of its weights, without those that transformers leaves behind."""
     kinds = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-    hooks = [
-        hook for part in module.modules() for kind in kinds for hook in getattr(part, kind).values()
-    ]
-    is_hooked = any(not str(hook.__module__).startswith("transformers.") for hook in hooks)
-    return is_hooked or not is_unedited(type(module))
+    tables = [getattr(part, kind) for kind in kinds]
+    for weight in part.parameters(recurse=False):
+        tables += [weight._backward_hooks, weight._post_accumulate_grad_hooks]
+    hooks = [hook for table in tables if table for hook in table.values()]
+    return [hook for hook in hooks if not str(hook.__module__).startswith("transformers.")]
+
+
+def users_python(module: Any, callbacks: Iterable[Any]) -> str | None:
+    """What in a step may be Python code of the user; None if nothing is found.
+
+    callbacks: of the Trainer. Not noticed: functions of the library that a notebook defines again.
+    """
+    if not is_unedited(type(module)) or vars(module).keys() & vars(type(module)).keys():
+        return "MaskedLM was edited"
+    if any(map(hooks_of, module.modules())):
+        return "a part of the model has hooks"
+    if any(type(part).__module__ == "__main__" for part in module.modules() if part is not module):
+        return "a part of the model is defined in the notebook"
+    for callback in added_callbacks(callbacks):  # Lightning calls this within the step
+        if type(callback).on_before_backward is not pl.Callback.on_before_backward:
+            return f"{type(callback).__name__} has on_before_backward"
+    return None
 
 
 class CudaGraph(SingleDeviceStrategy):
     """Lightning's strategy for one GPU: training steps are recorded if replaying them is faster.
 
     A step that cannot be recorded, because it waits for a result of the GPU for example, runs as
-    written, and a line says so. Also if it has Python code that a graph would leave out: MaskedLM was edited, or
-    the model has hooks. With gradient accumulation, too: gradients are then sums. And with
+    written, and a line says so. Also if it may have Python code of the user, which a graph would leave
+    out (see `users_python`). With gradient accumulation, too: gradients are then sums. And with
     gradient checkpointing, which is for batches so large that recording gains nothing. The choice is
     stored in checkpoints, because recorded steps of large batches can differ in their last bits.
     """
@@ -177,10 +206,8 @@ class CudaGraph(SingleDeviceStrategy):
         accumulates = module.trainer.accumulate_grad_batches > 1
         if self.use_graph is False or accumulates or is_checkpointing(module):
             return None
-        if has_own_python(module):
-            self.start_kernel_by_kernel(
-                "MaskedLM was edited or has hooks, whose Python code a graph would leave out"
-            )
+        if python := users_python(module, module.trainer.callbacks):
+            self.start_kernel_by_kernel(f"{python}, and a graph would leave its Python code out")
             return None
         self.pool = self.pool or torch.cuda.graph_pool_handle()
 
@@ -219,6 +246,7 @@ class CudaGraph(SingleDeviceStrategy):
     def start_kernel_by_kernel(self, reason: str) -> None:
         """From now on, steps run as written; says why."""
         self.use_graph = False
+        self.steps.clear()
         print(f"training steps are started kernel by kernel; {reason}")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
