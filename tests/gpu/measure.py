@@ -356,28 +356,64 @@ def set_dropout(model: Any, rate: float) -> None:
             module.p = rate
 
 
-def recorded_step(bench: Bench, variant: Variant, step_name: str = "graph") -> None:
-    """Write speed and memory of a step that is recorded as a CUDA graph, beside the plain step."""
+def recorded_step(bench: Bench, variant: Variant, part: str = "graph") -> None:
+    """Write speed, memory and the last loss of plain steps, and of steps from a CUDA graph."""
     bench.switch(variant)
     count = 4 if REHEARSING else 20 if variant.examples == "line" else 5
     ready = list(device_batches(bench, variant, count, "ready"))
     batches = [batch for batch in ready if shape_of(batch) == shape_of(ready[0])]
-    tokens = sum(int(batch["num_tokens"]) for batch in batches)
-    losses = {}
+    tokens = sum(int(batch["num_tokens"]) for batch in batches) / len(batches)
+    start = time.time()
+    bench.loss(variant, batches[0]).backward()
+    bench.module.zero_grad(set_to_none=True)
+    figures: dict[str, Any] = {"first_s": time.time() - start}  # with the time to compile
+    for name, make_loop in (("plain", plain_loop), ("replay", replay_loop)):
+        bench.switch(variant)
+        peak_memory()
+        loop = make_loop(bench, variant, batches[0])
+        ms = milliseconds(lambda loop=loop: loop(batches), count=2, warm_up=1) / len(batches)
+        speed = 1000 * tokens / ms
+        figures[name] = dict(
+            ms=ms,
+            tokens_per_second=speed,
+            mfu=mfu(bench, variant, speed),
+            loss=loop(batches[-1:]).item(),
+            **peak_memory(),
+        )
+    if variant.examples == "line":  # how long is the GPU idle?
+        kernels = profiled_events(lambda: loop(batches))
+        busy_s = sum(end - start for _, start, end in kernels)
+        figures["busy_ms"] = 1000 * busy_s / len(batches)
+        count, start = 4 if REHEARSING else 100, bench.clock()
+        loop(device_batches(bench, variant, count, "prefetched"))
+        figures["prefetched_ms"] = 1000 * (bench.clock() - start) / count
+    shape = list(batches[0]["input_ids"].shape)
+    write_result(part, what=variant.name, shape=shape, **rounded(figures))
 
-    def plain() -> None:
+
+Loop = Callable[[Iterable[Batch]], torch.Tensor]  # a training step for each batch; the last loss
+
+
+def plain_loop(bench: Bench, variant: Variant, batch: Batch) -> Loop:
+    """Steps that start kernel by kernel."""
+    optimizer, schedule = bench.make_optimizer(variant, CONSTANT_LR)
+
+    def loop(batches: Iterable[Batch]) -> torch.Tensor:
         for batch in batches:
             loss = bench.loss(variant, batch)
             loss.backward()
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad()
-            losses["plain"] = loss.detach()
+        return loss.detach()
 
-    def replay() -> None:
-        for batch in batches:
-            losses["replay"] = step.replay(batch)
-            step.set_gradients()
-            optimizer.step()
+    return loop
+
+
+def replay_loop(bench: Bench, variant: Variant, batch: Batch) -> Loop:
+    """Steps from a CUDA graph, which is recorded for the shape of `batch`; without a GPU, a stand-in."""
+    optimizer, schedule = bench.make_optimizer(variant, CONSTANT_LR)
+    weights = list(bench.module.parameters())
 
     def record(function: Callable[[], None]) -> tuple[Callable[[], None], float]:
         if ON_GPU:
@@ -385,38 +421,18 @@ def recorded_step(bench: Bench, variant: Variant, step_name: str = "graph") -> N
         function()
         return function, 1.0
 
-    figures: dict[str, Any] = {}
-    start = time.time()
-    bench.loss(variant, batches[0]).backward()
-    bench.module.zero_grad(set_to_none=True)
-    figures["first_s"] = time.time() - start  # with the time to compile
-    for name in ("plain", "replay"):
-        bench.switch(variant)
-        optimizer, schedule = bench.make_optimizer(variant, CONSTANT_LR)
-        peak_memory()
-        if name == "replay":
-            weights = list(bench.module.parameters())
-            step = RecordedStep(lambda b: bench.loss(variant, b), batches[0], weights, record)
-        ms = milliseconds(plain if name == "plain" else replay, count=2, warm_up=1) / len(batches)
-        per_second = 1000 * tokens / len(batches) / ms
-        figures[name] = dict(ms=ms, tokens_per_second=per_second, loss=losses[name].item())
-        figures[name] |= peak_memory()
-        figures[name]["mfu"] = mfu(bench, variant, per_second)
-    if variant.examples == "line":  # the same, while other threads prepare the batches
-        count, start = 4 if REHEARSING else 100, bench.clock()
-        for batch in device_batches(bench, variant, count, "prefetched"):
-            if shape_of(batch) == shape_of(batches[0]):
-                step.replay(batch)
+    step = RecordedStep(lambda b: bench.loss(variant, b), batch, weights, record)
+
+    def loop(batches: Iterable[Batch]) -> torch.Tensor:
+        for other in batches:
+            if shape_of(other) == shape_of(batch):
+                step.replay(other)
                 step.set_gradients()
                 optimizer.step()
                 schedule.step()
-        figures["prefetched_ms"] = 1000 * (bench.clock() - start) / count
-        busy = profiled_events(replay)
-        figures["busy_ms"] = 1000 * sum(end - start for _, start, end in busy) / len(batches)
-    shape = list(batches[0]["input_ids"].shape)
-    write_result(
-        step_name, what=variant.name, shape=shape, speedup=step.speedup, **rounded(figures)
-    )
+        return step.loss
+
+    return loop
 
 
 def repeated_gradients(bench: Bench, variant: Variant) -> None:

@@ -154,7 +154,7 @@ import torch
 from helpers import peak_memory
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 from mlm.models.cpu import use_attention_and_dropout
-from mlm.models.encoders import ENCODERS, hidden_states, packed_attention_mask
+from mlm.models.encoders import hidden_states, packed_attention_mask
 torch.set_num_threads(1)
 special = dict.fromkeys(("cls_token_id", "bos_token_id", "sep_token_id", "eos_token_id"), 1)
 model = ModernBertForMaskedLM(ModernBertConfig(

@@ -151,7 +151,7 @@ def choose_words(
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # a compiled encoder would be compiled for each length
+@torch.compiler.set_stance("force_eager")  # compiled layers would be compiled for each length
 def validation_examples(
     models: dict[str, PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,

@@ -63,7 +63,7 @@ def choose_compile(compile: bool | str, device: dict[str, Any]) -> tuple[bool, s
     if device["kind"] == "cpu":
         return False, "on a CPU it saves no time (measured)"
     return False, (
-        "it takes seconds to a minute, then steps are up to 1.2 times as fast (on an H200); pass "
+        "it takes 10 s or more, then steps are up to 1.25 times as fast (on an H200); pass "
         "compile=True for a long training"
     )
 

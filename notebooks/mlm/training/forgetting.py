@@ -34,7 +34,7 @@ def measure_forgetting(
     plain = MaskedLM(module.bert, {})  # with the same weights; cross-entropy, whatever was edited
     plain.train(module.training)  # the mode that evaluate restores
     trained = {name: weight.clone() for name, weight in module.state_dict().items()}
-    with torch.compiler.set_stance("force_eager"):  # the encoder may be compiled for a GPU
+    with torch.compiler.set_stance("force_eager"):  # layers may be compiled for a GPU
         after = evaluate(plain, batches)
         try:
             module.load_state_dict(initial_weights)
