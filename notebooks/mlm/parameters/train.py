@@ -98,7 +98,7 @@ PARAMETERS = {  # {heading in the parameters cell: parameters}
         *DEVICES,
         P("kernels", "str", "auto", 'CPU kernels: "auto" (the fastest here, timed) or a name, see docs/speed.md',
           one_of("auto", *KERNELS)),
-        P("compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: and torch.compile; False: neither',
+        P("compile", "Union[bool, str]", "auto", '"auto": CUDA graph if faster; True: compiled, too; False: off',
           one_of("auto", True, False)),
         P("gradient_checkpointing", "Union[bool, str]", "auto",
           'saves memory, takes time; "auto": if needed', one_of("auto", True, False)),
