@@ -1,5 +1,6 @@
 """The strategy for one GPU, with a stand-in for CUDA graphs that works on the CPU."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from pytorch_lightning.strategies import StrategyRegistry
 
 import notebooks
 from encoders import make_model
-from helpers import ROOT
+from helpers import ROOT, refused
 from library import code_sources
 from mlm.env.devices import trainer_arguments
 from mlm.env.hardware import SimulatedMachine
@@ -259,6 +260,73 @@ def test_a_step_that_waits_for_the_gpu_is_found_before_recording(monkeypatch):
         warnings.simplefilter("error")
         strategies.check_nothing_waits(wait)
     assert modes == ["error", 1] and not torch.cuda.is_current_stream_capturing()
+
+
+class FakeCuda:
+    """Stands for torch.cuda while a step is recorded; `events` is what happened, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail: bool = False) -> None:
+        self.events: list[str] = []
+        self.fail = fail
+        fakes: dict[str, Any] = {
+            "get_rng_state": lambda: "state",
+            "set_rng_state": lambda state: self.events.append(f"random {state}"),
+            "Stream": lambda: self,
+            "current_stream": lambda: self,
+            "stream": lambda stream: contextlib.nullcontext(),
+            "synchronize": lambda: None,
+            "CUDAGraph": lambda: self,
+            "graph": self.graph,
+        }
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(strategies, "check_nothing_waits", lambda step: step())
+
+    def wait_stream(self, stream: Any) -> None:
+        self.events.append("wait")
+
+    def replay(self) -> None:
+        self.events.append("replay")
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, pool: Any, capture_error_mode: str):
+        """The other threads, which prepare batches, may go on."""
+        assert capture_error_mode == "thread_local"
+        self.events.append("record")
+        yield
+        if self.fail:
+            raise RuntimeError("CUDA error: operation failed\nmore")
+
+
+def test_after_recording_the_random_state_is_as_before(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    replay, _ = strategies.record_cuda_graph(lambda: cuda.events.append("step"), None)
+    timed = ["replay"] * strategies.TIMED_STEPS
+    steps = ["step"] * (strategies.WARM_UP_STEPS + 1 + strategies.TIMED_STEPS)
+    before = ["wait", *steps, "wait", "random state"]
+    assert cuda.events == [*before, "record", "step", *timed, "random state"]
+    replay()
+    assert cuda.events[-1] == "replay"
+
+
+def test_after_a_step_that_cannot_be_recorded_its_kernels_have_ended(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+
+    def fail() -> None:
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        strategies.record_cuda_graph(fail, None)
+    assert cuda.events == ["wait", "wait", "random state"]
+
+
+@pytest.mark.fault
+def test_a_recording_that_fails_is_one_line(monkeypatch):
+    FakeCuda(monkeypatch, fail=True)
+    with refused(
+        "cannot be recorded as a CUDA graph (CUDA error: operation failed)", "compile=False"
+    ):
+        strategies.record_cuda_graph(lambda: None, None)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, torch.OutOfMemoryError, RuntimeError])
