@@ -618,7 +618,7 @@ def optimizer_time(tokenizer: Any, size: str) -> None:
         count = 5 if REHEARSING else 10
         found[f"{kind}, {precision}"] = milliseconds(optimizer.step, count, warm_up=2)
     torch.set_float32_matmul_precision("highest")
-    write_result("optimizer_time", model=size, step_ms=rounded(found))
+    write_result("kernels", model=size, step_ms=rounded(found))
 
 
 def attention_time(width: int) -> None:
@@ -664,7 +664,7 @@ def attention_time(width: int) -> None:
             found[name] = milliseconds(lambda f=function: f().sum().backward(), 20, warm_up=3)
         except Exception as error:  # this machine or this torch has no such kernel
             found[name] = str(error).partition("\n")[0][:80]
-    write_result("attention_time", width=width, tokens=tokens, forward_backward_ms=rounded(found))
+    write_result("kernels", width=width, tokens=tokens, forward_backward_ms=rounded(found))
 
 
 def kernels() -> None:
