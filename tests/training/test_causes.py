@@ -231,6 +231,8 @@ CELLS = [
     (SOURCE.replace("self.bert = bert", "self.model = self.bert = bert"), False),
     (SOURCE.replace('reduction="sum"', 'reduction="sum", label_smoothing=0.1'), False),
     (SOURCE + "\n    def on_train_start(self):\n        pass\n", False),
+    (SOURCE + "\n    on_train_start = lambda self: None\n", False),
+    (SOURCE + "\n    on_train_start = dict(f=lambda self: (\n        None))['f']\n", False),
 ]
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from helpers import refused
 from mlm.training.datamodule import MaskedLMData
 from mlm.training.forecast import (
     TimeLeft,
@@ -115,6 +116,16 @@ def test_the_forecast_changes_neither_weights_nor_random_numbers(module, make_da
     assert "Faster" not in text
     assert "the whole training with 5 evaluations" in text
     assert "with 4 evaluations" in forecast_training(module, make_data(total_steps=3), 1000, DEVICE)
+
+
+@pytest.mark.fault
+def test_too_little_memory_for_the_timed_steps_is_one_line(module, make_data, monkeypatch):
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("mlm.training.forecast.step_seconds", fail)
+    with refused("out of memory with batch_size=", "pass batch_size="):
+        forecast_training(module, make_data(total_steps=8), 5, DEVICE)
 
 
 def test_a_long_training_is_told_what_would_be_faster(module, make_data, monkeypatch):

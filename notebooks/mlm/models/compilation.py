@@ -83,12 +83,13 @@ def compile_layers(model: Any, compile: bool | str, device: dict[str, Any]) -> b
     """
     is_compiled, reason = choose_compile(compile, device)
     print(f"torch.compile is {'on' if is_compiled else 'off'}: {reason}")
-    for layer in layers_to_compile(model.base_model):
+    layers = layers_to_compile(model.base_model)
+    for layer in layers:
         layer._compiled_call_impl = None  # of an earlier call; torch has no function for that
     if is_compiled:
         torch.compiler.reset()
         torch._dynamo.utils.counters.clear()
-        for layer in layers_to_compile(model.base_model):
+        for layer in layers:
             layer.compile(dynamic=False)
     return is_compiled
 
